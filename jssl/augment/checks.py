@@ -1,0 +1,70 @@
+"""What the image operations require of their arguments."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def check_image(image: jax.Array) -> None:
+  """Raises ValueError unless `image` is one float image [H, W, C]."""
+  if image.ndim != 3:
+    raise ValueError(
+        f"expected one image [H, W, C], got the shape {image.shape}; map over"
+        " a batch with jax.vmap."
+    )
+  if not jnp.issubdtype(image.dtype, jnp.floating):
+    raise ValueError(
+        f"expected a float image in [0, 1], got {image.dtype}; convert it with"
+        " jssl.augment.to_float."
+    )
+
+
+def check_color(image: jax.Array) -> None:
+  """Raises ValueError unless `image` is one float image of 1 or 3 channels."""
+  check_image(image)
+  if image.shape[-1] not in (1, 3):
+    raise ValueError(
+        "expected an image of 1 or 3 channels, got the shape"
+        f" {image.shape}; drop the others, such as opacity."
+    )
+
+
+def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
+  """Returns `size` as (height, width); an int means a square."""
+  height, width = (size, size) if isinstance(size, int) else size
+  if height < 1 or width < 1:
+    raise ValueError(f"expected a size of 1 pixel or more, got {size}.")
+  return height, width
+
+
+def check_probability(probability: float) -> None:
+  """Raises ValueError unless `probability` is within [0, 1]."""
+  if not 0 <= probability <= 1:
+    raise ValueError(
+        f"probability must be within [0, 1], got {probability}; 0 never"
+        " applies the operation and 1 always does."
+    )
+
+
+def check_limit(
+    name: str, value: float, *, highest: float = math.inf
+) -> None:
+  """Raises ValueError unless 0 <= value <= highest."""
+  if not 0 <= value <= highest:
+    raise ValueError(
+        f"{name} must be within [0, {highest}], got {value}; it is the largest"
+        " change to draw, in either direction."
+    )
+
+
+def check_range(
+    name: str, value: tuple[float, float], *, highest: float = math.inf
+) -> None:
+  """Raises ValueError unless value = (low, high), 0 < low <= high <= highest."""
+  low, high = value
+  if not 0 < low <= high <= highest:
+    raise ValueError(
+        f"{name} must be (low, high) with 0 < low <= high <= {highest}, got"
+        f" {value}; order it, and keep it inside."
+    )

@@ -1,0 +1,246 @@
+"""Deterministic operations on one image, float [H, W, C] in [0, 1].
+
+Map them over a batch with `jax.vmap`: all arguments but sizes may be traced, so
+each image may have its own. Values agree with torchvision's operations on float
+tensors.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jssl.augment import checks
+from jssl.augment.resampling import PRECISION
+
+# Channels differing by less are gray: their hue would be rounding noise.
+_GRAY = 1e-6
+
+
+def adjust_brightness(
+    image: jax.Array, factor: float | jax.Array
+) -> jax.Array:
+  """Multiplies by `factor` and clips: 0 gives black, 1 the image itself.
+
+  Args:
+    image: float [H, W, C] in [0, 1].
+    factor: scalar, 0 or more.
+
+  Returns:
+    float [H, W, C] in [0, 1].
+
+  Raises:
+    ValueError: if `image` is not one float image.
+  """
+  checks.check_image(image)
+  return blend(image, 0.0, factor)
+
+
+def adjust_contrast(image: jax.Array, factor: float | jax.Array) -> jax.Array:
+  """Moves each value away from the mean luma of the whole image.
+
+  Args:
+    image: float [H, W, C] in [0, 1], C = 1 or 3.
+    factor: scalar, 0 or more: 0 gives an even gray, 1 the image itself.
+
+  Returns:
+    float [H, W, C] in [0, 1].
+
+  Raises:
+    ValueError: if `image` is not one float image of 1 or 3 channels.
+  """
+  return blend(image, jnp.mean(luma(image)), factor)
+
+
+def adjust_saturation(
+    image: jax.Array, factor: float | jax.Array
+) -> jax.Array:
+  """Moves each pixel away from its own luma.
+
+  Args:
+    image: float [H, W, C] in [0, 1], C = 1 (returned as it is) or 3.
+    factor: scalar, 0 or more: 0 gives a gray picture, 1 the image itself.
+
+  Returns:
+    float [H, W, C] in [0, 1].
+
+  Raises:
+    ValueError: if `image` is not one float image of 1 or 3 channels.
+  """
+  checks.check_color(image)
+  if image.shape[-1] == 1:
+    return image
+  return blend(image, luma(image), factor)
+
+
+def adjust_hue(image: jax.Array, delta: float | jax.Array) -> jax.Array:
+  """Turns the hue of every pixel, keeping HSV saturation and value.
+
+  Args:
+    image: float [H, W, C] in [0, 1], C = 1 (returned as it is) or 3.
+    delta: scalar in [-0.5, 0.5], in turns of the color circle.
+
+  Returns:
+    float [H, W, C] in [0, 1].
+
+  Raises:
+    ValueError: if `image` is not one float image of 1 or 3 channels.
+  """
+  checks.check_color(image)
+  if image.shape[-1] == 1:
+    return image
+  red, green, blue = image[..., 0], image[..., 1], image[..., 2]
+  value = jnp.maximum(jnp.maximum(red, green), blue)
+  chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
+  # The inner where keeps the division, and so the gradient, finite.
+  safe_chroma = jnp.where(chroma > _GRAY, chroma, 1.0)
+  sixths = jnp.where(
+      value == red,
+      (green - blue) / safe_chroma,
+      jnp.where(
+          value == green,
+          2.0 + (blue - red) / safe_chroma,
+          4.0 + (red - green) / safe_chroma,
+      ),
+  )
+  sixths += 6.0 * delta
+
+  def channel(offset: float) -> jax.Array:
+    # Each channel falls from value to value - chroma and back over the circle.
+    k = offset + sixths
+    k -= 6.0 * jnp.floor(k / 6.0)  # The operator % is many times slower.
+    return value - chroma * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
+
+  return jnp.stack([channel(5.0), channel(3.0), channel(1.0)], axis=-1)
+
+
+def to_grayscale(image: jax.Array) -> jax.Array:
+  """Replaces each channel by the pixel's luma; the channels stay three.
+
+  Args:
+    image: float [H, W, C] in [0, 1], C = 1 (returned as it is) or 3.
+
+  Returns:
+    float [H, W, C] in [0, 1].
+
+  Raises:
+    ValueError: if `image` is not one float image of 1 or 3 channels.
+  """
+  return jnp.broadcast_to(luma(image), image.shape)
+
+
+def gaussian_blur(
+    image: jax.Array, sigma: float | jax.Array, *, kernel_size: int
+) -> jax.Array:
+  """Blurs with a sampled Gaussian; the picture is reflected at its edges.
+
+  A banded matrix product on each side: with a sigma for each image, a vmapped
+  depthwise convolution would run far slower.
+
+  Args:
+    image: float [H, W, C].
+    sigma: scalar > 0, the standard deviation in pixels.
+    kernel_size: static odd number of taps along each axis.
+
+  Returns:
+    float32 [H, W, C].
+
+  Raises:
+    ValueError: if `image` is not one float image, or if `kernel_size` is even
+      or too large for it.
+  """
+  checks.check_image(image)
+  if kernel_size < 1 or kernel_size % 2 == 0:
+    raise ValueError(
+        f"kernel_size must be odd and positive, got {kernel_size}; take"
+        f" {max(kernel_size, 0) + 1}."
+    )
+  height, width, _ = image.shape
+  radius = kernel_size // 2
+  if radius >= min(height, width):
+    raise ValueError(
+        f"kernel_size {kernel_size} reflects {radius} pixels at each edge, but"
+        f" the image is {height} x {width}; take at most"
+        f" {2 * min(height, width) - 1}."
+    )
+
+  def band(length: int) -> jax.Array:
+    # [length, length + 2 radius]: row i holds the taps around output pixel i.
+    offset = jnp.arange(length + 2 * radius) - radius
+    offset = offset - jnp.arange(length)[:, None]
+    taps = jnp.exp(-0.5 * (offset / sigma) ** 2)
+    taps = jnp.where(jnp.abs(offset) <= radius, taps, 0.0)
+    return taps / jnp.sum(taps, axis=1, keepdims=True)
+
+  edges = ((radius, radius), (radius, radius), (0, 0))
+  padded = jnp.pad(image, edges, mode="reflect")
+  return jnp.einsum(
+      "ih,hwc,jw->ijc", band(height), padded, band(width), precision=PRECISION
+  )
+
+
+def solarize(image: jax.Array, threshold: float | jax.Array) -> jax.Array:
+  """Inverts the values at or above `threshold`.
+
+  Args:
+    image: float [H, W, C] in [0, 1].
+    threshold: scalar in [0, 1].
+
+  Returns:
+    float [H, W, C] in [0, 1].
+
+  Raises:
+    ValueError: if `image` is not one float image.
+  """
+  checks.check_image(image)
+  return jnp.where(image >= threshold, 1.0 - image, image)
+
+
+def flip_left_right(image: jax.Array) -> jax.Array:
+  """Mirrors the columns of [..., H, W, C], of any dtype."""
+  return jnp.flip(image, axis=-2)
+
+
+def rotate90(image: jax.Array, turns: int | jax.Array) -> jax.Array:
+  """Rotates by quarter turns, counter-clockwise.
+
+  Args:
+    image: [..., H, W, C], of any dtype.
+    turns: number of quarter turns, of either sign. A Python int may turn any
+      image; a scalar array, which may be traced, a square one only.
+
+  Returns:
+    [..., H, W, C], H and W exchanged by an odd number of turns.
+
+  Raises:
+    ValueError: if `turns` is an array and the image is not square.
+  """
+  if isinstance(turns, int):
+    return jnp.rot90(image, turns, axes=(-3, -2))
+  height, width = image.shape[-3:-1]
+  if height != width:
+    raise ValueError(
+        "an array of turns needs a square image, whose shape does not depend"
+        f" on it, got {height} x {width}; pass a Python int, or crop first."
+    )
+  rotations = [
+      lambda x, turns=k: jnp.rot90(x, turns, axes=(-3, -2)) for k in range(4)
+  ]
+  return jax.lax.switch(turns % 4, rotations, image)
+
+
+def luma(image: jax.Array) -> jax.Array:
+  """Returns the BT.601 luma [H, W, 1] of an image of 1 or 3 channels."""
+  checks.check_color(image)
+  if image.shape[-1] == 1:
+    return image
+  red, green, blue = image[..., 0:1], image[..., 1:2], image[..., 2:3]
+  # Spelled out: elementwise work fuses, a reduction of 3 channels does not.
+  return 0.2989 * red + 0.587 * green + 0.114 * blue
+
+
+def blend(
+    image: jax.Array,
+    target: float | jax.Array,
+    factor: float | jax.Array,
+) -> jax.Array:
+  """Returns factor * image + (1 - factor) * target, clipped to [0, 1]."""
+  return jnp.clip(factor * image + (1.0 - factor) * target, 0.0, 1.0)

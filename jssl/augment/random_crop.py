@@ -1,0 +1,112 @@
+"""The random resized crop, in the true geometry of the picture."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jssl.augment import checks
+from jssl.augment import resampling
+
+_TRIES = 10  # As in torchvision.
+
+
+def random_resized_crop(
+    key: jax.Array,
+    image: jax.Array,
+    size: int | tuple[int, int],
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    extent: jax.Array | None = None,
+    method: str = "bilinear",
+    antialias: bool = True,
+) -> jax.Array:
+  """Crops a box of random area and shape, and resizes it to `size`.
+
+  The box is drawn as in Szegedy et al. (2015), https://arxiv.org/abs/1409.4842,
+  by torchvision's rules, in the true geometry of the picture: where a picture
+  of another shape was stretched onto this canvas, the crop shows it unstretched
+  and its area is counted in true pixels.
+
+  Args:
+    key: a PRNG key.
+    image: float [H, W, C].
+    size: static height and width of the result; an int means a square.
+    scale: lowest and highest part of the picture's area that the box covers.
+    ratio: lowest and highest width / height of the box; its logarithm is drawn.
+    extent: the true (height, width) of the picture in pixels, [2], may be
+      traced. None means the image's own.
+    method: see `resized_crop`.
+    antialias: see `resized_crop`.
+
+  Returns:
+    float32 [h, w, C].
+
+  Raises:
+    ValueError: if `scale` or `ratio` is out of order or out of range, or for
+      what `resized_crop` refuses.
+  """
+  checks.check_image(image)
+  canvas = jnp.asarray(image.shape[:2], jnp.float32)
+  extent = canvas if extent is None else jnp.asarray(extent, jnp.float32)
+  box = sample_crop_box(key, extent, scale=scale, ratio=ratio)
+  box *= jnp.tile(canvas / extent, 2)
+  return resampling.resized_crop(
+      image, box, size, method=method, antialias=antialias
+  )
+
+
+def sample_crop_box(
+    key: jax.Array,
+    extent: jax.Array,
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> jax.Array:
+  """Draws the box of a random resized crop by torchvision's rules.
+
+  Ten tries of a uniform area and a log-uniform ratio, rounded to whole pixels;
+  the first that fits is placed uniformly. If none fits, the largest central box
+  within `ratio`. All ten are drawn at once, as no loop under vmap can stop.
+
+  Args:
+    key: a PRNG key.
+    extent: height and width of the picture in pixels, [2].
+    scale: lowest and highest part of the picture's area.
+    ratio: lowest and highest width / height.
+
+  Returns:
+    (top, left, height, width) in whole pixels, float32 [4].
+
+  Raises:
+    ValueError: if `scale` or `ratio` is out of order or out of range.
+  """
+  checks.check_range("scale", scale, highest=1.0)
+  checks.check_range("ratio", ratio)
+  area_key, ratio_key, place_key = jax.random.split(key, 3)
+  extent = jnp.asarray(extent, jnp.float32)
+  area = jnp.prod(extent) * jax.random.uniform(
+      area_key, (_TRIES,), minval=scale[0], maxval=scale[1]
+  )
+  log_ratio = jax.random.uniform(
+      ratio_key,
+      (_TRIES,),
+      minval=math.log(ratio[0]),
+      maxval=math.log(ratio[1]),
+  )
+  # The square root of width / height, the factor of each side.
+  stretch = jnp.exp(log_ratio / 2)
+  tries = jnp.sqrt(area)[:, None] * jnp.stack([1 / stretch, stretch], axis=1)
+  tries = jnp.round(tries)
+  fits = jnp.all((tries > 0) & (tries <= extent), axis=1)
+  found = jnp.any(fits)
+  fallback = jnp.minimum(
+      extent,
+      jnp.round(jnp.stack([extent[1] / ratio[0], extent[0] * ratio[1]])),
+  )
+  sides = jnp.where(found, tries[jnp.argmax(fits)], fallback)
+  room = extent - sides
+  place = jnp.floor(jax.random.uniform(place_key, (2,)) * (room + 1))
+  corner = jnp.where(found, jnp.minimum(place, room), jnp.floor(room / 2))
+  return jnp.concatenate([corner, sides])

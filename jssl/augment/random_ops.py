@@ -1,0 +1,298 @@
+"""Random operations on one image, key first; the settings are Python numbers.
+
+Each draws from `key` alone, so the same key gives the same view. Map over a
+batch with `jax.vmap` and one key an image.
+"""
+
+from collections.abc import Callable
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jssl.augment import checks
+from jssl.augment import ops
+from jssl.augment import resampling
+
+
+def random_color_jitter(
+    key: jax.Array,
+    image: jax.Array,
+    *,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+    probability: float = 1.0,
+) -> jax.Array:
+  """Changes brightness, contrast, saturation and hue, in random order.
+
+  Each image draws its own factors, uniform in [max(0, 1 - x), 1 + x] for the
+  first three and in [-x, x] turns for hue, and its own order of the four.
+
+  Args:
+    key: a PRNG key.
+    image: float [H, W, C] in [0, 1], C = 1 (hue and saturation change nothing)
+      or 3.
+    brightness: largest change of the factor, 0 or more.
+    contrast: largest change of the factor, 0 or more.
+    saturation: largest change of the factor, 0 or more.
+    hue: largest turn, in [0, 0.5].
+    probability: how often the image is changed at all.
+
+  Returns:
+    float [H, W, C] in [0, 1].
+
+  Raises:
+    ValueError: if a strength or `probability` is out of range.
+  """
+  checks.check_limit("brightness", brightness)
+  checks.check_limit("contrast", contrast)
+  checks.check_limit("saturation", saturation)
+  checks.check_limit("hue", hue, highest=0.5)
+  checks.check_color(image)
+
+  def jitter(key: jax.Array, image: jax.Array) -> jax.Array:
+    order, due_before_hue, factors, turn = _draw_jitter(
+        key, (brightness, contrast, saturation), hue
+    )
+    # Under vmap a switch computes all its branches at each of four positions.
+    # Three are blends that differ in their target only: blend before the hue
+    # and again after it, each time in the positions that are due.
+    image = _blend_in_order(image, order, factors, due_before_hue)
+    if hue > 0:
+      image = ops.adjust_hue(image, turn)
+    return _blend_in_order(image, order, factors, ~due_before_hue)
+
+  return _sometimes(jitter, key, image, probability)
+
+
+def random_grayscale(
+    key: jax.Array, image: jax.Array, *, probability: float = 0.2
+) -> jax.Array:
+  """Takes the color away with `probability`; the channels stay.
+
+  Args:
+    key: a PRNG key.
+    image: float [H, W, C] in [0, 1], C = 1 or 3.
+    probability: how often.
+
+  Returns:
+    float [H, W, C] in [0, 1].
+
+  Raises:
+    ValueError: if `probability` is out of range.
+  """
+  operation = lambda _, x: ops.to_grayscale(x)
+  return _sometimes(operation, key, image, probability)
+
+
+def random_gaussian_blur(
+    key: jax.Array,
+    image: jax.Array,
+    *,
+    kernel_size: int,
+    sigma: tuple[float, float] = (0.1, 2.0),
+    probability: float = 0.5,
+) -> jax.Array:
+  """Blurs with `probability`, each image with its own sigma.
+
+  Args:
+    key: a PRNG key.
+    image: float [H, W, C].
+    kernel_size: static odd number of taps along each axis.
+    sigma: lowest and highest standard deviation in pixels, drawn uniformly.
+    probability: how often.
+
+  Returns:
+    float32 [H, W, C].
+
+  Raises:
+    ValueError: if `sigma` or `probability` is out of range, or for what
+      `gaussian_blur` refuses.
+  """
+  checks.check_range("sigma", sigma)
+
+  def blur(key: jax.Array, image: jax.Array) -> jax.Array:
+    drawn = jax.random.uniform(key, minval=sigma[0], maxval=sigma[1])
+    return ops.gaussian_blur(image, drawn, kernel_size=kernel_size)
+
+  return _sometimes(blur, key, image, probability)
+
+
+def random_solarize(
+    key: jax.Array,
+    image: jax.Array,
+    *,
+    threshold: float = 0.5,
+    probability: float = 0.2,
+) -> jax.Array:
+  """Inverts the values at or above `threshold` with `probability`.
+
+  Args:
+    key: a PRNG key.
+    image: float [H, W, C] in [0, 1].
+    threshold: in [0, 1].
+    probability: how often.
+
+  Returns:
+    float [H, W, C] in [0, 1].
+
+  Raises:
+    ValueError: if `threshold` or `probability` is out of range.
+  """
+  checks.check_limit("threshold", threshold, highest=1.0)
+  operation = lambda _, x: ops.solarize(x, threshold)
+  return _sometimes(operation, key, image, probability)
+
+
+def random_flip(
+    key: jax.Array, image: jax.Array, *, probability: float = 0.5
+) -> jax.Array:
+  """Mirrors the image left to right with `probability`.
+
+  Args:
+    key: a PRNG key.
+    image: [H, W, C], of any dtype.
+    probability: how often.
+
+  Returns:
+    [H, W, C], of the same dtype.
+
+  Raises:
+    ValueError: if `probability` is out of range.
+  """
+  operation = lambda _, x: ops.flip_left_right(x)
+  return _sometimes(operation, key, image, probability)
+
+
+def random_affine(
+    key: jax.Array,
+    image: jax.Array,
+    size: int | tuple[int, int],
+    *,
+    degrees: float = 0.0,
+    translate: float = 0.0,
+    scale: tuple[float, float] = (1.0, 1.0),
+    shear: float = 0.0,
+    fill: float = 0.0,
+) -> jax.Array:
+  """Rotates, moves, zooms and slants about the center, and resizes to `size`.
+
+  One bilinear resampling does it all. Rotation and slant act in pixels, so
+  that an image that is not square is not distorted by them.
+
+  Args:
+    key: a PRNG key.
+    image: float [H, W, C].
+    size: static height and width of the result; an int means a square.
+    degrees: largest rotation in either direction.
+    translate: largest shift of the content in either direction, on each axis,
+      as a part of the image's side.
+    scale: lowest and highest magnification; its logarithm is drawn.
+    shear: largest slant of the vertical, in degrees below 90, either direction.
+    fill: what lies outside the image.
+
+  Returns:
+    float32 [h, w, C].
+
+  Raises:
+    ValueError: if an argument is out of range, or for what `affine` refuses.
+  """
+  checks.check_image(image)
+  checks.check_limit("degrees", degrees, highest=180.0)
+  checks.check_limit("translate", translate, highest=1.0)
+  checks.check_limit("shear", shear, highest=89.0)
+  checks.check_range("scale", scale)
+  angle, slant, zoom, x, y = jax.random.uniform(
+      key, (5,), minval=-1.0, maxval=1.0
+  )
+  angle *= math.radians(degrees)
+  slant = jnp.tan(slant * math.radians(shear))
+  middle = math.log(scale[0] * scale[1]) / 2
+  zoom = jnp.exp(middle + zoom * math.log(scale[1] / scale[0]) / 2)
+  # The inverse map, from the result to the image: R(angle) Shear / zoom.
+  cos, sin = jnp.cos(angle) / zoom, jnp.sin(angle) / zoom
+  aspect = image.shape[0] / image.shape[1]
+  linear = jnp.array([
+      [cos, (cos * slant - sin) * aspect],
+      [sin / aspect, sin * slant + cos],
+  ])
+  # A shift of the content by t shows at a point what lay at the point minus t.
+  shift = 2 * translate * jnp.stack([x, y])
+  offset = -jnp.sum(linear * shift, axis=1, keepdims=True)
+  matrix = jnp.concatenate([linear, offset], axis=1)
+  return resampling.affine(image, matrix, size, fill=fill)
+
+
+def _draw_jitter(
+    key: jax.Array, strengths: tuple[float, float, float], hue: float
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+  """Draws a jitter: the order of the blends, where hue falls, and how much.
+
+  Args:
+    key: a PRNG key.
+    strengths: largest change of brightness, contrast and saturation.
+    hue: largest turn.
+
+  Returns:
+    order: int [3], brightness (0), contrast (1), saturation (2), shuffled.
+    due_before_hue: bool [3], the positions of `order` that precede the hue.
+    factors: float [3], of brightness, contrast, saturation.
+    turn: scalar, of the hue.
+  """
+  order_key, slot_key, factor_key, turn_key = jax.random.split(key, 4)
+  order = jax.random.permutation(order_key, 3)
+  due_before_hue = jnp.arange(3) < jax.random.randint(slot_key, (), 0, 4)
+  strengths = jnp.array(strengths)
+  factors = jax.random.uniform(
+      factor_key,
+      (3,),
+      minval=jnp.maximum(0.0, 1.0 - strengths),
+      maxval=1.0 + strengths,
+  )
+  turn = jax.random.uniform(turn_key, minval=-hue, maxval=hue)
+  return order, due_before_hue, factors, turn
+
+
+def _blend_in_order(
+    image: jax.Array, order: jax.Array, factors: jax.Array, due: jax.Array
+) -> jax.Array:
+  """Adjusts brightness (0), contrast (1), saturation (2) as `order` has it.
+
+  Args:
+    image: float [H, W, C] in [0, 1].
+    order: int [3], which of them each position holds.
+    factors: float [3], of brightness, contrast, saturation.
+    due: bool [3], the positions to apply.
+
+  Returns:
+    float [H, W, C] in [0, 1].
+  """
+  for position in range(3):
+    which = order[position]
+    gray = ops.luma(image)
+    colorless = jnp.where(which == 1, jnp.mean(gray), gray)
+    target = jnp.where(which == 0, 0.0, colorless)
+    changed = ops.blend(image, target, factors[which])
+    image = jnp.where(due[position], changed, image)
+  return image
+
+
+def _sometimes(
+    operation: Callable[[jax.Array, jax.Array], jax.Array],
+    key: jax.Array,
+    image: jax.Array,
+    probability: float,
+) -> jax.Array:
+  """Returns operation(key, image) with `probability`, else `image`."""
+  checks.check_probability(probability)
+  if probability == 0:
+    return image
+  whether_key, key = jax.random.split(key)
+  changed = operation(key, image)
+  if probability == 1:
+    return changed
+  return jnp.where(
+      jax.random.bernoulli(whether_key, probability), changed, image
+  )

@@ -1,0 +1,185 @@
+"""The augmentations of the papers, each one function of a key and an image.
+
+A recipe takes one float image [H, W, C] in [0, 1], the size of the view, and
+optionally the true (height, width) of a picture stretched onto the canvas. Fix
+the size with `functools.partial(moco_v2, size=224)` to pass it to `make_views`.
+"""
+
+from collections.abc import Callable
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jssl.augment import checks
+from jssl.augment import random_ops
+from jssl.augment import resampling
+from jssl.augment.random_crop import random_resized_crop
+
+
+def moco_v1(
+    key: jax.Array,
+    image: jax.Array,
+    size: int,
+    *,
+    extent: jax.Array | None = None,
+) -> jax.Array:
+  """The augmentation of MoCo v1 (He et al., 2020).
+
+  See https://arxiv.org/abs/1911.05722, section 3.3; the order is that of the
+  official code: crop, grayscale, jitter, flip.
+
+  Args:
+    key: a PRNG key.
+    image: float [H, W, C] in [0, 1], C = 1 or 3.
+    size: static side of the view.
+    extent: the true (height, width) of the picture, [2], or None.
+
+  Returns:
+    float32 [size, size, C] in [0, 1].
+  """
+  crop_key, gray_key, jitter_key, flip_key = jax.random.split(key, 4)
+  image = random_resized_crop(
+      crop_key, image, size, scale=(0.2, 1.0), extent=extent
+  )
+  image = random_ops.random_grayscale(gray_key, image, probability=0.2)
+  image = random_ops.random_color_jitter(
+      jitter_key, image, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4
+  )
+  return random_ops.random_flip(flip_key, image)
+
+
+def moco_v2(
+    key: jax.Array,
+    image: jax.Array,
+    size: int,
+    *,
+    extent: jax.Array | None = None,
+    blur_probability: float = 0.5,
+) -> jax.Array:
+  """The augmentation of MoCo v2 (Chen et al., 2020).
+
+  See https://arxiv.org/abs/2003.04297 and its official code: a weaker hue than
+  SimCLR's, which it otherwise follows.
+
+  Args:
+    key: a PRNG key.
+    image: float [H, W, C] in [0, 1], C = 1 or 3.
+    size: static side of the view.
+    extent: the true (height, width) of the picture, [2], or None.
+    blur_probability: how often to blur; 0 is usual for CIFAR.
+
+  Returns:
+    float32 [size, size, C] in [0, 1].
+  """
+  crop_key, jitter_key, gray_key, blur_key, flip_key = jax.random.split(key, 5)
+  image = random_resized_crop(
+      crop_key, image, size, scale=(0.2, 1.0), extent=extent
+  )
+  image = random_ops.random_color_jitter(
+      jitter_key,
+      image,
+      brightness=0.4,
+      contrast=0.4,
+      saturation=0.4,
+      hue=0.1,
+      probability=0.8,
+  )
+  image = random_ops.random_grayscale(gray_key, image, probability=0.2)
+  image = random_ops.random_gaussian_blur(
+      blur_key,
+      image,
+      kernel_size=blur_kernel_size(size),
+      probability=blur_probability,
+  )
+  return random_ops.random_flip(flip_key, image)
+
+
+def digits(
+    key: jax.Array,
+    image: jax.Array,
+    size: int,
+    *,
+    extent: jax.Array | None = None,
+) -> jax.Array:
+  """A mild augmentation for small handwritten digits, 8 x 8 to 16 x 16.
+
+  Small moves and changes of stroke intensity. No flip, no large rotation and no
+  tight crop: they turn one digit into another.
+
+  Args:
+    key: a PRNG key.
+    image: float [H, W, C] in [0, 1], light strokes on black.
+    size: static side of the view.
+    extent: taken as every recipe takes it, and not used: digits fill a square
+      canvas unstretched.
+
+  Returns:
+    float32 [size, size, C] in [0, 1].
+  """
+  del extent
+  move_key, jitter_key = jax.random.split(key)
+  image = random_ops.random_affine(
+      move_key,
+      image,
+      size,
+      degrees=15.0,
+      translate=0.1,
+      scale=(0.8, 1.2),
+      shear=10.0,
+  )
+  return random_ops.random_color_jitter(
+      jitter_key, image, brightness=0.3, contrast=0.2, saturation=0.0, hue=0.0
+  )
+
+
+def evaluation(
+    image: jax.Array,
+    size: int,
+    *,
+    crop_fraction: float = 1.0,
+    extent: jax.Array | None = None,
+) -> jax.Array:
+  """The central square of the picture, unstretched; nothing is random.
+
+  Args:
+    image: float [H, W, C].
+    size: static side of the result.
+    crop_fraction: side of the square as a part of the picture's shorter side,
+      in (0, 1]. ImageNet's "resize to 256, crop 224" is 0.875.
+    extent: the true (height, width) of the picture, [2], or None.
+
+  Returns:
+    float32 [size, size, C].
+
+  Raises:
+    ValueError: if `crop_fraction` is out of range.
+  """
+  checks.check_image(image)
+  if not 0 < crop_fraction <= 1:
+    raise ValueError(
+        f"crop_fraction must be within (0, 1], got {crop_fraction}; 1 takes the"
+        " largest square."
+    )
+  canvas = jnp.asarray(image.shape[:2], jnp.float32)
+  extent = canvas if extent is None else jnp.asarray(extent, jnp.float32)
+  sides = crop_fraction * jnp.min(extent) * canvas / extent
+  box = jnp.concatenate([(canvas - sides) / 2, sides])
+  return resampling.resized_crop(image, box, size)
+
+
+def blur_kernel_size(size: int) -> int:
+  """Returns the odd number nearest a tenth of `size`, 3 or more (224: 23)."""
+  return max(3, 2 * (size // 20) + 1)
+
+
+def keep_size(recipe: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+  """Binds a recipe's `size` to the height of each image it is given."""
+
+  def bound(key, image, *, extent=None):
+    return recipe(key, image, image.shape[0], extent=extent)
+
+  return functools.update_wrapper(bound, recipe)
+
+
+RECIPES = {"moco_v1": moco_v1, "moco_v2": moco_v2, "digits": digits}

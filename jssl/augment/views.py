@@ -1,0 +1,89 @@
+"""The views of a batch: each image with keys of its own."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def make_views(
+    key: jax.Array,
+    batch: Mapping[str, jax.Array],
+    recipes: Sequence[Callable[..., jax.Array]],
+) -> tuple[jax.Array, ...]:
+  """Makes one view of each image with each recipe.
+
+  What is drawn for an image and a view derives from `key`, the image's position
+  in the global batch and the index of the recipe alone. So a batch split over
+  devices, with its positions, gives the views of one device. (JAX's threefry
+  keys only: its "rbg" generators depend on the size of a vmap.)
+
+  Example:
+    recipe = functools.partial(moco_v2, size=32, blur_probability=0.0)
+    query, key_view = make_views(key, {"image": images}, (recipe, recipe))
+
+  Args:
+    key: a PRNG key, the same on every device.
+    batch: "image" [B, H, W, C], uint8 or float in [0, 1]; optionally "extent"
+      [B, 2], the true (height, width) of pictures stretched onto the canvas;
+      optionally "position" int [B], in the global batch, arange(B) if missing.
+    recipes: functions (key, image, *, extent) -> view of one float32 image.
+
+  Returns:
+    A tuple of float32 [B, h, w, C], one for each recipe.
+
+  Raises:
+    ValueError: if an array of `batch` has another shape or dtype.
+  """
+  images, extent = batch["image"], batch.get("extent")
+  if images.ndim != 4:
+    raise ValueError(
+        f"make_views expects images [B, H, W, C], got {images.shape}; add the"
+        " axis that is missing."
+    )
+  size = len(images)
+  position = batch.get("position")
+  if position is None:
+    position = jnp.arange(size)
+  if position.shape != (size,):
+    raise ValueError(
+        f"make_views expects a position for each of the {size} images, got the"
+        f" shape {position.shape}."
+    )
+  if extent is not None and extent.shape != (size, 2):
+    raise ValueError(
+        f"make_views expects an extent (height, width) for each of the {size}"
+        f" images, got the shape {extent.shape}."
+    )
+
+  def make_view(index: int, recipe: Callable[..., jax.Array]) -> jax.Array:
+    view_key = jax.random.fold_in(key, index)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(view_key, position)
+    one = lambda key, image, extent: recipe(
+        key, to_float(image), extent=extent
+    )
+    return jax.vmap(one)(keys, images, extent)
+
+  return tuple(make_view(v, recipe) for v, recipe in enumerate(recipes))
+
+
+def to_float(images: jax.Array) -> jax.Array:
+  """Returns images of any shape as float32 in [0, 1].
+
+  Args:
+    images: uint8, divided by 255, or a float type, taken to be in [0, 1].
+
+  Returns:
+    float32, of the same shape.
+
+  Raises:
+    ValueError: if the dtype is another.
+  """
+  if images.dtype == jnp.uint8:
+    return images.astype(jnp.float32) / 255.0
+  if jnp.issubdtype(images.dtype, jnp.floating):
+    return images.astype(jnp.float32)
+  raise ValueError(
+      f"expected images in uint8 or a float type, got {images.dtype}; scale"
+      " them to [0, 1] first."
+  )

@@ -1,0 +1,114 @@
+"""What the command lines share: flags, and errors in plain words."""
+
+from collections.abc import Iterator
+import contextlib
+import difflib
+import pathlib
+import sys
+from typing import Any
+
+from absl import app
+from absl import flags
+import jax
+from ml_collections import config_flags
+
+from jssl.recorder import Diverged
+
+_EXAMPLE = "--config=configs/moco_v2.py:digits --workdir=runs/first"
+
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "HOST:PORT of the first of several processes that train together.",
+)
+_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "Number of processes that train together."
+)
+_PROCESS = flags.DEFINE_integer(
+    "process_id", None, "Which of them this is, from 0."
+)
+
+
+def define_config() -> flags.FlagHolder:
+  """Defines `--config=FILE:DATASET` and the overrides `--config.KEY=VALUE`."""
+  return config_flags.DEFINE_config_file(
+      "config",
+      None,
+      "A config file and a data set: configs/moco_v2.py:digits,"
+      " configs/moco_v2.py:cifar10, configs/moco_v2.py:folder:PATH. Its entries"
+      " are overridden by --config.KEY=VALUE.",
+  )
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Parses flags; what is wrong with them is told in plain words."""
+  for path in _config_paths(argv):
+    if not path.is_file():
+      _exit(f"--config={path} does not exist.{_nearest_file(path)}")
+  try:
+    rest = app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError) as error:
+    _exit(f"the config has no such key: {_flat(error)}")
+  except (OSError, ValueError) as error:
+    _exit(str(error))
+  if len(rest) > 1:
+    _exit(f"unexpected {rest[1]!r}; arguments look like {_EXAMPLE}")
+  return rest
+
+
+def required(flag: flags.FlagHolder) -> Any:
+  """Returns a flag's value.
+
+  Raises:
+    ValueError: If it was not given.
+  """
+  if flag.value is None:
+    raise ValueError(f"--{flag.name} is missing; for example {_EXAMPLE}")
+  return flag.value
+
+
+def join_processes() -> None:
+  """Joins the other processes of a training on several hosts, if flags say."""
+  if _COORDINATOR.value is not None:
+    jax.distributed.initialize(
+        _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    )
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+  """Ends the program with the message of an error that a user can mend."""
+  try:
+    yield
+  except (ValueError, OSError, Diverged) as error:
+    if _DEBUG.value:
+      raise
+    _exit(f"{error}\n(--debug shows where.)")
+
+
+def _exit(message):
+  print(f"jssl: {message}", file=sys.stderr)
+  sys.exit(1)
+
+
+def _config_paths(argv):
+  """Yields the files that `--config=FILE:DATASET` and the like name."""
+  for argument, after in zip(argv[1:], [*argv[2:], ""]):
+    name, equals, value = argument.lstrip("-").partition("=")
+    if argument.startswith("-") and name == "config":
+      yield pathlib.Path((value if equals else after).split(":")[0])
+
+
+def _nearest_file(path):
+  files = [str(file) for file in path.parent.glob("*.py")]
+  near = difflib.get_close_matches(str(path), files or ["configs/"], n=3)
+  names = near or sorted(files)
+  return f" Did you mean {' or '.join(names)}?" if names else ""
+
+
+def _flat(error):
+  """The innermost message of an error that wraps others, on one line."""
+  while error.args and isinstance(error.args[0], Exception):
+    error = error.args[0]
+  return " ".join(str(error.args[0] if error.args else error).split())

@@ -1,0 +1,158 @@
+"""Configs: what a run consists of, as data.
+
+A file in `configs/` starts from `base(dataset)` and sets what its method needs.
+Every section with a `name` describes one object: the name picks a constructor
+from a table, the other entries are its keyword arguments (see `jssl.build`).
+"""
+
+from collections.abc import Iterable
+import difflib
+import json
+import os
+import pathlib
+from typing import Any
+
+import ml_collections
+
+ConfigDict = ml_collections.ConfigDict
+
+_IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_CIFAR = dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+
+
+def base(dataset: str) -> ConfigDict:
+  """Returns what every method's config for a data set has in common.
+
+  Args:
+    dataset: "digits", a TFDS name such as "cifar10" or "imagenet2012", or
+      "folder:PATH".
+
+  Returns:
+    A config with method, augmentation and optimizer left to be set.
+  """
+  config = ConfigDict({
+      "seed": 0,
+      "epochs": 200,
+      # Images a step, over all devices.
+      "batch_size": 512,
+      # Height and width of the images that the net sees.
+      "image_size": 224,
+      # Of the computation: float32, bfloat16, or auto (bfloat16 on TPU, GPU).
+      "precision": "auto",
+      # Steps compiled into one call, at most; 0 chooses (1 on CPU).
+      "steps_per_dispatch": 0,
+      "data": {
+          "name": dataset,
+          # Where TFDS keeps its sets; empty for its own default.
+          "data_dir": "",
+          "train": "train",
+          "test": "test",
+          # Pictures of many sizes are stretched to squares of this size; 0 for
+          # sets of one size.
+          "canvas": 0,
+      },
+      "net": {"name": "resnet18", "stem": "cifar", "width": 64, "groups": 8},
+      "log": {"every_steps": 50},
+      "eval": {
+          "every_epochs": 10,
+          "k": 200,
+          "temperature": 0.1,
+          # Side of the central crop that is encoded, relative to the picture.
+          "crop_fraction": 1.0,
+      },
+      "checkpoint": {"every_epochs": 5, "keep": 2},
+  })
+  if dataset == "digits":
+    config.update({
+        "epochs": 50,
+        "batch_size": 128,
+        "image_size": 16,
+        "net": {"name": "resnet8", "width": 32},
+        "log": {"every_steps": 11},
+        "eval": {"every_epochs": 5, "k": 20},
+    })
+    config.net.update(mean=0.5, std=0.25)
+  elif dataset in ("cifar10", "cifar100"):
+    config.image_size = 32
+    config.net.update(_CIFAR)
+  elif dataset.split("/")[0].split(":")[0] == "imagenet2012":
+    config.batch_size = 256
+    config.data.canvas = 256
+    config.net.update(_IMAGENET, name="resnet50", stem="imagenet")
+    config.eval.crop_fraction = 0.875
+  else:
+    config.batch_size = 128
+    config.image_size = 128
+    config.data.canvas = 160
+    config.net.update(_IMAGENET, stem="imagenet")
+  return config
+
+
+def lookup(where: str, name: str, table: Iterable[str]) -> str:
+  """Returns the name if the table has it.
+
+  Args:
+    where: What the name stands for, for the message.
+    name: The name.
+    table: All valid names.
+
+  Raises:
+    ValueError: If not, with the nearest valid names.
+  """
+  table = list(table)
+  if name in table:
+    return name
+  near = difflib.get_close_matches(str(name), table, n=3)
+  hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+  raise ValueError(
+      f"{where} is {name!r}; expected one of {', '.join(sorted(table))}.{hint}"
+  )
+
+
+def difference(old: ConfigDict, new: ConfigDict) -> list[tuple[str, Any, Any]]:
+  """Returns (key, old value, new value) of every entry that differs."""
+  old, new = _flat(old), _flat(new)
+  missing = "(absent)"
+  return [
+      (key, old.get(key, missing), new.get(key, missing))
+      for key in sorted(old | new)
+      if old.get(key, missing) != new.get(key, missing)
+  ]
+
+
+def save(config: ConfigDict, workdir: str) -> None:
+  """Writes `WORKDIR/config.json`, whole or not at all."""
+  write_json(config.to_dict(), pathlib.Path(workdir) / "config.json")
+
+
+def load(workdir: str) -> ConfigDict:
+  """Reads `WORKDIR/config.json`.
+
+  Raises:
+    FileNotFoundError: If there is none.
+  """
+  path = pathlib.Path(workdir) / "config.json"
+  if not path.exists():
+    raise FileNotFoundError(
+        f"{path} does not exist, so {workdir} is not the folder of a run;"
+        " expected the --workdir of python -m jssl.train."
+    )
+  return ConfigDict(json.loads(path.read_text()))
+
+
+def write_json(content: Any, path: pathlib.Path) -> None:
+  """Writes JSON beside the target, then renames it over the target."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(json.dumps(content, indent=2) + "\n")
+  os.replace(temporary, path)
+
+
+def _flat(config, prefix=""):
+  """Returns `{"a.b": value}`, values as JSON has them."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      flat.update(_flat(value, f"{prefix}{key}."))
+    else:
+      flat[prefix + key] = json.loads(json.dumps(value))
+  return flat

@@ -1,0 +1,161 @@
+"""Pictures in a folder: one sub-folder a class, or all of them unlabelled."""
+
+from collections.abc import Sequence
+import difflib
+import hashlib
+import os
+import pathlib
+from typing import NamedTuple
+
+from jssl.data.source import HELD_OUT
+from jssl.data.source import Record
+from jssl.data.source import Source
+from jssl.data.source import held_out
+from jssl.data.source import split_ranges
+
+_SUFFIXES = frozenset(
+    ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .ppm .tga .tif"
+    " .tiff .webp".split()
+)
+
+
+class _File(NamedTuple):
+  path: pathlib.Path
+  name: str  # Relative to the data set's folder, with "/" on every system.
+  class_name: str  # Empty outside of any sub-folder.
+
+
+def open_folder(path: str, split: str) -> Source:
+  """Opens one split of a folder of pictures, of any size and format.
+
+  The classes are the sub-folders, sorted by name, with all that lies below
+  them; pictures in a folder without sub-folders are unlabelled. The splits are
+  the sub-folders `train` and `test` (or `validation`, or `val`), if there are
+  both. If not, about a tenth of the pictures is held out, by a hash of the
+  relative file name: adding files does not move the others.
+
+  Args:
+    path: the folder. Hidden files, and files whose suffix is not that of a
+      picture, are ignored.
+    split: as in `jssl.data.open_source`. A slice chooses by hash too, so it
+      takes pictures of all classes.
+
+  Returns:
+    A `Source` ordered by relative file name.
+
+  Raises:
+    FileNotFoundError: if there is no such folder.
+    ValueError: if it holds no pictures, or the split is unknown or empty.
+  """
+  dataset = f"folder:{path}"
+  root = pathlib.Path(path).expanduser()
+  if not path or not root.is_dir():
+    raise FileNotFoundError(_missing(path, root))
+  splits, stray = _splits(root)
+  names = {file.class_name for files in splits.values() for file in files}
+  classes = tuple(sorted(names - {""}))
+  label = {name: index for index, name in enumerate(classes)}
+  sizes = {name: len(files) for name, files in splits.items()}
+  if not sum(sizes.values()):
+    raise ValueError(
+        f"{dataset} holds no pictures: it needs files, or sub-folders of"
+        f" files, that end in {', '.join(sorted(_SUFFIXES))}."
+    )
+  ranges = split_ranges(held_out(split, tuple(sizes)), sizes, dataset=dataset)
+  files = sorted(
+      (file for name, a, b in ranges for file in _by_hash(splits[name])[a:b]),
+      key=lambda file: file.name,
+  )
+
+  def read(indices: Sequence[int]) -> list[Record]:
+    return [
+        Record(
+            encoded=_read_bytes(files[index].path),
+            label=label.get(files[index].class_name, -1),
+            name=files[index].name,
+        )
+        for index in indices
+    ]
+
+  return Source(
+      name=f"{dataset} {split}",
+      length=len(files),
+      read=read,
+      classes=classes,
+      skipped=stray,
+  )
+
+
+def _splits(
+    root: pathlib.Path,
+) -> tuple[dict[str, list[_File]], tuple[str, ...]]:
+  """Returns the files of each split, and "name: reason" for stray ones."""
+  held = [name for name in HELD_OUT if (root / name).is_dir()]
+  if held and (root / "train").is_dir():
+    names = ["train", *held]
+    found = {name: _pictures(root / name, root) for name in names}
+    splits = {name: files for name, (files, _) in found.items()}
+    stray = tuple(line for _, lines in found.values() for line in lines)
+    return splits, stray
+  files, stray = _pictures(root, root)
+  ranked = _by_hash(files)
+  count = sum(_hash(file) < 2**64 // 10 for file in files)
+  count = min(max(count, 1), max(len(files) - 1, 0))
+  return {"train": ranked[count:], "test": ranked[:count]}, stray
+
+
+def _pictures(
+    folder: pathlib.Path, root: pathlib.Path
+) -> tuple[list[_File], tuple[str, ...]]:
+  """Lists the pictures below `folder`; with classes, loose ones are stray."""
+  found = []
+  for parent, folders, names in os.walk(folder, followlinks=True):
+    folders[:] = [name for name in folders if not name.startswith(".")]
+    for name in names:
+      path = pathlib.Path(parent, name)
+      if name.startswith(".") or path.suffix.lower() not in _SUFFIXES:
+        continue
+      first, *rest = path.relative_to(folder).parts
+      found.append(
+          _File(path, path.relative_to(root).as_posix(), first if rest else "")
+      )
+  if not any(file.class_name for file in found):
+    return found, ()
+  reason = "it lies beside the class folders, so it has no label"
+  stray = tuple(f"{f.name}: {reason}" for f in found if not f.class_name)
+  return [file for file in found if file.class_name], tuple(sorted(stray))
+
+
+def _by_hash(files: list[_File]) -> list[_File]:
+  return sorted(files, key=_hash)
+
+
+def _hash(file: _File) -> int:
+  digest = hashlib.sha256(os.fsencode(file.name)).digest()
+  return int.from_bytes(digest[:8], "big")
+
+
+def _read_bytes(path: pathlib.Path) -> bytes:
+  try:
+    return path.read_bytes()
+  except OSError:
+    return b""  # Skipped and named, as any picture that cannot be decoded.
+
+
+def _missing(path: str, root: pathlib.Path) -> str:
+  if not path:
+    return "folder: lacks a path: write folder:PATH, such as folder:photos."
+  if root.exists():
+    return f"{path!r} is a file: folder:PATH takes the folder around it."
+  absent = root.absolute()
+  while not absent.parent.exists():
+    absent = absent.parent
+  parent = absent.parent
+  if not parent.is_dir():
+    return f"There is no folder {path!r}: {str(parent)!r} is a file."
+  names = sorted(p.name for p in parent.iterdir() if p.is_dir())
+  nearest = difflib.get_close_matches(absent.name, names, n=3) or names[:5]
+  return (
+      f"There is no folder {path!r}: {str(parent)!r} holds"
+      f" {', '.join(nearest) or 'no folders'}, but no {absent.name!r}."
+  )

@@ -1,0 +1,240 @@
+"""A data set as one array in memory: source in, arrays out."""
+
+from collections.abc import Callable
+import concurrent.futures
+import os
+from typing import NamedTuple
+import warnings
+
+import numpy as np
+
+from jssl.data import folder_source
+from jssl.data.decode import decode
+from jssl.data.decode import read_size
+from jssl.data.source import Source
+
+_CHUNK = 256  # Pictures read at once: batched reads are twice as fast ...
+_CHUNK_BYTES = 2**23  # ... but large files would fill the memory of the host.
+_GIB = 2**30
+
+
+class Images(NamedTuple):
+  """The decoded pictures of one split.
+
+  Attributes:
+    image: uint8 `[N, H, W, C]`.
+    label: int32 `[N]`, an index into `classes`; None without labels.
+    extent: int32 `[N, 2]`, the true (height, width) of the pictures that were
+      fitted to a canvas; None if they were not.
+    classes: names of the classes, `()` without labels.
+    skipped: "name: reason" for each picture that could not be decoded.
+  """
+
+  image: np.ndarray
+  label: np.ndarray | None
+  extent: np.ndarray | None
+  classes: tuple[str, ...]
+  skipped: tuple[str, ...]
+
+
+def open_source(
+    name: str, split: str, *, data_dir: str | os.PathLike | None = None
+) -> Source:
+  """Opens one split of a data set for random access, without decoding it.
+
+  Args:
+    name: "digits", which needs no network; a name of TensorFlow Datasets such
+      as "cifar10", "imagenet2012" or "cifar10_corrupted/brightness_1:1.0.0";
+      or "folder:PATH", with a sub-folder a class or unlabelled pictures.
+    split: "train"; "test" for the held-out part, which is the validation
+      split if there is no labelled test split; or a slice of either such as
+      "train[:10%]".
+    data_dir: where TensorFlow Datasets keeps its data; None for the variable
+      TFDS_DATA_DIR or, without it, ~/tensorflow_datasets.
+
+  Raises:
+    ValueError: if the name or the split is unknown.
+    OSError: if the data is not there, or cannot be prepared there.
+  """
+  if name.startswith("folder:"):
+    return folder_source.open_folder(name.removeprefix("folder:"), split)
+  from jssl.data import tfds_source  # TFDS is slow to import.
+
+  return tfds_source.open_tfds(name, split, data_dir=data_dir)
+
+
+def load(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    canvas: int | None = None,
+    max_bytes: int | None = None,
+) -> Images:
+  """Decodes a whole split, once, into one array.
+
+  Args:
+    name: as in `open_source`.
+    split: as in `open_source`.
+    data_dir: as in `open_source`.
+    canvas: side of the square each picture is stretched to, its true size
+      kept in `extent`; None if the pictures share one size.
+    max_bytes: refuse a larger array; None for half of the free memory.
+
+  Returns:
+    The `Images`, in the order of the source.
+
+  Raises:
+    ValueError: if the name or the split is unknown, the pictures differ in
+      size and no canvas is given, none can be decoded, or they do not fit.
+    OSError: if the data is not there, or cannot be prepared there.
+
+  Example:
+    >>> load("digits", "train").image.shape
+    (1437, 8, 8, 1)
+  """
+  if canvas is not None and canvas < 1:
+    raise ValueError(f"canvas is {canvas}: it must be at least 1 pixel.")
+  source = open_source(name, split, data_dir=data_dir)
+  with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor(
+      os.cpu_count()
+  ) as pool:
+    warnings.filterwarnings("ignore", module="PIL")  # Odd metadata, mostly.
+    size = (canvas, canvas) if canvas else source.size
+    size = size or _common_size(source, pool)
+    _check_memory(source, size, max_bytes)
+    return _decode_all(source, size, canvas, pool)
+
+
+def _decode_all(
+    source: Source,
+    size: tuple[int, int],
+    canvas: int | None,
+    pool: concurrent.futures.Executor,
+) -> Images:
+  image = np.empty((source.length, *size, source.channels), np.uint8)
+  label = np.empty((source.length,), np.int32)
+  extent = np.empty((source.length, 2), np.int32)
+
+  def fill(indices: range) -> list[tuple[int, str]]:
+    broken = []
+    for index, record in zip(indices, source.read(indices)):
+      label[index] = record.label
+      try:
+        pixels, extent[index] = decode(
+            record.encoded, canvas, channels=source.channels
+        )
+        image[index] = _expect(pixels, size)
+      except ValueError as error:
+        broken.append((index, f"{record.name}: {error}"))
+    return broken
+
+  broken = _map_chunks(fill, source, pool)
+  image, label, extent = _without(
+      [index for index, _ in broken], image, label, extent
+  )
+  skipped = source.skipped + tuple(reason for _, reason in broken)
+  if not len(image):
+    raise ValueError(_all_broken(source, skipped))
+  labelled = bool(source.classes) and label.max() >= 0
+  return Images(
+      image=image,
+      label=label if labelled else None,
+      extent=None if canvas is None else extent,
+      classes=source.classes if labelled else (),
+      skipped=skipped,
+  )
+
+
+def _map_chunks(
+    function: Callable[[range], list],
+    source: Source,
+    pool: concurrent.futures.Executor,
+) -> list:
+  """Applies `function` to chunks of the source's indices; joins its lists."""
+  first = len(source.read([0])[0].encoded)
+  chunk = min(max(_CHUNK_BYTES // max(first, 1), 1), _CHUNK)
+  starts = range(0, source.length, chunk)
+  chunks = [range(s, min(s + chunk, source.length)) for s in starts]
+  return [item for items in pool.map(function, chunks) for item in items]
+
+
+def _expect(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  if pixels.shape[:2] != size:
+    raise ValueError(f"it is {_by(pixels.shape)}, not {_by(size)} as declared")
+  return pixels
+
+
+def _without(broken: list[int], *arrays: np.ndarray) -> list[np.ndarray]:
+  """Drops rows in place: a second copy of the pictures may not fit."""
+  if not broken:
+    return list(arrays)
+  kept = np.delete(np.arange(len(arrays[0])), broken)
+  for array in arrays:
+    for target, index in enumerate(kept):
+      array[target] = array[index]
+  return [array[: len(kept)] for array in arrays]
+
+
+def _common_size(
+    source: Source, pool: concurrent.futures.Executor
+) -> tuple[int, int]:
+  """Returns the (height, width) all pictures share, from their headers."""
+
+  def sizes(indices: range) -> list[tuple[int, int]]:
+    found = []
+    for record in source.read(indices):
+      try:
+        found.append(read_size(record.encoded))
+      except ValueError:
+        pass  # Decoding will name it.
+    return found
+
+  found = sizes(range(min(16, source.length)))
+  if len(set(found)) < 2:  # Else enough is known, and the rest may be large.
+    found = _map_chunks(sizes, source, pool)
+  if not found:
+    return (1, 1)  # Nothing can be decoded, and decoding will say why.
+  if len(set(found)) > 1:
+    middle = int(np.median([min(size) for size in found]))
+    raise ValueError(
+        f"The pictures of {source.name} differ in size, as {_by(min(found))}"
+        f" and {_by(max(found))} (height x width): pass canvas, for example"
+        f" canvas={min(middle, 256)}, to fit each to a square."
+    )
+  return found[0]
+
+
+def _check_memory(
+    source: Source, size: tuple[int, int], max_bytes: int | None
+) -> None:
+  limit = _free_memory() // 2 if max_bytes is None else max_bytes
+  needed = source.length * size[0] * size[1] * source.channels
+  if needed > limit:
+    raise ValueError(
+        f"The {source.length} pictures of {source.name} need"
+        f" {needed / _GIB:.3g} GiB at {_by(size)} pixels, and"
+        f" {limit / _GIB:.3g} GiB may be used: pass a smaller canvas, or a"
+        " slice of the split such as 'train[:10%]'."
+    )
+
+
+def _free_memory() -> int:
+  """Returns the bytes of memory that can be had without swapping."""
+  try:
+    with open("/proc/meminfo") as lines:
+      fields = dict(line.split(":", 1) for line in lines)
+    return int(fields["MemAvailable"].split()[0]) * 1024
+  except (OSError, KeyError):  # Not Linux: all there is.
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _all_broken(source: Source, skipped: tuple[str, ...]) -> str:
+  return (
+      f"None of the {source.length} pictures of {source.name} can be decoded:"
+      f" check the files. The first is {skipped[0]}."
+  )
+
+
+def _by(size: tuple[int, ...]) -> str:
+  return f"{size[0]}x{size[1]}"

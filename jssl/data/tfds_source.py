@@ -1,0 +1,208 @@
+"""Pictures prepared by TensorFlow Datasets, read without TensorFlow."""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import difflib
+import io
+import json
+import os
+import shlex
+import warnings
+
+from absl import logging
+from etils import epath
+import tensorflow_datasets as tfds
+
+from jssl.data import digits
+from jssl.data.source import Record
+from jssl.data.source import Source
+from jssl.data.source import held_out
+from jssl.data.source import split_ranges
+
+
+def open_tfds(
+    name: str, split: str, *, data_dir: str | os.PathLike | None = None
+) -> Source:
+  """Opens one split of a set that TensorFlow Datasets has prepared.
+
+  Args:
+    name: a name with, if need be, a config and a version, such as "cifar10",
+      "cifar10_corrupted/brightness_1" or "cifar10:3.0.2". "digits" is
+      prepared on first use.
+    split: as in `jssl.data.open_source`.
+    data_dir: as in `jssl.data.open_source`.
+
+  Returns:
+    A `Source` of the set's `image` and, if it has one, its `label`.
+
+  Raises:
+    ValueError: if the name, the split or the features do not fit.
+    FileNotFoundError: if the set is not prepared in `data_dir`; the message
+      holds the command that prepares it.
+    OSError: if `digits` cannot be written to `data_dir`.
+  """
+  data_dir = _resolve(data_dir)
+  with _quiet():
+    if name.partition(":")[0] == "digits":
+      _prepare_digits(data_dir)
+    builder = _find(name, data_dir)
+    sizes = {k: v.num_examples for k, v in builder.info.splits.items()}
+    split = held_out(split, tuple(sizes))
+    split_ranges(split, sizes, dataset=name)
+    source = _source(builder, name, split)
+    instead = held_out(split, [key for key in sizes if key != "test"])
+    if instead != split and _secret(source):
+      source = _source(builder, name, instead)
+    return source
+
+
+def _resolve(data_dir: str | os.PathLike | None) -> str:
+  """Returns the data dir as TFDS finds it, read from the environment now."""
+  if data_dir is None:
+    data_dir = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  return os.path.expanduser(data_dir)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps TFDS's prints, logs, warnings and progress bars off the screen."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  tfds.disable_progress_bar()
+  try:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+      warnings.simplefilter("ignore")
+      yield
+  finally:
+    tfds.enable_progress_bar()
+    logging.set_verbosity(verbosity)
+
+
+def _prepare_digits(data_dir: str) -> None:
+  builder = digits.Digits(data_dir=data_dir, file_format="array_record")
+  if builder.is_prepared():
+    return
+  try:
+    builder.download_and_prepare()
+  except OSError as error:
+    # Another process that finished first has left the very same files.
+    if not builder.is_prepared():
+      raise OSError(
+          f"digits cannot be prepared in {data_dir!r} ({error.strerror}): name"
+          " a folder that can be written to with --data_dir."
+      ) from error
+
+
+def _find(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+  """Returns the builder of a prepared set, from its files alone."""
+  try:
+    base, kwargs = tfds.core.naming.parse_builder_name_kwargs(name)
+    builder = tfds.core.read_only_builder.builder_from_files(
+        str(base), data_dir=data_dir, **kwargs
+    )
+  except tfds.core.DatasetNotFoundError as error:
+    _check_known(name)
+    raise FileNotFoundError(_unprepared(name, data_dir)) from error
+  except ValueError as error:
+    raise ValueError(_unknown(name)) from error
+  formats = {f.value for f in builder.info.available_file_formats()}
+  if "array_record" not in formats:
+    elsewhere = os.path.join(data_dir, "array_record")
+    raise FileNotFoundError(
+        f"{name} is prepared in {data_dir!r} only as"
+        f" {' and '.join(sorted(formats))}, which cannot be read at random:"
+        f" prepare it in another data_dir with\n{_command(name, elsewhere)}\n"
+        f"and pass --data_dir={elsewhere}."
+    )
+  return builder
+
+
+def _check_known(name: str) -> None:
+  """Raises a ValueError if TFDS has no such set, config or version."""
+  try:
+    tfds.builder(name)
+  except (ValueError, AssertionError) as error:
+    raise ValueError(_unknown(name)) from error
+  except ImportError:
+    pass  # Known, but even looking at it needs an extra package.
+
+
+def _unknown(name: str) -> str:
+  base = name.partition("/")[0].partition(":")[0]
+  options = tfds.list_builders(with_community_datasets=False)
+  if base in options:
+    cls = tfds.builder_cls(base)
+    options = [f"{base}:{cls.VERSION}"] if cls.VERSION else [base]
+    options += [f"{base}/{config}" for config in cls.builder_configs]
+  nearest = difflib.get_close_matches(name, options, n=5)
+  return (
+      f"No data set is called {name!r}: use a name of TensorFlow Datasets such"
+      f" as {', '.join(nearest or ['digits', 'cifar10'])}, or folder:PATH for"
+      " pictures of your own."
+  )
+
+
+def _unprepared(name: str, data_dir: str) -> str:
+  missing = "" if epath.Path(data_dir).exists() else ", which does not exist"
+  return (
+      f"{name} is not prepared in data_dir {data_dir!r}{missing}: name another"
+      f" with --data_dir, or prepare it (a download) with\n"
+      f"{_command(name, data_dir)}\n"
+      "Some sets need TensorFlow for that, once: pip install 'jssl[tfds]'."
+  )
+
+
+def _command(name: str, data_dir: str) -> str:
+  code = (
+      "import tensorflow_datasets as tfds;"
+      f" tfds.builder({json.dumps(name)}, data_dir={json.dumps(data_dir)},"
+      ' file_format="array_record").download_and_prepare()'
+  )
+  return f"python -c {shlex.quote(code)}"
+
+
+def _secret(source: Source) -> bool:
+  """Tells whether the labels of a test split are kept secret, written -1."""
+  return bool(source.classes) and source.read([0])[0].label < 0
+
+
+def _source(
+    builder: tfds.core.DatasetBuilder, name: str, split: str
+) -> Source:
+  features = dict(builder.info.features.items())
+  image = features.get("image")
+  if not isinstance(image, tfds.features.Image) or image.np_dtype != "uint8":
+    raise ValueError(
+        f"{name} has no uint8 feature 'image', only {sorted(features)}: use a"
+        " set of pictures."
+    )
+  label = features.get("label")
+  labelled = isinstance(label, tfds.features.ClassLabel)
+  # Pillow decodes later, in threads; pictures beside `image` not at all.
+  undecoded = {
+      key: tfds.decode.SkipDecoding()
+      for key, feature in features.items()
+      if isinstance(feature, tfds.features.Image)
+  }
+  records = builder.as_data_source(split, decoders=undecoded)
+
+  def read(indices: Sequence[int]) -> list[Record]:
+    indices = [int(index) for index in indices]
+    return [
+        Record(
+            encoded=record["image"],
+            label=int(record["label"]) if labelled else -1,
+            name=f"{name} {split} #{index}",
+        )
+        for index, record in zip(indices, records.__getitems__(indices))
+    ]
+
+  *size, channels = image.shape
+  return Source(
+      name=f"{name} {split}",
+      length=len(records),
+      read=read,
+      classes=tuple(label.names) if labelled else (),
+      channels=channels or 3,
+      size=None if None in size else tuple(size),
+  )

@@ -1,0 +1,46 @@
+"""Arithmetic of embeddings that losses, queues and evaluations share."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jssl import parallel
+
+
+def l2_normalize(x: jax.Array) -> jax.Array:
+  """Scales vectors to unit length, in float32.
+
+  Args:
+    x: Vectors, `[..., D]`, of any float type.
+
+  Returns:
+    `x / max(|x|, 1e-12)`, float32. A zero vector stays zero and gets a zero
+    gradient where `x / |x|` would give NaN for both.
+  """
+  x = x.astype(jnp.float32)
+  return x / optax.safe_norm(x, 1e-12, axis=-1, keepdims=True)
+
+
+def feature_std(
+    embeddings: jax.Array, *, axis_name: str | None = None
+) -> jax.Array:
+  """Spread of unit embeddings, the plainest sign of collapse.
+
+  Args:
+    embeddings: `[B, D]`, normalised here.
+    axis_name: Axis that the batch is split over, or None.
+
+  Returns:
+    The standard deviation over the batch, averaged over the dimensions, times
+    sqrt(D); a scalar. About 1 when embeddings spread over the sphere, 0 when
+    they have collapsed to a point.
+
+  Reference:
+    Chen and He, Exploring Simple Siamese Representation Learning, 2021,
+    section 4.1.
+  """
+  x = l2_normalize(jax.lax.stop_gradient(embeddings))
+  moments = jnp.stack([jnp.mean(x, axis=0), jnp.mean(jnp.square(x), axis=0)])
+  mean, square = parallel.pmean(moments, axis_name)
+  std = jnp.sqrt(jnp.maximum(square - jnp.square(mean), 0.0))
+  return jnp.mean(std) * jnp.sqrt(x.shape[-1])

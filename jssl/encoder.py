@@ -1,0 +1,114 @@
+"""A trained encoder, for use in anyone's code."""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jssl import augment
+from jssl import build
+from jssl import config as configs
+from jssl.checkpoint import Checkpoints
+from jssl.method import Method
+from jssl.step import init_state
+
+PyTree = Any
+
+
+def make_encode(
+    method: Method, *, image_size: int, crop_fraction: float = 1.0
+) -> Callable[..., Any]:
+  """Makes the function from pictures to features.
+
+  Args:
+    method: The method that trained the parameters.
+    image_size: Height and width of the images that the net sees.
+    crop_fraction: Side of the central crop, relative to the shorter side.
+
+  Returns:
+    Jitted `encode(params, images, extent=None, *, stages=False)`: `params` is
+    the pair (params, carried) of a train state, `images` is `[B, H, W, C]`,
+    uint8 or float in [0, 1], of any size, `extent` the true heights and widths
+    `[B, 2]` of pictures that were stretched to a square. Returns the pooled
+    features `[B, D]`, or with `stages=True` a dict of them and of every stage.
+  """
+  prepare = functools.partial(
+      augment.evaluation, size=image_size, crop_fraction=crop_fraction
+  )
+
+  @functools.partial(jax.jit, static_argnames="stages")
+  def encode(params, images, extent=None, *, stages=False):
+    if images.ndim != 4:
+      raise ValueError(
+          f"images have shape {images.shape}; expected [B, H, W, C]. Add a"
+          " leading dimension to a single image."
+      )
+    images = augment.to_float(jnp.asarray(images))
+    images = jax.vmap(lambda x, e: prepare(x, extent=e))(images, extent)
+    features = method.encode(*params, images)
+    return features if stages else features["pooled"]
+
+  return encode
+
+
+def make_raw_pixels(
+    *, image_size: int, crop_fraction: float = 1.0
+) -> Callable[..., jax.Array]:
+  """Makes the baseline of no encoder at all, with images of 32 x 32 at most.
+
+  Args:
+    image_size: As in `make_encode`.
+    crop_fraction: As in `make_encode`.
+
+  Returns:
+    Jitted `(images, extent) -> [B, D]`, the pixels as vectors.
+  """
+  prepare = functools.partial(
+      augment.evaluation,
+      size=min(image_size, 32),
+      crop_fraction=crop_fraction,
+  )
+
+  @jax.jit
+  def encode(images, extent):
+    return jax.vmap(
+        lambda x, e: jnp.ravel(prepare(augment.to_float(x), extent=e))
+    )(images, extent)
+
+  return encode
+
+
+def load_encoder(path: str) -> tuple[Callable[..., Any], PyTree]:
+  """Loads the encoder of a run.
+
+  Args:
+    path: The run's folder, the `--workdir` of `python -m jssl.train`.
+
+  Returns:
+    `(encode, params)`: `encode(params, images)` gives the pooled features
+    `[B, D]` of images `[B, H, W, C]`, uint8 or float in [0, 1], of any size;
+    `stages=True` gives a dict of them and of every stage. It is jitted, and
+    gradients flow through it to `params` and to float images.
+
+  Raises:
+    FileNotFoundError: If the folder holds no run, or no checkpoint yet.
+  """
+  config = configs.load(path)
+  method = build.method(config)
+  optimizer = build.optimizer(config, build.schedule(config, steps_per_epoch=1))
+  size, channels = config.image_size, config.resolved.channels
+  batch = {"image": jnp.zeros((1, size, size, channels))}
+  like = jax.eval_shape(
+      functools.partial(init_state, method, optimizer),
+      jax.random.key(0),
+      batch,
+  )
+  checkpoints = Checkpoints(path)
+  state = checkpoints.restore(like)
+  checkpoints.close()
+  encode = make_encode(
+      method, image_size=size, crop_fraction=config.eval.crop_fraction
+  )
+  return encode, (state.params, state.carried)

@@ -1,0 +1,40 @@
+"""Features of many images."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from jssl import parallel
+
+
+def extract(
+    encode: Callable[[jax.Array], jax.Array],
+    images: np.ndarray,
+    *,
+    extent: np.ndarray | None = None,
+    batch_size: int = 512,
+) -> np.ndarray:
+  """Encodes images batch by batch, split over the local devices.
+
+  Args:
+    encode: Jitted, `(images, extent) -> features [B, D]`; `extent` is None
+      where the images have none.
+    images: `[N, H, W, C]`.
+    extent: True heights and widths, `[N, 2]`, see `jssl.data.Images`.
+    batch_size: Images at a time; rounded up to the number of devices.
+
+  Returns:
+    Features, float32 `[N, D]`.
+  """
+  devices = jax.local_device_count()
+  batch_size = -(-min(batch_size, len(images)) // devices) * devices
+  rows = []
+  for start in range(0, len(images), batch_size):
+    # The last batch is filled up, so that nothing is compiled twice.
+    index = np.arange(start, start + batch_size) % len(images)
+    batch = parallel.shard(images[index])
+    extents = None if extent is None else parallel.shard(extent[index])
+    features = np.asarray(encode(batch, extents), np.float32)
+    rows.append(features[: len(images) - start])
+  return np.concatenate(rows)

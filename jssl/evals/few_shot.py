@@ -1,0 +1,78 @@
+"""Few-shot classification: how far a handful of labels goes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jssl.embeddings import l2_normalize
+
+
+def few_shot(
+    key: jax.Array,
+    features: jax.Array,
+    labels: jax.Array,
+    test_features: jax.Array,
+    test_labels: jax.Array,
+    *,
+    shots: int,
+    draws: int = 10,
+    num_classes: int,
+) -> jax.Array:
+  """Accuracy of the nearest class mean, from a few labelled images a class.
+
+  Each draw takes `shots` random images of every class; a test image gets the
+  class whose mean of unit features has the largest cosine similarity. With one
+  shot this is the nearest neighbour.
+
+  Args:
+    key: A PRNG key; the same key draws the same images.
+    features: Features to draw from, `[M, D]`, normalised here.
+    labels: Their classes, int `[M]`, in [0, num_classes).
+    test_features: `[N, D]`, normalised here.
+    test_labels: int `[N]`.
+    shots: Labelled images a class.
+    draws: Number of draws.
+    num_classes: Number of classes.
+
+  Returns:
+    The accuracy of each draw, float32 `[draws]`, in [0, 1].
+
+  Raises:
+    ValueError: If a class has fewer than `shots` images.
+
+  Reference:
+    Snell et al., Prototypical Networks for Few-shot Learning, 2017.
+  """
+  counts = np.bincount(np.asarray(labels), minlength=num_classes)
+  if counts.min() < shots:
+    raise ValueError(
+        f"Class {counts.argmin()} has {counts.min()} images, fewer than"
+        f" {shots} shots; lower the shots or add images of it."
+    )
+  return _accuracies(
+      jax.random.split(key, draws),
+      l2_normalize(jnp.asarray(features)),
+      jnp.asarray(labels),
+      l2_normalize(jnp.asarray(test_features)),
+      jnp.asarray(test_labels),
+      shots=shots,
+      num_classes=num_classes,
+  )
+
+
+@functools.partial(jax.jit, static_argnames=("shots", "num_classes"))
+def _accuracies(
+    keys, features, labels, test_features, test_labels, *, shots, num_classes
+):
+  def one_draw(key):
+    # Sorting by class, then by a random number, puts each class's draw first.
+    order = jnp.lexsort((jax.random.uniform(key, labels.shape), labels))
+    first = jnp.searchsorted(labels[order], jnp.arange(num_classes))
+    drawn = order[first[:, None] + jnp.arange(shots)]  # [classes, shots]
+    means = l2_normalize(jnp.mean(features[drawn], axis=1))
+    predicted = jnp.argmax(test_features @ means.T, axis=-1)
+    return jnp.mean((predicted == test_labels).astype(jnp.float32))
+
+  return jax.lax.map(one_draw, keys)

@@ -1,0 +1,103 @@
+"""The quick look at an encoder: kNN and few-shot accuracy, and rank."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jssl.data import Images
+from jssl.embeddings import feature_std
+from jssl.evals.few_shot import few_shot
+from jssl.evals.knn import knn_predict
+from jssl.evals.quality import rankme
+
+# Enough rows for a rank, few enough for a singular value decomposition.
+_RANK_ROWS = 2048
+
+
+def labelled(train: Images, test: Images) -> bool:
+  """Whether both splits have labels, so that accuracies exist."""
+  return train.label is not None and test.label is not None
+
+
+def knn_accuracy(
+    train_features: np.ndarray,
+    test_features: np.ndarray,
+    train: Images,
+    test: Images,
+    *,
+    k: int,
+    temperature: float,
+) -> float:
+  """Share of test images whose class the nearest training images name.
+
+  Args:
+    train_features: `[M, D]`.
+    test_features: `[N, D]`.
+    train: The labelled images of `train_features`.
+    test: The labelled images of `test_features`.
+    k: Number of neighbours; all M if there are fewer.
+    temperature: See `knn_predict`.
+  """
+  predicted = knn_predict(
+      test_features,
+      train_features,
+      train.label,
+      k=min(k, len(train_features)),
+      temperature=temperature,
+      num_classes=len(train.classes),
+  )
+  return float(np.mean(np.asarray(predicted) == test.label))
+
+
+def accuracies(
+    train_features: np.ndarray,
+    test_features: np.ndarray,
+    train: Images,
+    test: Images,
+    *,
+    k: int,
+    temperature: float,
+) -> dict[str, float | None]:
+  """Returns "knn", "one_shot" and "five_shot" accuracy, in [0, 1].
+
+  Arguments as in `knn_accuracy`. Few-shot accuracies are the mean of ten draws
+  (the same draws for all features); None where a class has too few images, and
+  all are None without labels.
+  """
+  if not labelled(train, test):
+    return dict.fromkeys(("knn", "one_shot", "five_shot"))
+  result = {
+      "knn": knn_accuracy(
+          train_features,
+          test_features,
+          train,
+          test,
+          k=k,
+          temperature=temperature,
+      )
+  }
+  fewest = np.bincount(train.label, minlength=len(train.classes)).min()
+  for name, shots in (("one_shot", 1), ("five_shot", 5)):
+    result[name] = None
+    if fewest >= shots:
+      draws = few_shot(
+          jax.random.key(0),
+          train_features,
+          train.label,
+          test_features,
+          test.label,
+          shots=shots,
+          num_classes=len(train.classes),
+      )
+      result[name] = float(np.mean(draws))
+  return result
+
+
+def spread(features: np.ndarray) -> dict[str, float]:
+  """Returns the effective "rank" and the "encoder_std" of features `[N, D]`."""
+  rows = features[:_RANK_ROWS]
+  return {
+      "rank": float(rankme(rows)),
+      "encoder_std": float(feature_std(rows)),
+  }

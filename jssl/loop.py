@@ -1,0 +1,188 @@
+"""The training loop: everything around the compiled step."""
+
+from collections.abc import Iterator
+import contextlib
+import functools
+import os
+import signal
+import threading
+from typing import Any
+
+import jax
+
+from jssl import config as configs
+from jssl import run as runs
+from jssl import summary
+from jssl.checkpoint import Checkpoints
+from jssl.config import ConfigDict
+from jssl.recorder import Recorder
+from jssl.report import curves
+from jssl.run import Run
+
+# What may change when a run is resumed: neither the model nor the order of the
+# data depends on it.
+_FREE = (
+    "checkpoint.",
+    "data.data_dir",
+    "epochs",
+    "eval.",
+    "log.",
+    "optimizer.learning_rate",
+    "optimizer.schedule.",
+    "optimizer.weight_decay",
+    "steps_per_dispatch",
+)
+
+
+def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
+  """Trains a method, or goes on training it, and judges the encoder.
+
+  Args:
+    config: See `jssl.config.base`.
+    workdir: The run's folder. If it holds a checkpoint, training goes on from
+      there and ends exactly as if it had never stopped.
+
+  Returns:
+    What `WORKDIR/summary.json` holds; None if SIGTERM asked to stop before the
+    end, after saving.
+
+  Raises:
+    ValueError: If something in the config is wrong, or differs from the run
+      to be resumed in the model or the order of the data.
+    OSError: If the data cannot be found, or the folder cannot be written.
+    Diverged: If the loss is no longer finite; what was saved is intact.
+  """
+  run = runs.prepare(config)
+  os.makedirs(workdir, exist_ok=True)
+  checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+  resuming = checkpoints.latest is not None
+  _settle(run.config, workdir, resuming=resuming)
+  state = runs.initial_state(run)
+  if resuming:
+    state = checkpoints.restore(state)
+  recorder = Recorder(run, workdir, step=int(state.step))
+  _greet(run, recorder, resuming=resuming, step=int(state.step))
+  try:
+    state = _loop(run, recorder, checkpoints, state)
+    if int(state.step) < run.total_steps:
+      recorder.say(
+          f"stopped by SIGTERM and saved at step {int(state.step)}; the same"
+          " command goes on from there"
+      )
+      return None
+  finally:
+    recorder.close()
+    checkpoints.close()
+  result = None
+  if jax.process_index() == 0:
+    result = summary.write(run, workdir, state, recorder.rows)
+    curves.draw(recorder.rows, os.path.join(workdir, "curves.png"))
+  return result
+
+
+def _loop(run, recorder, checkpoints, state):
+  """Trains to the end, or until SIGTERM and a last checkpoint."""
+  step = saved = int(state.step)
+  dispatch = runs.make_dispatch(run)
+  images = runs.resident(run.train)
+  encode = runs.make_encode(run)
+  compiling = True
+  with _sigterm() as asked_to_stop:
+    while step < run.total_steps and not asked_to_stop.is_set():
+      state, metrics = dispatch(state, images, runs.batch_indices(run, step))
+      if compiling:
+        jax.block_until_ready(metrics)
+        recorder.start_clock()
+        compiling = False
+      # Rows of earlier calls are written while the device works on this one.
+      if step % run.config.log.every_steps < run.steps_per_dispatch:
+        recorder.flush(step)
+      step += run.steps_per_dispatch
+      recorder.add(metrics)
+      if _due(run, step, "eval") and jax.process_index() == 0:
+        recorder.flush(step)
+        params = (state.params, state.carried)
+        signs = runs.look(run, functools.partial(encode, params))
+        recorder.evaluation(step, signs)
+      if _due(run, step, "checkpoint"):
+        recorder.flush(step)
+        _save(checkpoints, recorder, step, state)
+        saved = step
+    if step > saved:
+      recorder.flush(step)
+      _save(checkpoints, recorder, step, state)
+  checkpoints.wait()
+  return state
+
+
+def _due(run, step, section):
+  """Whether an event is due after the call that ended at this step."""
+  epochs = run.config[section].every_epochs
+  every = max(1, round(epochs * run.steps_per_epoch))
+  return step == run.total_steps or step % every < run.steps_per_dispatch
+
+
+def _save(checkpoints, recorder, step, state):
+  """Saves in the background; a failure costs this checkpoint, not the run."""
+  try:
+    checkpoints.save(step, state)
+  except (OSError, ValueError) as error:
+    recorder.say(
+        f"WARNING: could not save a checkpoint at step {step}: {error}. Step"
+        f" {checkpoints.latest} is intact; free space on the disk."
+    )
+
+
+def _settle(config, workdir, *, resuming):
+  """Writes the config, unless the run there is of another model or order."""
+  if resuming:
+    changed = [
+        f"  config.{key}: {old!r} there, {new!r} now"
+        for key, old, new in configs.difference(configs.load(workdir), config)
+        if not key.startswith(_FREE)
+    ]
+    if changed:
+      raise ValueError(
+          f"{workdir} holds a run of another model or order of the data:\n"
+          + "\n".join(changed)
+          + "\nSet them back to go on with it, or give another --workdir."
+      )
+  if jax.process_index() == 0:
+    configs.save(config, workdir)
+
+
+def _greet(run, recorder, *, resuming, step):
+  """Tells what is about to happen, and which pictures were left out."""
+  config, train, test = run.config, run.train, run.test
+  recorder.say(
+      f"{config.method.name} of {config.net.name} on {config.data.name}:"
+      f" {len(train.image):,} images to train on, {len(test.image):,} held out;"
+      f" {jax.device_count()} x {jax.devices()[0].device_kind}"
+  )
+  for split in (train, test):
+    if split.skipped:
+      named = "\n".join(f"  {name}" for name in split.skipped[:20])
+      more = len(split.skipped) - 20
+      recorder.say(
+          f"WARNING: {len(split.skipped)} pictures could not be read and are"
+          f" left out:\n{named}" + (f"\n  and {more} more" if more > 0 else "")
+      )
+  if resuming:
+    recorder.say(f"going on from step {step} of {run.total_steps}")
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+  """Yields an event that SIGTERM sets, instead of ending the process."""
+  event = threading.Event()
+  # Python allows handlers in the main thread only, and processes that train
+  # together would stop at different steps.
+  alone = jax.process_count() == 1
+  if not alone or threading.current_thread() is not threading.main_thread():
+    yield event
+    return
+  previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
+  try:
+    yield event
+  finally:
+    signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,61 @@
+"""What a method is: five pure functions, and the trees that pass between."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+PyTree = Any
+
+
+class Keys(NamedTuple):
+  """Randomness of one step, for what `views` cannot draw.
+
+  Attributes:
+    shared: A PRNG key, the same on every device (ShuffleBN's permutation).
+    local: A PRNG key of this device's own (dropout).
+  """
+
+  shared: jax.Array
+  local: jax.Array
+
+
+class Aux(NamedTuple):
+  """What a loss returns beside its value.
+
+  Attributes:
+    fresh: What `update` needs (new statistics, gathered keys): without
+      gradient, and already equal on every device.
+    metrics: Scalars to be averaged over the devices and logged.
+  """
+
+  fresh: PyTree
+  metrics: dict[str, jax.Array]
+
+
+class Method(NamedTuple):
+  """A self-supervised method.
+
+  Attributes:
+    views: `(key, batch) -> views`. Draws all the randomness of the task.
+      `batch` is a dict with "image" `[B, H, W, C]`, uint8 or float in [0, 1],
+      and optionally "extent" `[B, 2]` (true height and width of a picture that
+      was stretched to its canvas), "position" `[B]` (place in the global
+      batch; each image's randomness depends on it, not on the device) and
+      "label" `[B]`. Views are an opaque tree.
+    init: `(key, views) -> (params, carried)`. `params` is all that is
+      differentiated; `carried` all else that is kept from step to step, equal
+      on every device.
+    loss: `(params, carried, views, keys, step) -> (scalar, Aux)`, the mean
+      over this device's share of the batch.
+    update: `(params, carried, fresh, step) -> (params, carried)`, after the
+      optimizer changed `params`.
+    encode: `(params, carried, images) -> {"pooled": [B, D], "stage_1": ...}`,
+      features of images `[B, H, W, C]` in [0, 1], without augmentation.
+  """
+
+  views: Callable[[jax.Array, dict[str, jax.Array]], PyTree]
+  init: Callable[[jax.Array, PyTree], tuple[PyTree, PyTree]]
+  loss: Callable[..., tuple[jax.Array, Aux]]
+  update: Callable[..., tuple[PyTree, PyTree]]
+  encode: Callable[..., dict[str, jax.Array]]

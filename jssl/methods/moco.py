@@ -1,0 +1,193 @@
+"""Momentum Contrast, versions 1 and 2.
+
+References:
+  He et al., Momentum Contrast for Unsupervised Visual Representation Learning,
+  2020 (v1); Chen et al., Improved Baselines with Momentum Contrastive Learning,
+  2020 (v2).
+"""
+
+from collections.abc import Callable
+import functools
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jssl import augment as augmentation
+from jssl import ema
+from jssl import embeddings
+from jssl import parallel
+from jssl import queue as queues
+from jssl.losses import contrastive
+from jssl.method import Aux
+from jssl.method import Method
+from jssl.nets import MLP
+
+
+class Carried(NamedTuple):
+  """What MoCo keeps beside the query encoder's parameters.
+
+  Attributes:
+    batch_stats: Running statistics of the query encoder.
+    key_params: The key encoder: an EMA of `params`, a tree of its own.
+    key_batch_stats: Running statistics of the key encoder.
+    queue: Keys of earlier batches.
+  """
+
+  batch_stats: Any
+  key_params: Any
+  key_batch_stats: Any
+  queue: queues.Queue
+
+
+class Fresh(NamedTuple):
+  """What the loss hands to the update: new statistics, and all keys."""
+
+  batch_stats: Any
+  key_batch_stats: Any
+  keys: jax.Array
+
+
+def moco(
+    net: nn.Module,
+    *,
+    augment: Callable[..., jax.Array] = augmentation.keep_size(
+        augmentation.moco_v1
+    ),
+    dim: int = 128,
+    hidden_layers: int = 0,
+    queue_size: int = 65536,
+    momentum: float | Callable = 0.999,
+    temperature: float = 0.07,
+    symmetric: bool = False,
+    shuffle: bool = True,
+    axis_name: str | None = None,
+) -> Method:
+  """Makes Momentum Contrast over a backbone.
+
+  Args:
+    net: A backbone of `jssl.nets`.
+    augment: The recipe of both views, `(key, image, *, extent) -> view`; by
+      default the paper's, at the size of the images.
+    dim: Length of the embeddings.
+    hidden_layers: Hidden layers of the head, each as wide as the features: 0
+      in v1, 1 in v2.
+    queue_size: Number of negatives, K; a multiple of the global batch (of
+      twice the global batch if symmetric).
+    momentum: Share of the key encoder that is kept at a step, in [0, 1]: a
+      constant, or a function of the step.
+    temperature: Divisor of the cosine similarities, above 0.
+    symmetric: Whether each view is the query once, at twice the cost.
+    shuffle: Whether keys are normalised in other groups of the batch than
+      queries (ShuffleBN), so that statistics do not tell the positive.
+    axis_name: Axis that the batch is split over, or None.
+
+  Returns:
+    The method. Its views are two batches of images; its metrics "accuracy"
+    (of finding the positive among 1 + K candidates), "chance_loss" (the loss
+    of a guess, log(1 + K)) and "feature_std" (see `embeddings.feature_std`).
+
+  Raises:
+    ValueError: If the temperature or the momentum is out of range.
+  """
+  contrastive.check_temperature(temperature)
+  momentum = ema.as_schedule(momentum)
+  head = MLP((None,) * hidden_layers + (dim,))
+
+  def embed(params, batch_stats, images):
+    features, new = net.apply(
+        {"params": params["net"], "batch_stats": batch_stats},
+        images,
+        train=True,
+        mutable=["batch_stats"],
+    )
+    embedding = head.apply({"params": params["head"]}, features["pooled"])
+    return embedding, new.get("batch_stats", {})
+
+  def embed_keys(params, batch_stats, images, key):
+    """Embeds this device's `[B, ...]` images; returns the keys of all."""
+    if not shuffle:
+      keys, batch_stats = embed(params, batch_stats, images)
+      return parallel.all_gather(keys, axis_name), batch_stats
+    size = images.shape[0]
+    order = jax.random.permutation(key, size * parallel.axis_size(axis_name))
+    here = parallel.local_slice(order, size, axis_name)
+    images = parallel.all_gather(images, axis_name)[here]
+    keys, batch_stats = embed(params, batch_stats, images)
+    return parallel.all_gather(keys, axis_name)[jnp.argsort(order)], batch_stats
+
+  def views(key, batch):
+    return augmentation.make_views(key, batch, (augment, augment))
+
+  def init(key, views):
+    net_key, head_key, queue_key = jax.random.split(key, 3)
+    features, variables = net.init_with_output(net_key, views[0])
+    params = {
+        "net": variables["params"],
+        "head": head.init(head_key, features["pooled"])["params"],
+    }
+    batch_stats = variables.get("batch_stats", {})
+    queue = queues.init(queue_key, queue_size, dim)
+    # The encoders start equal but must not share buffers: both are donated.
+    copy = jax.tree.map(jnp.copy, (params, batch_stats))
+    return params, Carried(batch_stats, *copy, queue)
+
+  def loss(params, carried, views, keys, step):
+    del step
+    # Nothing carried is trained: neither the key encoder nor the queue.
+    carried = jax.lax.stop_gradient(carried)
+    batch_stats, key_batch_stats = carried.batch_stats, carried.key_batch_stats
+    queries, logits, pushed = [], [], []
+    for q, k in ((0, 1), (1, 0)) if symmetric else ((0, 1),):
+      query, batch_stats = embed(params, batch_stats, views[q])
+      all_keys, key_batch_stats = embed_keys(
+          carried.key_params,
+          key_batch_stats,
+          views[k],
+          jax.random.fold_in(keys.shared, k),
+      )
+      key = parallel.local_slice(all_keys, query.shape[0], axis_name)
+      queries.append(query)
+      pushed.append(all_keys)
+      logits.append(  # [B, 1 + K]
+          contrastive.info_nce_logits(
+              query, key, carried.queue.keys, temperature=temperature
+          )
+      )
+    logits = jnp.concatenate(logits)
+    new_stats = parallel.pmean((batch_stats, key_batch_stats), axis_name)
+    fresh = Fresh(*new_stats, jnp.concatenate(pushed))
+    metrics = {
+        "accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == 0),
+        "chance_loss": math.log(1 + queue_size),
+        "feature_std": embeddings.feature_std(
+            jnp.concatenate(queries), axis_name=axis_name
+        ),
+    }
+    return contrastive.cross_entropy_of_first(logits), Aux(fresh, metrics)
+
+  def update(params, carried, fresh, step):
+    # Averaging after the optimizer's step is the paper's averaging before the
+    # next forward pass: a schedule is read one step ahead.
+    key_params = ema.update(carried.key_params, params, momentum(step + 1))
+    queue = queues.push(carried.queue, fresh.keys)
+    return params, Carried(
+        fresh.batch_stats, key_params, fresh.key_batch_stats, queue
+    )
+
+  def encode(params, carried, images):
+    variables = {"params": params["net"], "batch_stats": carried.batch_stats}
+    return net.apply(variables, images, train=False)
+
+  return Method(views, init, loss, update, encode)
+
+
+moco_v1 = moco
+moco_v2 = functools.partial(
+    moco,
+    augment=augmentation.keep_size(augmentation.moco_v2),
+    hidden_layers=1,
+    temperature=0.2,
+)

@@ -1,0 +1,96 @@
+"""Batch normalisation over groups of the global batch."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jssl import parallel
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation whose statistics belong to groups of the batch.
+
+  The global batch, in the order of the devices, is cut into `groups` equal
+  runs of images, and each is normalised by statistics of its own, as if it
+  were alone on a (virtual) device. The result does not depend on how many
+  devices the batch is split over:
+
+  * `groups=1`: one group, synchronised over the axis;
+  * `groups=8`: what eight unsynchronised devices compute, on 1, 2, 4, 8 or 16;
+  * `axis_name=None`: groups of the local batch, nothing is exchanged.
+
+  Running statistics move towards the mean of the groups' means and (biased)
+  variances that this device sees; a method averages them over its devices.
+
+  Attributes:
+    groups: Number of groups in the global batch.
+    axis_name: Axis that the batch is split over, or None.
+    momentum: Share of the running statistics that is kept at a step.
+    epsilon: Added to the variance.
+    dtype: Type of the result; statistics are always float32.
+
+  Reference:
+    Ioffe and Szegedy, Batch Normalization, 2015; groups as the virtual devices
+    of He et al., Momentum Contrast, 2020, section 3.3 (shuffling BN).
+  """
+
+  groups: int = 1
+  axis_name: str | None = None
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Normalises `[B, ..., C]` over all but the last dimension."""
+    features = x.shape[-1]
+    zeros, ones = nn.initializers.zeros, nn.initializers.ones
+    scale = self.param("scale", ones, (features,), jnp.float32)
+    bias = self.param("bias", zeros, (features,), jnp.float32)
+    running = {
+        name: self.variable("batch_stats", name, init, (features,), jnp.float32)
+        for name, init in (("mean", jnp.zeros), ("var", jnp.ones))
+    }
+    if train and not self.is_initializing():
+      mean, var = self._statistics(x.astype(jnp.float32))
+      for name, value in (("mean", mean), ("var", var)):
+        old = running[name].value
+        new = jax.lax.stop_gradient(jnp.mean(value, axis=0))
+        running[name].value = self.momentum * old + (1 - self.momentum) * new
+    else:
+      mean, var = running["mean"].value[None], running["var"].value[None]
+    # One multiplication and one addition per element, in float32.
+    weight = scale * jax.lax.rsqrt(var + self.epsilon)
+    shift = bias - mean * weight
+    grouped = x.reshape(mean.shape[0], -1, features)
+    y = grouped.astype(jnp.float32) * weight[:, None] + shift[:, None]
+    return y.reshape(x.shape).astype(self.dtype)
+
+  def _statistics(self, x):
+    """Returns mean and variance of each local group, `[groups here, C]`."""
+    devices = parallel.axis_size(self.axis_name)
+    here = max(self.groups // devices, 1)
+    spread = max(devices // self.groups, 1)  # Devices that share a group.
+    if here * devices != self.groups * spread:
+      raise ValueError(
+          f"{self.groups} BatchNorm groups and {devices} devices do not divide"
+          " each other; choose a number of groups that is a multiple or a"
+          " divisor of the number of devices."
+      )
+    if x.shape[0] % here:
+      raise ValueError(
+          f"A batch of {x.shape[0]} images on a device is not divisible into"
+          f" {here} BatchNorm groups; change the batch size or net.groups."
+      )
+    x = x.reshape(here, -1, x.shape[-1])
+    moments = jnp.stack([jnp.mean(x, 1), jnp.mean(jnp.square(x), 1)])
+    if spread == devices:
+      moments = parallel.pmean(moments, self.axis_name)
+    elif spread > 1:
+      every = parallel.all_gather(moments[None], self.axis_name)
+      every = every.reshape(self.groups, spread, *moments.shape).mean(axis=1)
+      moments = every[parallel.axis_index(self.axis_name) // spread]
+    mean, square = moments
+    return mean, jnp.maximum(square - jnp.square(mean), 0.0)

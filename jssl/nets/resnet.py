@@ -1,0 +1,148 @@
+"""Residual networks, with ImageNet and CIFAR stems and a width factor."""
+
+from collections.abc import Sequence
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jssl.nets.norm import BatchNorm
+
+_STEMS = ("imagenet", "cifar")
+
+
+class ResNet(nn.Module):
+  """A residual network that returns every stage and the pooled features.
+
+  Attributes:
+    stage_sizes: Number of blocks in each stage.
+    bottleneck: Whether blocks are 1x1-3x3-1x1 with four times wider outputs
+      (stride in the 3x3 convolution) instead of two 3x3 convolutions.
+    width: Channels of the first stage's 3x3 convolutions; each later stage has
+      twice as many. 64 in the paper.
+    stem: "imagenet" (7x7 convolution of stride 2, then max-pooling) or "cifar"
+      (one 3x3 convolution of stride 1).
+    mean: Subtracted from images in [0, 1]: a number, or one per channel.
+    std: Then divided by.
+    groups: See `BatchNorm`.
+    axis_name: See `BatchNorm`.
+    dtype: Type of the computation; parameters and statistics are float32.
+
+  Reference:
+    He et al., Deep Residual Learning, 2016; the stride's place as in
+    torchvision's models (version 1.5).
+  """
+
+  stage_sizes: Sequence[int]
+  bottleneck: bool = False
+  width: int = 64
+  stem: str = "imagenet"
+  mean: float | Sequence[float] = 0.5
+  std: float | Sequence[float] = 0.25
+  groups: int = 1
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+      self, images: jax.Array, *, train: bool = False
+  ) -> dict[str, jax.Array]:
+    """Computes features.
+
+    Args:
+      images: `[B, H, W, C]` in [0, 1].
+      train: Whether to normalise by the batch and update running statistics
+        (collection "batch_stats"), or to use the running ones.
+
+    Returns:
+      `{"stage_1": [B, h, w, c], ..., "pooled": [B, D]}`, pooled in float32.
+    """
+    if self.stem not in _STEMS:
+      raise ValueError(f"stem is {self.stem!r}; expected one of {_STEMS}.")
+    conv = functools.partial(
+        nn.Conv,
+        use_bias=False,
+        dtype=self.dtype,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+    )
+    norm = functools.partial(
+        BatchNorm, self.groups, self.axis_name, dtype=self.dtype
+    )
+    x = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+    x = x.astype(self.dtype)
+    if self.stem == "imagenet":
+      x = conv(self.width, (7, 7), 2, padding=3, name="stem")(x)
+    else:
+      x = conv(self.width, (3, 3), name="stem")(x)
+    x = nn.relu(norm(name="stem_norm")(x, train=train))
+    if self.stem == "imagenet":
+      x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+    features = {}
+    for i, blocks in enumerate(self.stage_sizes):
+      for j in range(blocks):
+        x = Block(
+            self.width * 2**i,
+            stride=2 if i > 0 and j == 0 else 1,
+            bottleneck=self.bottleneck,
+            conv=conv,
+            norm=norm,
+            name=f"stage_{i + 1}_block_{j + 1}",
+        )(x, train=train)
+      features[f"stage_{i + 1}"] = x
+    features["pooled"] = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+    return features
+
+
+class Block(nn.Module):
+  """A residual block: two 3x3 convolutions, or a bottleneck.
+
+  Attributes:
+    channels: Channels of the 3x3 convolutions.
+    stride: Stride of the block.
+    bottleneck: See `ResNet`.
+    conv: Constructor of a convolution.
+    norm: Constructor of a normalisation.
+  """
+
+  channels: int
+  stride: int
+  bottleneck: bool
+  conv: Any
+  norm: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Maps `[B, h, w, c]` to `[B, h / stride, w / stride, channels (x4)]`."""
+    three = functools.partial(self.conv, self.channels, (3, 3), padding=1)
+    if self.bottleneck:
+      out = 4 * self.channels
+      convs = (
+          self.conv(self.channels, (1, 1), name="conv_1"),
+          three(strides=self.stride, name="conv_2"),
+          self.conv(out, (1, 1), name="conv_3"),
+      )
+    else:
+      out = self.channels
+      convs = (
+          three(strides=self.stride, name="conv_1"),
+          three(name="conv_2"),
+      )
+    y = x
+    for i, layer in enumerate(convs):
+      y = self.norm(name=f"norm_{i + 1}")(layer(y), train=train)
+      if i + 1 < len(convs):
+        y = nn.relu(y)
+    if x.shape != y.shape:
+      x = self.conv(out, (1, 1), self.stride, name="shortcut")(x)
+      x = self.norm(name="shortcut_norm")(x, train=train)
+    return nn.relu(x + y)
+
+
+# The CIFAR family of section 4.2 with one block a stage; its width is 16.
+resnet8 = functools.partial(ResNet, (1, 1, 1))
+resnet18 = functools.partial(ResNet, (2, 2, 2, 2))
+resnet34 = functools.partial(ResNet, (3, 4, 6, 3))
+resnet50 = functools.partial(ResNet, (3, 4, 6, 3), True)
+resnet101 = functools.partial(ResNet, (3, 4, 23, 3), True)

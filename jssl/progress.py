@@ -1,0 +1,65 @@
+"""What a run shows on the screen."""
+
+import sys
+import time
+
+import jax
+from tqdm import auto as tqdm
+
+# Without a terminal (a log file), a line this often instead of a moving bar.
+_SECONDS_BETWEEN_LINES = 60.0
+
+
+class Progress:
+  """A progress bar with the newest metrics, and lines above it.
+
+  Only the first of several processes writes.
+  """
+
+  def __init__(self, *, step: int, total: int):
+    """Starts the bar.
+
+    Args:
+      step: Number of steps already taken.
+      total: Number of steps in all.
+    """
+    self._quiet = jax.process_index() > 0
+    self._terminal = sys.stderr.isatty()
+    self._said = time.monotonic()
+    self._bar = tqdm.tqdm(
+        initial=step,
+        total=total,
+        unit="step",
+        dynamic_ncols=True,
+        disable=self._quiet or not self._terminal,
+        bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}"
+        " [{elapsed}<{remaining}] {postfix}",
+    )
+
+  def advance(self, count: int) -> None:
+    """Moves the bar by a number of steps."""
+    self._bar.update(count)
+
+  def show(self, row: dict[str, float], *, step: int, total: int) -> None:
+    """Shows a row of training metrics."""
+    text = (
+        f"{row['images_per_second']:,.0f} images/s, loss {row['loss']:.3f}"
+    )
+    if "chance_loss" in row:
+      text += f" (chance {row['chance_loss']:.3f})"
+    if "accuracy" in row:
+      text += f", accuracy {row['accuracy']:.3f}"
+    self._bar.set_postfix_str(text, refresh=False)
+    waited = time.monotonic() - self._said
+    if not self._terminal and waited >= _SECONDS_BETWEEN_LINES:
+      self.say(f"step {step}/{total}: {text}")
+
+  def say(self, text: str) -> None:
+    """Writes a line above the bar."""
+    if not self._quiet:
+      self._bar.write(text, file=sys.stderr)
+      sys.stderr.flush()
+    self._said = time.monotonic()
+
+  def close(self) -> None:
+    self._bar.close()

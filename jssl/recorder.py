@@ -1,0 +1,127 @@
+"""What a run writes down and shows while it trains."""
+
+import math
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from jssl.evals import quality
+from jssl.metrics import MetricsLog
+from jssl.progress import Progress
+from jssl.run import Run
+
+
+class Diverged(RuntimeError):
+  """The loss or the gradient is no longer finite."""
+
+
+class Recorder:
+  """Turns the device's metrics to rows, lines and warnings.
+
+  Attributes:
+    rows: All rows written so far, those of an interrupted run included.
+  """
+
+  def __init__(self, run: Run, workdir: str, *, step: int):
+    """Starts after a number of steps, going on where an earlier run was."""
+    self._run = run
+    self._log = MetricsLog(workdir, step=step)
+    self._progress = Progress(step=step, total=run.total_steps)
+    self._window = []  # Metrics on the device, a dict of [S] a call.
+    self._images = 0  # Images since the clock was started.
+    earlier = [row["seconds"] for row in self.rows]
+    self._start = time.monotonic() - max(earlier, default=0.0)
+    self._clock = time.monotonic()
+
+  @property
+  def rows(self) -> list[dict[str, Any]]:
+    return self._log.rows
+
+  def say(self, text: str) -> None:
+    """Shows a line."""
+    self._progress.say(text)
+
+  def add(self, metrics: dict[str, jax.Array]) -> None:
+    """Takes the metrics of a call, without waiting for the device."""
+    self._window.append(metrics)
+    count = self._run.steps_per_dispatch
+    self._images += count * self._run.config.batch_size
+    self._progress.advance(count)
+
+  def start_clock(self) -> None:
+    """Leaves what was done before out of images a second."""
+    self._images = 0
+    self._clock = time.monotonic()
+
+  def flush(self, step: int) -> None:
+    """Writes the mean of what was added since the last row.
+
+    Args:
+      step: Number of steps taken by what was added.
+
+    Raises:
+      Diverged: If a loss or gradient among them is not finite.
+    """
+    if not self._window:
+      return
+    calls = jax.device_get(self._window)
+    self._window = []
+    metrics = {
+        name: np.concatenate([call[name] for call in calls])
+        for name in calls[0]
+    }
+    self._check_finite(metrics, step)
+    row = {name: float(np.mean(values)) for name, values in metrics.items()}
+    elapsed = max(time.monotonic() - self._clock, 1e-9)
+    row["images_per_second"] = self._images / elapsed
+    row["learning_rate"] = float(self._run.learning_rate(step))
+    self._write(step, row)
+    self._progress.show(row, step=step, total=self._run.total_steps)
+    self.start_clock()
+
+  def evaluation(self, step: int, signs: dict[str, float]) -> None:
+    """Writes a row of an evaluation, and warns if it shows collapse."""
+    self._write(step, signs)
+    loss = next((r for r in reversed(self.rows) if "loss" in r), {})
+    parts = [f"epoch {step / self._run.steps_per_epoch:g}"]
+    if "loss" in loss:
+      chance = loss.get("chance_loss")
+      of = "" if chance is None else f" (chance {chance:.3f})"
+      parts.append(f"loss {loss['loss']:.3f}{of}")
+    if "knn" in signs:
+      parts.append(f"kNN {signs['knn']:.3f}")
+    parts.append(f"rank {signs['rank']:.1f}")
+    self.say("  ".join(parts))
+    warning = quality.collapse_warning({**loss, **signs})
+    if warning:
+      self.say(f"WARNING: {warning}")
+    self.start_clock()
+
+  def close(self) -> None:
+    """Closes files and bar."""
+    self._log.close()
+    self._progress.close()
+
+  def _write(self, step, values):
+    self._log.write({
+        "step": step,
+        "epoch": step / self._run.steps_per_epoch,
+        "seconds": time.monotonic() - self._start,
+        **values,
+    })
+
+  def _check_finite(self, metrics, step):
+    for name in ("loss", "gradient_norm"):
+      wrong = ~np.isfinite(metrics[name])
+      if wrong.any():
+        first = step - len(wrong) + int(np.argmax(wrong)) + 1
+        rate = float(self._run.learning_rate(first - 1))
+        raise Diverged(
+            f"{name} is {metrics[name][np.argmax(wrong)]} at step {first}, with"
+            f" learning rate {rate:g}. Checkpoints from before are intact."
+            " Lower config.optimizer.learning_rate, warm up longer"
+            " (optimizer.schedule.warmup_epochs), or set"
+            " config.precision=float32, and run the same command again."
+        )

@@ -1,0 +1,46 @@
+"""Training curves as a picture."""
+
+from typing import Any
+
+# One panel each: its title, and the metrics drawn in it where a run has them.
+_PANELS = (
+    ("loss", ("loss", "chance_loss")),
+    ("accuracy", ("accuracy", "knn")),
+    ("rank", ("rank",)),
+    ("spread", ("feature_std", "encoder_std")),
+    ("learning rate", ("learning_rate",)),
+    ("images / s", ("images_per_second",)),
+)
+_DASHED = ("chance_loss",)
+
+
+def draw(rows: list[dict[str, Any]], path: str) -> None:
+  """Draws the curves of a run to a PNG.
+
+  Args:
+    rows: Metrics, dicts with "epoch".
+    path: The file to write.
+  """
+  # Slow to import; and without pyplot no window system is touched.
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(12, 6), layout="constrained")
+  for axes, (title, names) in zip(figure.subplots(2, 3).flat, _PANELS):
+    for name in names:
+      points = [(row["epoch"], row[name]) for row in rows if name in row]
+      if points:
+        style = "--" if name in _DASHED else "-"
+        marker = "o" if len(points) < 30 else None
+        axes.plot(
+            *zip(*points),
+            style,
+            marker=marker,
+            markersize=3,
+            label=name.replace("_", " "),
+        )
+    axes.set_title(title)
+    axes.set_xlabel("epoch")
+    axes.grid(alpha=0.3)
+    if len(axes.lines) > 1:
+      axes.legend()
+  figure.savefig(path, dpi=100)

@@ -1,0 +1,237 @@
+"""A run: what a config describes, made, and its compiled parts."""
+
+from collections.abc import Callable
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from jssl import build
+from jssl import data
+from jssl import encoder
+from jssl import parallel
+from jssl.config import ConfigDict
+from jssl.evals import features
+from jssl.evals import protocol
+from jssl.method import Method
+from jssl.step import init_state
+from jssl.step import make_step
+from jssl.step import TrainState
+
+# Steps a call on TPU and GPU, where a call costs as much as a small step. On
+# CPU a convolution inside a scan is many times slower than outside.
+_STEPS_PER_DISPATCH = 20
+
+
+class Run(NamedTuple):
+  """What training needs.
+
+  Attributes:
+    config: The config, with "resolved" facts about the data.
+    method: The method, over the axis `parallel.AXIS_NAME`.
+    learning_rate: A function of the step.
+    optimizer: An optax optimizer.
+    train: Images to train on.
+    test: Held-out images.
+    steps_per_epoch: Number of full batches in `train`.
+    total_steps: Number of steps of the whole training.
+    steps_per_dispatch: Number of steps compiled into one call.
+  """
+
+  config: ConfigDict
+  method: Method
+  learning_rate: Callable[[int], float]
+  optimizer: optax.GradientTransformation
+  train: data.Images
+  test: data.Images
+  steps_per_epoch: int
+  total_steps: int
+  steps_per_dispatch: int
+
+
+def prepare(config: ConfigDict) -> Run:
+  """Makes a run from a config (see `jssl.config.base`).
+
+  Raises:
+    ValueError: If something in the config is wrong.
+    OSError: If the data cannot be found.
+  """
+  devices = jax.device_count()
+  if config.batch_size % devices:
+    raise ValueError(
+        f"config.batch_size is {config.batch_size}, not divisible by the"
+        f" {devices} devices; choose a multiple of {devices}."
+    )
+  method = build.method(config, axis_name=parallel.AXIS_NAME)
+  load = functools.partial(
+      data.load,
+      config.data.name,
+      data_dir=config.data.data_dir or None,
+      canvas=config.data.canvas or None,
+  )
+  train, test = load(config.data.train), load(config.data.test)
+  steps_per_epoch = data.steps_per_epoch(len(train.image), config.batch_size)
+  total_steps = round(config.epochs * steps_per_epoch)
+  learning_rate = build.schedule(config, steps_per_epoch=steps_per_epoch)
+  config = ConfigDict(config.to_dict())
+  config.resolved = dict(
+      channels=train.image.shape[-1],
+      classes=list(train.classes),
+      train_images=len(train.image),
+  )
+  return Run(
+      config=config,
+      method=method,
+      learning_rate=learning_rate,
+      optimizer=build.optimizer(config, learning_rate),
+      train=train,
+      test=test,
+      steps_per_epoch=steps_per_epoch,
+      total_steps=total_steps,
+      steps_per_dispatch=_steps_per_dispatch(config, total_steps),
+  )
+
+
+def initial_state(run: Run) -> TrainState:
+  """Makes the state before the first step: a function of the seed alone."""
+  size = run.config.image_size
+  batch = {"image": np.zeros((1, size, size, run.config.resolved.channels))}
+  init = jax.jit(functools.partial(init_state, run.method, run.optimizer))
+  return parallel.replicate(init(jax.random.key(run.config.seed), batch))
+
+
+def resident(images: data.Images) -> dict[str, jax.Array]:
+  """Puts a whole data set on every device, as the step's batches need it."""
+  arrays = {
+      "image": images.image,
+      "label": images.label,
+      "extent": images.extent,
+  }
+  return parallel.replicate({k: v for k, v in arrays.items() if v is not None})
+
+
+def make_dispatch(run: Run) -> Callable[..., tuple[TrainState, Any]]:
+  """Compiles several steps into one call, mapped over the devices.
+
+  Returns:
+    `(state, images, indices) -> (state, metrics)`: `images` as `resident` gives
+    them, `indices` as `batch_indices` does; metrics are `[S]` each. The state
+    is donated.
+  """
+  step = make_step(run.method, run.optimizer, parallel.AXIS_NAME)
+
+  def dispatch(state, images, indices):
+    def body(state, index):
+      return step(state, {name: x[index] for name, x in images.items()})
+
+    if len(indices) > 1:
+      return jax.lax.scan(body, state, indices)
+    state, metrics = body(state, indices[0])
+    return state, jax.tree.map(lambda x: x[None], metrics)
+
+  return parallel.map_devices(dispatch, in_axes=(None, None, 0))
+
+
+def batch_indices(run: Run, step: int) -> np.ndarray:
+  """Returns which images this process's devices see in the next call.
+
+  Args:
+    run: The run.
+    step: Number of steps taken.
+
+  Returns:
+    int32 `[local devices, S, images a device]`.
+  """
+  count = run.steps_per_dispatch
+  rows = [
+      data.batch_indices(
+          run.config.seed,
+          step + i,
+          size=len(run.train.image),
+          batch_size=run.config.batch_size,
+      )
+      for i in range(count)
+  ]
+  shares = np.stack(rows).reshape(count, jax.device_count(), -1)
+  local = jax.local_device_count()
+  first = jax.process_index() * local
+  return shares.swapaxes(0, 1)[first : first + local]
+
+
+def make_encode(run: Run) -> Callable[..., Any]:
+  """Makes the run's `encode`, see `jssl.encoder.make_encode`."""
+  return encoder.make_encode(
+      run.method,
+      image_size=run.config.image_size,
+      crop_fraction=run.config.eval.crop_fraction,
+  )
+
+
+def extract(
+    run: Run, encode: Callable[..., jax.Array], *, train: bool
+) -> tuple[np.ndarray | None, np.ndarray]:
+  """Encodes the run's images.
+
+  Args:
+    run: The run.
+    encode: Jitted, `(images, extent) -> [B, D]`.
+    train: Whether the training images are encoded too.
+
+  Returns:
+    Features of the training images (or None) and of the test images.
+  """
+  encode_all = lambda images: features.extract(
+      encode, images.image, extent=images.extent
+  )
+  return encode_all(run.train) if train else None, encode_all(run.test)
+
+
+def look(run: Run, encode: Callable[..., jax.Array]) -> dict[str, float]:
+  """Returns the signs of life: rank and spread, and kNN where labels exist."""
+  labelled = protocol.labelled(run.train, run.test)
+  train, test = extract(run, encode, train=labelled)
+  row = protocol.spread(test)
+  if labelled:
+    row["knn"] = protocol.knn_accuracy(
+        train,
+        test,
+        run.train,
+        run.test,
+        k=run.config.eval.k,
+        temperature=run.config.eval.temperature,
+    )
+  return row
+
+
+def judge(
+    run: Run, encode: Callable[..., jax.Array]
+) -> dict[str, float | None]:
+  """Returns "knn", "one_shot" and "five_shot", see `protocol.accuracies`."""
+  labelled = protocol.labelled(run.train, run.test)
+  train, test = extract(run, encode, train=True) if labelled else (None, None)
+  return protocol.accuracies(
+      train,
+      test,
+      run.train,
+      run.test,
+      k=run.config.eval.k,
+      temperature=run.config.eval.temperature,
+  )
+
+
+def _steps_per_dispatch(config, total_steps):
+  """The configured number, or the largest divisor that fits the backend."""
+  chosen = config.steps_per_dispatch
+  if not chosen:
+    if jax.default_backend() == "cpu":
+      return 1
+    fits = range(1, _STEPS_PER_DISPATCH + 1)
+    return max(n for n in fits if total_steps % n == 0)
+  if total_steps % chosen:
+    raise ValueError(
+        f"config.steps_per_dispatch is {chosen}, which does not divide the"
+        f" {total_steps} steps of the training; use 0 to have one chosen."
+    )
+  return chosen

@@ -1,0 +1,114 @@
+"""The one train step there is, for every method."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jssl import parallel
+from jssl.method import Keys
+from jssl.method import Method
+
+PyTree = Any
+
+
+class TrainState(NamedTuple):
+  """All that training changes; equal on every device.
+
+  Attributes:
+    step: Number of steps taken, int32 `[]`.
+    params: What is differentiated.
+    carried: What else the method keeps.
+    opt_state: The optimizer's state.
+    key: A PRNG key that never changes; a step folds its number into it.
+  """
+
+  step: jax.Array
+  params: PyTree
+  carried: PyTree
+  opt_state: PyTree
+  key: jax.Array
+
+
+def init_state(
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    batch: dict[str, jax.Array],
+) -> TrainState:
+  """Makes the state before the first step.
+
+  Args:
+    method: The method; its axis does not need to exist yet.
+    optimizer: An optax optimizer.
+    key: A PRNG key.
+    batch: A batch of the shapes to come; one image is enough.
+
+  Returns:
+    The state.
+  """
+  view_key, init_key, train_key = jax.random.split(key, 3)
+  params, carried = method.init(init_key, method.views(view_key, batch))
+  opt_state = optimizer.init(params)
+  return TrainState(
+      jnp.zeros((), jnp.int32), params, carried, opt_state, train_key
+  )
+
+
+def make_step(
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    axis_name: str | None = None,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+  """Makes the train step.
+
+  Args:
+    method: The method, made with the same axis.
+    optimizer: An optax optimizer.
+    axis_name: Axis that the global batch is split over, or None.
+
+  Returns:
+    `(state, batch) -> (state, metrics)`, a pure function of one device's share
+    of the batch (see `Method`), to be jitted or mapped over the axis. Metrics
+    are scalars averaged over the axis: "loss", "gradient_norm" and the
+    method's own.
+  """
+
+  def step(state, batch):
+    key = jax.random.fold_in(state.key, state.step)
+    view_key, shared_key, local_key = jax.random.split(key, 3)
+    device = parallel.axis_index(axis_name)
+    keys = Keys(shared_key, jax.random.fold_in(local_key, device))
+    size = batch["image"].shape[0]
+    position = device * size + jnp.arange(size)
+    views = method.views(view_key, {"position": position, **batch})
+
+    def loss(params):
+      value, aux = method.loss(params, state.carried, views, keys, state.step)
+      # Gradients of gathered or averaged values are right only if this mean
+      # and the one of the gradients are both taken.
+      return parallel.pmean(value, axis_name), aux
+
+    (value, aux), gradients = jax.value_and_grad(loss, has_aux=True)(
+        state.params
+    )
+    gradients = parallel.pmean(gradients, axis_name)
+    updates, opt_state = optimizer.update(
+        gradients, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    params, carried = method.update(
+        params, state.carried, aux.fresh, state.step
+    )
+    metrics = {
+        "loss": value,
+        "gradient_norm": optax.global_norm(gradients),
+        **parallel.pmean(aux.metrics, axis_name),
+    }
+    metrics = {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
+    state = TrainState(state.step + 1, params, carried, opt_state, state.key)
+    return state, metrics
+
+  return step

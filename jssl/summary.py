@@ -1,0 +1,81 @@
+"""The verdict at the end of a run: `summary.json`."""
+
+import functools
+import importlib.metadata
+import pathlib
+import platform
+import statistics
+from typing import Any
+
+import jax
+
+from jssl import encoder
+from jssl import run as runs
+from jssl.config import write_json
+from jssl.run import Run
+from jssl.step import TrainState
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def write(
+    run: Run, workdir: str, state: TrainState, rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+  """Judges the encoder beside its baselines and writes `summary.json`.
+
+  Args:
+    run: The run.
+    workdir: Its folder.
+    state: The trained state.
+    rows: The run's metrics.
+
+  Returns:
+    What was written: "knn", "one_shot" and "five_shot" accuracy (0 to 1; null
+    without labels), "baselines" with the same of "raw_pixels" and of the
+    "untrained" net, "steps", "seconds", "images_per_second" (median),
+    "devices" and "versions".
+  """
+  encode = runs.make_encode(run)
+
+  def judge_state(state):
+    params = (state.params, state.carried)
+    return runs.judge(run, functools.partial(encode, params))
+
+  raw_pixels = encoder.make_raw_pixels(
+      image_size=run.config.image_size,
+      crop_fraction=run.config.eval.crop_fraction,
+  )
+  speeds = [row["images_per_second"] for row in rows if "loss" in row]
+  content = {
+      **judge_state(state),
+      "baselines": {
+          "raw_pixels": runs.judge(run, raw_pixels),
+          "untrained": judge_state(runs.initial_state(run)),
+      },
+      "steps": run.total_steps,
+      "seconds": max((row["seconds"] for row in rows), default=0.0),
+      "images_per_second": statistics.median(speeds) if speeds else None,
+      "devices": [device.device_kind for device in jax.devices()],
+      "versions": {
+          "python": platform.python_version(),
+          **{name: importlib.metadata.version(name) for name in _PACKAGES},
+      },
+  }
+  write_json(content, pathlib.Path(workdir) / "summary.json")
+  return content
+
+
+def table(content: dict[str, Any]) -> str:
+  """Returns the verdict as a small table for the terminal."""
+  rows = {
+      "trained": content,
+      "untrained net": content["baselines"]["untrained"],
+      "raw pixels": content["baselines"]["raw_pixels"],
+  }
+  names = ("knn", "one_shot", "five_shot")
+  lines = [f"{'':15}" + "".join(f"{name:>11}" for name in names)]
+  for label, values in rows.items():
+    cells = (values[name] for name in names)
+    text = ("-" if cell is None else f"{cell:.3f}" for cell in cells)
+    lines.append(f"{label:15}" + "".join(f"{cell:>11}" for cell in text))
+  return "\n".join(lines)

@@ -1,0 +1,204 @@
+"""Recipes, and the views of a batch."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jssl import augment
+from jssl.augment import recipes
+
+RECIPES = {
+    "moco_v1": functools.partial(augment.moco_v1, size=16),
+    "moco_v2": functools.partial(augment.moco_v2, size=16),
+    "digits": functools.partial(augment.digits, size=16),
+}
+
+
+def _batch(size=8, side=20, channels=3, seed=0):
+  random = np.random.default_rng(seed)
+  return {
+      "image": jnp.asarray(
+          random.integers(0, 256, (size, side, side, channels)), jnp.uint8
+      ),
+      "extent": jnp.asarray(random.integers(20, 90, (size, 2))),
+      "position": jnp.arange(size),
+  }
+
+
+# Compiled once for the tests that follow; two views of the first recipe.
+@jax.jit
+def make_all(key, batch):
+  return augment.make_views(key, batch, (*RECIPES.values(), RECIPES["moco_v1"]))
+
+
+KEY = jax.random.key(0)
+
+
+def test_views_are_images_and_derive_from_the_key():
+  batch = _batch()
+  views = make_all(KEY, batch)
+  for view in views:
+    assert view.shape == (8, 16, 16, 3) and view.dtype == jnp.float32
+    assert np.all(view >= 0) and np.all(view <= 1)
+  assert not np.allclose(views[0], views[-1], atol=0.1)
+  again = make_all(KEY, batch)
+  other = make_all(jax.random.key(1), batch)
+  for v, view in enumerate(views):
+    np.testing.assert_array_equal(again[v], view)
+    assert not np.allclose(other[v], view, atol=0.1)
+
+
+def test_parts_of_a_batch_have_the_views_of_the_whole():
+  batch = _batch()
+  whole = make_all(KEY, batch)
+  halves = [
+      make_all(KEY, jax.tree.map(lambda x: x[part], batch))
+      for part in (slice(0, 4), slice(4, 8))
+  ]
+  for v, view in enumerate(whole):
+    np.testing.assert_array_equal(
+        np.concatenate([half[v] for half in halves]), view
+    )
+
+
+def test_a_view_depends_on_the_position_given():
+  batch = _batch()
+  views = make_all(KEY, batch)
+  moved = make_all(KEY, batch | {"position": jnp.arange(8) + 8})
+  for view, other in zip(views, moved):
+    assert not np.allclose(view, other, atol=0.1)
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_black_and_white_stay_finite(level):
+  batch = _batch()
+  batch["image"] = jnp.full_like(batch["image"], level)
+  assert all(np.all(np.isfinite(view)) for view in make_all(KEY, batch))
+
+
+def test_recipes_take_a_single_channel():
+  for view in make_all(KEY, _batch(channels=1)):
+    assert view.shape == (8, 16, 16, 1)
+    assert np.all(np.isfinite(view))
+
+
+def test_each_image_and_view_draws_for_itself():
+  draw = lambda key, image, *, extent: jax.random.uniform(key, (1, 1, 1))
+  make = lambda batch: np.stack(augment.make_views(KEY, batch, (draw,) * 3))
+  batch = {"image": jnp.zeros((6, 4, 4, 3))}
+  views = make(batch)
+  assert len(np.unique(views)) == 18
+  np.testing.assert_array_equal(
+      make(batch | {"position": jnp.arange(6)}), views
+  )
+
+
+def test_make_views_hands_over_the_extent_of_each_image():
+  show = lambda key, image, *, extent: extent.reshape(1, 1, 2)
+  batch = _batch()
+  (views,) = augment.make_views(KEY, batch, (show,))
+  np.testing.assert_array_equal(views[:, 0, 0], batch["extent"])
+
+
+def _many(recipe, image, number=600):
+  """Views of one image under many keys, always the same."""
+  keys = jax.random.split(KEY, number)
+  return np.asarray(jax.jit(jax.vmap(recipe, in_axes=(0, None)))(keys, image))
+
+
+@pytest.mark.parametrize("name, jittered", [("moco_v1", 1), ("moco_v2", 0.8)])
+def test_recipes_change_as_many_images_as_the_papers(name, jittered):
+  # An even red, which crops, flips and blurs leave alone.
+  image = jnp.array([0.6, 0.4, 0.4]) * jnp.ones((20, 20, 1))
+  views = _many(RECIPES[name], image)
+  gray = np.ptp(views, axis=-1).max(axis=(1, 2)) < 1e-5
+  assert 0.15 < gray.mean() < 0.25  # 0.2, sigma 0.016.
+  untouched = np.abs(views - np.array(image[0, 0])).max(axis=(1, 2, 3)) < 1e-3
+  # Those that are neither jittered nor gray.
+  assert abs(untouched.mean() - 0.8 * (1 - jittered)) < 0.05
+
+
+def test_moco_v2_blurs_half_of_the_views_or_none():
+  image = np.random.default_rng(0).uniform(size=(20, 20, 1))
+  never = functools.partial(RECIPES["moco_v2"], blur_probability=0.0)
+  always = functools.partial(RECIPES["moco_v2"], blur_probability=1.0)
+  half, none, full = (
+      _many(recipe, jnp.float32(image), 300)
+      for recipe in (RECIPES["moco_v2"], never, always)
+  )
+  # Each is the same view of the same key but for the blur.
+  sharp = np.all(half == none, axis=(1, 2, 3))
+  blurred = np.abs(half - full).max(axis=(1, 2, 3)) < 1e-5
+  assert np.all(sharp | blurred)
+  assert 0.4 < sharp.mean() < 0.6
+
+
+def test_digits_keep_their_handedness_and_place():
+  left = np.zeros((8, 8, 1), np.float32)
+  left[:, 1:3] = 0.8
+  views = _many(RECIPES["digits"], left, 200)
+  halves = views.reshape(200, 16, 2, 8).mean(axis=(1, 3))
+  assert np.all(halves[:, 0] > halves[:, 1])
+
+
+def test_evaluation_takes_the_central_square_of_the_true_picture():
+  # Channels hold the true y and x of a 100 x 400 picture on a canvas of 64.
+  y = (np.arange(64) + 0.5) * 100 / 64
+  x = (np.arange(64) + 0.5) * 400 / 64
+  image = jnp.asarray(np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1))
+  for crop_fraction in (1.0, 0.875):
+    view = augment.evaluation(
+        image, 20, crop_fraction=crop_fraction, extent=jnp.array([100, 400])
+    )
+    spread = (np.arange(20) + 0.5) / 20 - 0.5
+    expected = 100 * crop_fraction * spread
+    np.testing.assert_allclose(
+        view[4:-4, 10, 0], (50 + expected)[4:-4], atol=1.0
+    )
+    np.testing.assert_allclose(
+        view[10, 4:-4, 1], (200 + expected)[4:-4], atol=1.0
+    )
+
+
+def test_evaluation_of_a_square_is_the_image():
+  image = augment.to_float(_batch()["image"][0])
+  np.testing.assert_allclose(augment.evaluation(image, 20), image, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "size, expected", [(16, 3), (32, 3), (64, 7), (96, 9), (224, 23)]
+)
+def test_blur_kernel_is_the_odd_number_nearest_a_tenth(size, expected):
+  assert recipes.blur_kernel_size(size) == expected
+
+
+def test_to_float():
+  levels = np.arange(256, dtype=np.uint8)
+  np.testing.assert_allclose(augment.to_float(levels), levels / 255, rtol=1e-6)
+  halves = augment.to_float(jnp.full((2, 2), 0.5, jnp.bfloat16))
+  assert halves.dtype == jnp.float32
+  np.testing.assert_array_equal(halves, 0.5)
+  with pytest.raises(ValueError, match="int32"):
+    augment.to_float(jnp.zeros((2, 2), jnp.int32))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"image": jnp.zeros((20, 20, 3))}, r"\(20, 20, 3\)"),
+        ({"position": jnp.arange(4)}, r"8 images, got the shape \(4,\)"),
+        ({"extent": jnp.ones((8,))}, r"8 images, got the shape \(8,\)"),
+        ({"image": jnp.zeros((8, 20, 20, 3), jnp.int32)}, "int32"),
+    ],
+)
+def test_make_views_quotes_what_does_not_fit(change, message):
+  with pytest.raises(ValueError, match=message):
+    augment.make_views(KEY, _batch() | change, (RECIPES["moco_v1"],))
+
+
+def test_evaluation_refuses_a_fraction_out_of_range():
+  with pytest.raises(ValueError, match="got 1.2"):
+    augment.evaluation(jnp.zeros((8, 8, 1)), 8, crop_fraction=1.2)
