@@ -1,24 +1,57 @@
-"""MoCo v2 (Chen et al., 2020).
+"""MoCo v2: an MLP head, stronger augmentation and a cosine schedule.
 
   python -m jssl.train --config=configs/moco_v2.py:digits --workdir=runs/first
+
+imagenet2012 as in the paper (Chen et al., 2020, 200 epochs). cifar10 as in
+lightly's CIFAR-10 benchmark: rate 0.06 x batch / 128, decay 5e-4, temperature
+0.1, momentum 0.99, 8,192 negatives at batch 512, symmetric loss, no blur (there
+84.7% kNN after 200 epochs). digits was tuned here for a short CPU run. Other
+data sets get the paper's recipe with a queue that fits thousands of images.
 """
 
 from jssl import config as configs
 
 
-def get_config(dataset: str = "digits"):
-  """Returns the config for a data set: digits, a TFDS name, or folder:PATH."""
+def get_config(dataset: str = "digits") -> configs.ConfigDict:
+  """Returns the config for digits, a name of TFDS, or folder:PATH."""
   config = configs.base(dataset)
-  config.method = dict(
-      name="moco_v2", dim=128, queue_size=65536, momentum=0.999, temperature=0.2, symmetric=False
-  )
-  config.augment = dict(name="moco_v2", blur_probability=0.5)
-  config.optimizer = dict(
-      name="sgd", learning_rate=0.03, reference_batch_size=256, momentum=0.9, weight_decay=1e-4,
-      schedule=dict(name="cosine", warmup_epochs=0),
-  )
+  config.method = {
+      "name": "moco_v2",
+      "dim": 128,
+      "hidden_layers": 1,
+      "queue_size": 65536,
+      "momentum": 0.999,
+      "temperature": 0.2,
+      "symmetric": False,
+      "shuffle": True,
+  }
+  config.augment = {
+      "name": "moco_v2",
+      "scale": (0.2, 1.0),
+      "blur_probability": 0.5,
+  }
+  config.optimizer = {
+      "name": "sgd",
+      "learning_rate": 0.03,
+      # The rate is for batches of this size and grows in proportion; 0: as is.
+      "reference_batch_size": 256,
+      "momentum": 0.9,
+      "weight_decay": 1e-4,
+      "schedule": {"name": "cosine", "warmup_epochs": 0},
+  }
+  if dataset == "imagenet2012":
+    return config
+  config.method.update(momentum=0.99, queue_size=4096)
   if dataset == "digits":
-    config.method.update(queue_size=1024, momentum=0.99, temperature=0.1)
-    config.augment = dict(name="digits")
-    config.optimizer.update(learning_rate=0.06, reference_batch_size=128, weight_decay=5e-4)
+    config.method.update(queue_size=1024)
+    config.augment = {"name": "digits"}
+    config.optimizer.update(
+        learning_rate=0.06, reference_batch_size=128, weight_decay=5e-4
+    )
+  elif dataset in ("cifar10", "cifar100"):
+    config.method.update(queue_size=8192, temperature=0.1, symmetric=True)
+    config.augment.update(scale=(0.08, 1.0), blur_probability=0.0)
+    config.optimizer.update(
+        learning_rate=0.06, reference_batch_size=128, weight_decay=5e-4
+    )
   return config

@@ -84,17 +84,12 @@ def sample_crop_box(
   """
   checks.check_range("scale", scale, highest=1.0)
   checks.check_range("ratio", ratio)
-  area_key, ratio_key, place_key = jax.random.split(key, 3)
   extent = jnp.asarray(extent, jnp.float32)
-  area = jnp.prod(extent) * jax.random.uniform(
-      area_key, (_TRIES,), minval=scale[0], maxval=scale[1]
-  )
-  log_ratio = jax.random.uniform(
-      ratio_key,
-      (_TRIES,),
-      minval=math.log(ratio[0]),
-      maxval=math.log(ratio[1]),
-  )
+  # One draw for all: each call of the generator is slow to compile.
+  draws = jax.random.uniform(key, (2, _TRIES + 1))
+  areas, ratios, places = draws[0, :-1], draws[1, :-1], draws[:, -1]
+  area = jnp.prod(extent) * (scale[0] + areas * (scale[1] - scale[0]))
+  log_ratio = math.log(ratio[0]) + ratios * math.log(ratio[1] / ratio[0])
   # The square root of width / height, the factor of each side.
   stretch = jnp.exp(log_ratio / 2)
   tries = jnp.sqrt(area)[:, None] * jnp.stack([1 / stretch, stretch], axis=1)
@@ -107,6 +102,6 @@ def sample_crop_box(
   )
   sides = jnp.where(found, tries[jnp.argmax(fits)], fallback)
   room = extent - sides
-  place = jnp.floor(jax.random.uniform(place_key, (2,)) * (room + 1))
+  place = jnp.floor(places * (room + 1))
   corner = jnp.where(found, jnp.minimum(place, room), jnp.floor(room / 2))
   return jnp.concatenate([corner, sides])

@@ -241,17 +241,14 @@ def _draw_jitter(
     factors: float [3], of brightness, contrast, saturation.
     turn: scalar, of the hue.
   """
-  order_key, slot_key, factor_key, turn_key = jax.random.split(key, 4)
-  order = jax.random.permutation(order_key, 3)
-  due_before_hue = jnp.arange(3) < jax.random.randint(slot_key, (), 0, 4)
+  # One draw for all: each call of the generator is slow to compile.
+  times, amounts = jax.random.uniform(key, (2, 4))
+  order = jnp.argsort(times[:3])
+  due_before_hue = times[order] < times[3]
   strengths = jnp.array(strengths)
-  factors = jax.random.uniform(
-      factor_key,
-      (3,),
-      minval=jnp.maximum(0.0, 1.0 - strengths),
-      maxval=1.0 + strengths,
-  )
-  turn = jax.random.uniform(turn_key, minval=-hue, maxval=hue)
+  lowest = jnp.maximum(0.0, 1.0 - strengths)
+  factors = lowest + amounts[:3] * (1.0 + strengths - lowest)
+  turn = hue * (2.0 * amounts[3] - 1.0)
   return order, due_before_hue, factors, turn
 
 

@@ -23,6 +23,7 @@ def moco_v1(
     size: int,
     *,
     extent: jax.Array | None = None,
+    scale: tuple[float, float] = (0.2, 1.0),
 ) -> jax.Array:
   """The augmentation of MoCo v1 (He et al., 2020).
 
@@ -34,13 +35,14 @@ def moco_v1(
     image: float [H, W, C] in [0, 1], C = 1 or 3.
     size: static side of the view.
     extent: the true (height, width) of the picture, [2], or None.
+    scale: range of the crop's share of the picture's area.
 
   Returns:
     float32 [size, size, C] in [0, 1].
   """
   crop_key, gray_key, jitter_key, flip_key = jax.random.split(key, 4)
   image = random_resized_crop(
-      crop_key, image, size, scale=(0.2, 1.0), extent=extent
+      crop_key, image, size, scale=scale, extent=extent
   )
   image = random_ops.random_grayscale(gray_key, image, probability=0.2)
   image = random_ops.random_color_jitter(
@@ -55,6 +57,7 @@ def moco_v2(
     size: int,
     *,
     extent: jax.Array | None = None,
+    scale: tuple[float, float] = (0.2, 1.0),
     blur_probability: float = 0.5,
 ) -> jax.Array:
   """The augmentation of MoCo v2 (Chen et al., 2020).
@@ -67,6 +70,8 @@ def moco_v2(
     image: float [H, W, C] in [0, 1], C = 1 or 3.
     size: static side of the view.
     extent: the true (height, width) of the picture, [2], or None.
+    scale: range of the crop's share of the picture's area; (0.08, 1.0) is
+      usual for CIFAR.
     blur_probability: how often to blur; 0 is usual for CIFAR.
 
   Returns:
@@ -74,7 +79,7 @@ def moco_v2(
   """
   crop_key, jitter_key, gray_key, blur_key, flip_key = jax.random.split(key, 5)
   image = random_resized_crop(
-      crop_key, image, size, scale=(0.2, 1.0), extent=extent
+      crop_key, image, size, scale=scale, extent=extent
   )
   image = random_ops.random_color_jitter(
       jitter_key,

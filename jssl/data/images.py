@@ -133,9 +133,9 @@ def _decode_all(
   image, label, extent = _without(
       [index for index, _ in broken], image, label, extent
   )
-  skipped = source.skipped + tuple(reason for _, reason in broken)
   if not len(image):
-    raise ValueError(_all_broken(source, skipped))
+    raise ValueError(_all_broken(source, broken[0][1]))
+  skipped = source.skipped + tuple(reason for _, reason in broken)
   labelled = bool(source.classes) and label.max() >= 0
   return Images(
       image=image,
@@ -229,10 +229,10 @@ def _free_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _all_broken(source: Source, skipped: tuple[str, ...]) -> str:
+def _all_broken(source: Source, first: str) -> str:
   return (
       f"None of the {source.length} pictures of {source.name} can be decoded:"
-      f" check the files. The first is {skipped[0]}."
+      f" check the files. The first is {first}."
   )
 
 

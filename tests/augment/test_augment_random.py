@@ -26,12 +26,17 @@ def _photo(height=16, width=16, channels=3, seed=0):
   ).astype(np.float32)
 
 
-def _boxes(number, extent, **ranges):
-  sample = functools.partial(random_crop.sample_crop_box, **ranges)
-  boxes = jax.jit(jax.vmap(sample, in_axes=(0, None)))(
-      _keys(number), jnp.asarray(extent)
+@functools.cache
+def _sampler(scale, ratio):
+  sample = functools.partial(
+      random_crop.sample_crop_box, scale=scale, ratio=ratio
   )
-  return np.asarray(boxes)
+  return jax.jit(jax.vmap(sample, in_axes=(0, None)))
+
+
+def _boxes(extent, scale, ratio):
+  """Boxes of 6000 keys, always the same."""
+  return np.asarray(_sampler(scale, ratio)(_keys(6000), jnp.asarray(extent)))
 
 
 def _slow_box(random, height, width, scale, ratio):
@@ -56,7 +61,7 @@ def _slow_box(random, height, width, scale, ratio):
 
 def test_crop_area_is_uniform_and_ratio_log_uniform():
   # Ranges that always fit, so that no try is refused.
-  boxes = _boxes(8000, (300, 400), scale=(0.1, 0.35), ratio=(0.5, 2.0))
+  boxes = _boxes((300, 400), scale=(0.1, 0.35), ratio=(0.5, 2.0))
   area = boxes[:, 2] * boxes[:, 3] / (300 * 400)
   log_ratio = np.log(boxes[:, 3] / boxes[:, 2]) / math.log(2)
   np.testing.assert_allclose(
@@ -75,7 +80,7 @@ def test_crop_area_is_uniform_and_ratio_log_uniform():
 @pytest.mark.parametrize("extent", [(32, 32), (90, 240)])
 def test_crop_boxes_are_distributed_as_those_of_the_loop(extent):
   ranges = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
-  boxes = _boxes(6000, extent, **ranges)
+  boxes = _boxes(extent, **ranges)
   random = np.random.default_rng(0)
   expected = np.array(
       [_slow_box(random, *extent, **ranges) for _ in range(6000)]
@@ -102,8 +107,8 @@ def test_crop_boxes_are_distributed_as_those_of_the_loop(extent):
     ],
 )
 def test_crop_falls_back_to_the_largest_central_box(extent, ratio, expected):
-  boxes = _boxes(20, extent, scale=(1.0, 1.0), ratio=ratio)
-  np.testing.assert_array_equal(boxes, [expected] * 20)
+  boxes = _boxes(extent, scale=(1.0, 1.0), ratio=ratio)
+  np.testing.assert_array_equal(boxes, [expected] * 6000)
 
 
 def _ramp(height, width, extent):
@@ -133,10 +138,12 @@ def test_crop_of_a_stretched_picture_has_the_true_geometry():
 
 def test_crop_of_the_true_shape_needs_no_extent():
   image = _photo(20, 30)
+  crop = jax.jit(augment.random_resized_crop, static_argnames="size")
   key = jax.random.key(3)
-  np.testing.assert_array_equal(
-      augment.random_resized_crop(key, image, 8),
-      augment.random_resized_crop(key, image, 8, extent=jnp.array([20, 30])),
+  np.testing.assert_allclose(
+      crop(key, image, size=8),
+      crop(key, image, size=8, extent=jnp.array([20, 30])),
+      atol=1e-6,
   )
 
 
@@ -151,23 +158,24 @@ def test_jitter_applies_all_four_in_any_order():
   draw = lambda key: random_ops._draw_jitter(
       jax.random.split(key)[1], (0.8, 0.8, 0.8), 0.2
   )
-  _, _, factors, turns = jax.vmap(draw)(keys)
+  _, _, factors, turns = jax.jit(jax.vmap(draw))(keys)
 
-  @jax.jit
-  @jax.vmap
-  def in_every_order(factors, turn):
+  def in_order(order, factors, turn):
     steps = (
         lambda x: augment.adjust_brightness(x, factors[0]),
         lambda x: augment.adjust_contrast(x, factors[1]),
         lambda x: augment.adjust_saturation(x, factors[2]),
         lambda x: augment.adjust_hue(x, turn),
     )
-    return jnp.stack([
-        functools.reduce(lambda x, step: step(x), order, image)
-        for order in itertools.permutations(steps)
-    ])
+    apply = lambda x, step: (jax.lax.switch(step, steps, x), None)
+    return jax.lax.scan(apply, image, order)[0]
 
-  distance = np.abs(in_every_order(factors, turns) - jittered[:, None])
+  in_orders = jax.vmap(in_order, in_axes=(0, None, None))
+  orders = jnp.array(list(itertools.permutations(range(4))))
+  expected = jax.jit(jax.vmap(in_orders, in_axes=(None, 0, 0)))(
+      orders, factors, turns
+  )
+  distance = np.abs(expected - jittered[:, None])
   matches = distance.max(axis=(2, 3, 4)) < 1e-4
   assert np.all(matches.any(axis=1))
   # Where nothing was clipped several orders agree; the others tell the order.
@@ -194,10 +202,9 @@ def test_jitter_draws_factors_and_orders_uniformly():
 
 def test_jitter_of_no_strength_is_the_identity():
   image = _photo()
-  same = augment.random_color_jitter(
-      jax.random.key(0), image, brightness=0.0, contrast=0.0, saturation=0.0,
-      hue=0.0,
-  )
+  strengths = dict.fromkeys(STRENGTHS, 0.0)
+  jitter = jax.jit(functools.partial(augment.random_color_jitter, **strengths))
+  same = jitter(jax.random.key(0), image)
   np.testing.assert_allclose(same, image, atol=1e-6)
 
 
@@ -296,7 +303,8 @@ def test_affine_translates_and_shears():
 
 def test_affine_without_settings_is_the_identity():
   image = _photo(9, 14)
-  same = augment.random_affine(jax.random.key(0), image, (9, 14))
+  warp = jax.jit(augment.random_affine, static_argnames="size")
+  same = warp(jax.random.key(0), image, size=(9, 14))
   np.testing.assert_allclose(same, image, atol=1e-5)
 
 

@@ -90,7 +90,7 @@ def test_slices_nest_and_mix_the_classes(animals):
   rest = _names(animals, "train[50%:]")
   assert set(quarter) < set(half) and half == sorted(half)
   assert sorted(half + rest) == _names(animals, "train")
-  assert {name[:3] for name in half} == {"cat", "dog"}
+  assert {name[:3] for name in quarter} == {"cat", "dog"}
   both = _names(animals, "train+test")
   assert len(both) == 24 and both == sorted(both)
 
@@ -142,8 +142,9 @@ def test_nested_hidden_and_foreign_files(tmp_path):
 
 def test_a_picture_beside_the_class_folders_is_named(animals):
   _save(animals / "cover.png", _pixels(6, 5))
-  images = load(f"folder:{animals}", "train")
+  images = load(f"folder:{animals}", "train+test")
   assert images.classes == ("cat", "dog")
+  assert images.label.tolist() == [0] * 12 + [1] * 12
   assert images.skipped == (
       "cover.png: it lies beside the class folders, so it has no label",
   )

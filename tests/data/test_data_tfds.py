@@ -29,6 +29,7 @@ class JsslTiny(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")
   SHAPE = (5, 4, 3)
   SPLITS = {"train": (0, 20), "validation": (20, 27), "test": (27, 30)}
+  SECRET = ("test",)
 
   def _info(self):
     features = {
@@ -56,10 +57,17 @@ class JsslTiny(tfds.core.GeneratorBasedBuilder):
     for i in range(start, stop):
       yield i, {
           "image": _picture(i, *self._size(i)),
-          "label": -1 if split == "test" else i % 2,
+          "label": -1 if split in self.SECRET else i % 2,
           "mask": Image.new("L", (3, 3)),
           "file_name": f"{i}.png",
       }
+
+
+class JsslOpen(JsslTiny):
+  """The same, with labels for all."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  SECRET = ()
 
 
 class JsslMixed(JsslTiny):
@@ -76,7 +84,7 @@ class JsslMixed(JsslTiny):
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
   path = str(tmp_path_factory.mktemp("tfds"))
-  for cls in (JsslTiny, JsslMixed):
+  for cls in (JsslTiny, JsslOpen, JsslMixed):
     cls(data_dir=path, file_format="array_record").download_and_prepare()
   load("digits", "train", data_dir=path)
   return path
@@ -112,6 +120,13 @@ def test_validation_stands_in_for_a_test_split_without_labels(data_dir):
     assert len(images.image) == count
     assert set(images.image[:, 2, 2, 0]) <= set(range(20, 27))
     np.testing.assert_array_equal(images.label, images.image[:, 2, 2, 0] % 2)
+
+
+def test_a_labelled_test_split_is_taken(data_dir):
+  images = load("jssl_open", "test", data_dir=data_dir)
+  values = images.image[:, 2, 2, 0]
+  assert sorted(values) == [27, 28, 29]
+  np.testing.assert_array_equal(images.label, values % 2)
 
 
 def test_a_split_without_labels_is_unlabelled(data_dir):
