@@ -37,17 +37,15 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "reference_batch_size": 256,
       "momentum": 0.9,
       "weight_decay": 1e-4,
-      "schedule": {"name": "cosine", "warmup_epochs": 0},
+      "schedule": {"name": "cosine", "warmup_epochs": 0.0},
   }
   if dataset == "imagenet2012":
     return config
   config.method.update(momentum=0.99, queue_size=4096)
   if dataset == "digits":
-    config.method.update(queue_size=1024)
+    config.method.update(queue_size=1024, temperature=0.3)
     config.augment = {"name": "digits"}
-    config.optimizer.update(
-        learning_rate=0.06, reference_batch_size=128, weight_decay=5e-4
-    )
+    config.optimizer.update(reference_batch_size=128, weight_decay=5e-4)
   elif dataset in ("cifar10", "cifar100"):
     config.method.update(queue_size=8192, temperature=0.1, symmetric=True)
     config.augment.update(scale=(0.08, 1.0), blur_probability=0.0)

@@ -9,11 +9,16 @@ from typing import Any
 
 from absl import app
 from absl import flags
+from absl import logging
 import jax
-from ml_collections import config_flags
 
 from jssl.recorder import Diverged
 
+CONFIG_HELP = (
+    "A config file and a data set: configs/moco_v2.py:digits,"
+    " configs/moco_v2.py:cifar10, configs/moco_v2.py:folder:PATH. Its entries"
+    " are overridden by --config.KEY=VALUE."
+)
 _EXAMPLE = "--config=configs/moco_v2.py:digits --workdir=runs/first"
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
@@ -30,19 +35,11 @@ _PROCESS = flags.DEFINE_integer(
 )
 
 
-def define_config() -> flags.FlagHolder:
-  """Defines `--config=FILE:DATASET` and the overrides `--config.KEY=VALUE`."""
-  return config_flags.DEFINE_config_file(
-      "config",
-      None,
-      "A config file and a data set: configs/moco_v2.py:digits,"
-      " configs/moco_v2.py:cifar10, configs/moco_v2.py:folder:PATH. Its entries"
-      " are overridden by --config.KEY=VALUE.",
-  )
-
-
 def parse(argv: list[str]) -> list[str]:
-  """Parses flags; what is wrong with them is told in plain words."""
+  """Parses flags; what is wrong with them is told in plain words.
+
+  Messages of other libraries below warnings are kept off the screen.
+  """
   for path in _config_paths(argv):
     if not path.is_file():
       _exit(f"--config={path} does not exist.{_nearest_file(path)}")
@@ -52,6 +49,8 @@ def parse(argv: list[str]) -> list[str]:
     _exit(f"the config has no such key: {_flat(error)}")
   except (OSError, ValueError) as error:
     _exit(str(error))
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)
   if len(rest) > 1:
     _exit(f"unexpected {rest[1]!r}; arguments look like {_EXAMPLE}")
   return rest
@@ -66,6 +65,13 @@ def required(flag: flags.FlagHolder) -> Any:
   if flag.value is None:
     raise ValueError(f"--{flag.name} is missing; for example {_EXAMPLE}")
   return flag.value
+
+
+def use_compilation_cache() -> None:
+  """Keeps compiled programs from run to run, unless JAX is told where."""
+  if not jax.config.jax_compilation_cache_dir:
+    folder = pathlib.Path.home() / ".cache" / "jssl" / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def join_processes() -> None:

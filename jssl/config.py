@@ -32,7 +32,7 @@ def base(dataset: str) -> ConfigDict:
   """
   config = ConfigDict({
       "seed": 0,
-      "epochs": 200,
+      "epochs": 200.0,
       # Images a step, over all devices.
       "batch_size": 512,
       # Height and width of the images that the net sees.
@@ -54,22 +54,22 @@ def base(dataset: str) -> ConfigDict:
       "net": {"name": "resnet18", "stem": "cifar", "width": 64, "groups": 8},
       "log": {"every_steps": 50},
       "eval": {
-          "every_epochs": 10,
+          "every_epochs": 10.0,
           "k": 200,
           "temperature": 0.1,
           # Side of the central crop that is encoded, relative to the picture.
           "crop_fraction": 1.0,
       },
-      "checkpoint": {"every_epochs": 5, "keep": 2},
+      "checkpoint": {"every_epochs": 5.0, "keep": 2},
   })
   if dataset == "digits":
     config.update({
-        "epochs": 50,
+        "epochs": 50.0,
         "batch_size": 128,
         "image_size": 16,
         "net": {"name": "resnet8", "width": 32},
         "log": {"every_steps": 11},
-        "eval": {"every_epochs": 5, "k": 20},
+        "eval": {"every_epochs": 5.0, "k": 20},
     })
     config.net.update(mean=0.5, std=0.25)
   elif dataset in ("cifar10", "cifar100"):

@@ -14,11 +14,13 @@ def l2_normalize(x: jax.Array) -> jax.Array:
     x: Vectors, `[..., D]`, of any float type.
 
   Returns:
-    `x / max(|x|, 1e-12)`, float32. A zero vector stays zero and gets a zero
-    gradient where `x / |x|` would give NaN for both.
+    `x / |x|`, float32. A zero vector (of length 1e-12 or less) becomes zero and
+    gets a zero gradient, where `x / |x|` would give NaN for both.
   """
   x = x.astype(jnp.float32)
-  return x / optax.safe_norm(x, 1e-12, axis=-1, keepdims=True)
+  norm = optax.safe_norm(x, 1e-12, axis=-1, keepdims=True)
+  # Selected, since the gradient of x / 1e-12 would be 1e12.
+  return jnp.where(norm > 1e-12, x / norm, 0.0)
 
 
 def feature_std(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 import contextlib
-import functools
 import os
 import signal
 import threading
@@ -85,7 +84,6 @@ def _loop(run, recorder, checkpoints, state):
   step = saved = int(state.step)
   dispatch = runs.make_dispatch(run)
   images = runs.resident(run.train)
-  encode = runs.make_encode(run)
   compiling = True
   with _sigterm() as asked_to_stop:
     while step < run.total_steps and not asked_to_stop.is_set():
@@ -101,8 +99,7 @@ def _loop(run, recorder, checkpoints, state):
       recorder.add(metrics)
       if _due(run, step, "eval") and jax.process_index() == 0:
         recorder.flush(step)
-        params = (state.params, state.carried)
-        signs = runs.look(run, functools.partial(encode, params))
+        signs = runs.look(run, runs.encoder_of(run, state))
         recorder.evaluation(step, signs)
       if _due(run, step, "checkpoint"):
         recorder.flush(step)
@@ -164,8 +161,9 @@ def _greet(run, recorder, *, resuming, step):
       named = "\n".join(f"  {name}" for name in split.skipped[:20])
       more = len(split.skipped) - 20
       recorder.say(
-          f"WARNING: {len(split.skipped)} pictures could not be read and are"
-          f" left out:\n{named}" + (f"\n  and {more} more" if more > 0 else "")
+          f"WARNING: pictures left out, because they could not be read:"
+          f" {len(split.skipped)}\n{named}"
+          + (f"\n  and {more} more" if more > 0 else "")
       )
   if resuming:
     recorder.say(f"going on from step {step} of {run.total_steps}")

@@ -36,8 +36,9 @@ def cosine(
         f"A warm-up of {warmup_epochs} epochs does not fit a training of"
         f" {epochs}; lower optimizer.schedule.warmup_epochs or raise epochs."
     )
-  steps = round(epochs * steps_per_epoch)
-  warmup_steps = round(warmup_epochs * steps_per_epoch)
+  # Rounding must not leave a part without a step.
+  steps = max(round(epochs * steps_per_epoch), 1)
+  warmup_steps = min(round(warmup_epochs * steps_per_epoch), steps - 1)
   if not warmup_steps:
     return optax.cosine_decay_schedule(peak, steps)
   return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, steps)

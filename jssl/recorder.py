@@ -27,6 +27,7 @@ class Recorder:
   def __init__(self, run: Run, workdir: str, *, step: int):
     """Starts after a number of steps, going on where an earlier run was."""
     self._run = run
+    self._learning_rate = jax.jit(run.learning_rate)
     self._log = MetricsLog(workdir, step=step)
     self._progress = Progress(step=step, total=run.total_steps)
     self._window = []  # Metrics on the device, a dict of [S] a call.
@@ -76,7 +77,7 @@ class Recorder:
     row = {name: float(np.mean(values)) for name, values in metrics.items()}
     elapsed = max(time.monotonic() - self._clock, 1e-9)
     row["images_per_second"] = self._images / elapsed
-    row["learning_rate"] = float(self._run.learning_rate(step))
+    row["learning_rate"] = float(self._learning_rate(step))
     self._write(step, row)
     self._progress.show(row, step=step, total=self._run.total_steps)
     self.start_clock()
@@ -117,7 +118,7 @@ class Recorder:
       wrong = ~np.isfinite(metrics[name])
       if wrong.any():
         first = step - len(wrong) + int(np.argmax(wrong)) + 1
-        rate = float(self._run.learning_rate(first - 1))
+        rate = float(self._learning_rate(first - 1))
         raise Diverged(
             f"{name} is {metrics[name][np.argmax(wrong)]} at step {first}, with"
             f" learning rate {rate:g}. Checkpoints from before are intact."

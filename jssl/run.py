@@ -38,6 +38,8 @@ class Run(NamedTuple):
     steps_per_epoch: Number of full batches in `train`.
     total_steps: Number of steps of the whole training.
     steps_per_dispatch: Number of steps compiled into one call.
+    encode: See `jssl.encoder.make_encode`.
+    init: Jitted, from a PRNG key to the state before the first step.
   """
 
   config: ConfigDict
@@ -49,6 +51,8 @@ class Run(NamedTuple):
   steps_per_epoch: int
   total_steps: int
   steps_per_dispatch: int
+  encode: Callable[..., Any]
+  init: Callable[[jax.Array], TrainState]
 
 
 def prepare(config: ConfigDict) -> Run:
@@ -65,6 +69,11 @@ def prepare(config: ConfigDict) -> Run:
         f" {devices} devices; choose a multiple of {devices}."
     )
   method = build.method(config, axis_name=parallel.AXIS_NAME)
+  encode = encoder.make_encode(
+      method,
+      image_size=config.image_size,
+      crop_fraction=config.eval.crop_fraction,
+  )
   load = functools.partial(
       data.load,
       config.data.name,
@@ -81,25 +90,27 @@ def prepare(config: ConfigDict) -> Run:
       classes=list(train.classes),
       train_images=len(train.image),
   )
+  optimizer = build.optimizer(config, learning_rate)
+  size = config.image_size
+  batch = {"image": np.zeros((1, size, size, train.image.shape[-1]))}
   return Run(
       config=config,
       method=method,
       learning_rate=learning_rate,
-      optimizer=build.optimizer(config, learning_rate),
+      optimizer=optimizer,
       train=train,
       test=test,
       steps_per_epoch=steps_per_epoch,
       total_steps=total_steps,
       steps_per_dispatch=_steps_per_dispatch(config, total_steps),
+      encode=encode,
+      init=jax.jit(lambda key: init_state(method, optimizer, key, batch)),
   )
 
 
 def initial_state(run: Run) -> TrainState:
   """Makes the state before the first step: a function of the seed alone."""
-  size = run.config.image_size
-  batch = {"image": np.zeros((1, size, size, run.config.resolved.channels))}
-  init = jax.jit(functools.partial(init_state, run.method, run.optimizer))
-  return parallel.replicate(init(jax.random.key(run.config.seed), batch))
+  return parallel.replicate(run.init(jax.random.key(run.config.seed)))
 
 
 def resident(images: data.Images) -> dict[str, jax.Array]:
@@ -160,13 +171,9 @@ def batch_indices(run: Run, step: int) -> np.ndarray:
   return shares.swapaxes(0, 1)[first : first + local]
 
 
-def make_encode(run: Run) -> Callable[..., Any]:
-  """Makes the run's `encode`, see `jssl.encoder.make_encode`."""
-  return encoder.make_encode(
-      run.method,
-      image_size=run.config.image_size,
-      crop_fraction=run.config.eval.crop_fraction,
-  )
+def encoder_of(run: Run, state: TrainState) -> Callable[..., jax.Array]:
+  """Binds the run's `encode` to a state: `(images, extent) -> [B, D]`."""
+  return functools.partial(run.encode, (state.params, state.carried))
 
 
 def extract(
@@ -183,7 +190,10 @@ def extract(
     Features of the training images (or None) and of the test images.
   """
   encode_all = lambda images: features.extract(
-      encode, images.image, extent=images.extent
+      encode,
+      images.image,
+      extent=images.extent,
+      batch_size=run.config.batch_size,
   )
   return encode_all(run.train) if train else None, encode_all(run.test)
 
@@ -208,10 +218,10 @@ def look(run: Run, encode: Callable[..., jax.Array]) -> dict[str, float]:
 def judge(
     run: Run, encode: Callable[..., jax.Array]
 ) -> dict[str, float | None]:
-  """Returns "knn", "one_shot" and "five_shot", see `protocol.accuracies`."""
+  """Returns "knn", "one_shot", "five_shot" (null without labels), "rank"."""
   labelled = protocol.labelled(run.train, run.test)
-  train, test = extract(run, encode, train=True) if labelled else (None, None)
-  return protocol.accuracies(
+  train, test = extract(run, encode, train=labelled)
+  accuracies = protocol.accuracies(
       train,
       test,
       run.train,
@@ -219,6 +229,7 @@ def judge(
       k=run.config.eval.k,
       temperature=run.config.eval.temperature,
   )
+  return {**accuracies, "rank": protocol.spread(test)["rank"]}
 
 
 def _steps_per_dispatch(config, total_steps):

@@ -49,8 +49,11 @@ def init_state(
   Returns:
     The state.
   """
-  view_key, init_key, train_key = jax.random.split(key, 3)
-  params, carried = method.init(init_key, method.views(view_key, batch))
+  init_key, train_key = jax.random.split(key)
+  # Only shapes matter here, and drawing real views is slow to compile.
+  shapes = jax.eval_shape(method.views, init_key, batch)
+  views = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  params, carried = method.init(init_key, views)
   opt_state = optimizer.init(params)
   return TrainState(
       jnp.zeros((), jnp.int32), params, carried, opt_state, train_key
@@ -104,7 +107,7 @@ def make_step(
     )
     metrics = {
         "loss": value,
-        "gradient_norm": optax.global_norm(gradients),
+        "gradient_norm": optax.tree.norm(gradients),
         **parallel.pmean(aux.metrics, axis_name),
     }
     metrics = {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}

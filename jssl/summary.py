@@ -1,6 +1,5 @@
 """The verdict at the end of a run: `summary.json`."""
 
-import functools
 import importlib.metadata
 import pathlib
 import platform
@@ -31,26 +30,21 @@ def write(
 
   Returns:
     What was written: "knn", "one_shot" and "five_shot" accuracy (0 to 1; null
-    without labels), "baselines" with the same of "raw_pixels" and of the
-    "untrained" net, "steps", "seconds", "images_per_second" (median),
-    "devices" and "versions".
+    without labels) and effective "rank", "baselines" with the same of
+    "raw_pixels" and of the "untrained" net, "steps", "seconds",
+    "images_per_second" (median), "devices" and "versions".
   """
-  encode = runs.make_encode(run)
-
-  def judge_state(state):
-    params = (state.params, state.carried)
-    return runs.judge(run, functools.partial(encode, params))
-
   raw_pixels = encoder.make_raw_pixels(
       image_size=run.config.image_size,
       crop_fraction=run.config.eval.crop_fraction,
   )
+  untrained = runs.initial_state(run)
   speeds = [row["images_per_second"] for row in rows if "loss" in row]
   content = {
-      **judge_state(state),
+      **runs.judge(run, runs.encoder_of(run, state)),
       "baselines": {
           "raw_pixels": runs.judge(run, raw_pixels),
-          "untrained": judge_state(runs.initial_state(run)),
+          "untrained": runs.judge(run, runs.encoder_of(run, untrained)),
       },
       "steps": run.total_steps,
       "seconds": max((row["seconds"] for row in rows), default=0.0),
@@ -72,10 +66,10 @@ def table(content: dict[str, Any]) -> str:
       "untrained net": content["baselines"]["untrained"],
       "raw pixels": content["baselines"]["raw_pixels"],
   }
-  names = ("knn", "one_shot", "five_shot")
+  names = ("knn", "one_shot", "five_shot", "rank")
   lines = [f"{'':15}" + "".join(f"{name:>11}" for name in names)]
   for label, values in rows.items():
     cells = (values[name] for name in names)
-    text = ("-" if cell is None else f"{cell:.3f}" for cell in cells)
+    text = ("-" if cell is None else f"{cell:#.3g}" for cell in cells)
     lines.append(f"{label:15}" + "".join(f"{cell:>11}" for cell in text))
   return "\n".join(lines)

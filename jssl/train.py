@@ -2,21 +2,29 @@
 
 from absl import app
 from absl import flags
+from ml_collections import config_flags
 
 from jssl import cli
 from jssl import loop
 from jssl import summary
 
-_CONFIG = cli.define_config()
+_CONFIG = config_flags.DEFINE_config_file("config", None, cli.CONFIG_HELP)
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder. The same command resumes a run."
 )
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Where TFDS keeps its sets; or config.data.data_dir."
+)
+flags.adopt_module_key_flags(cli)
 
 
 def main(argv):
   del argv
   with cli.plain_errors():
     config, workdir = cli.required(_CONFIG), cli.required(_WORKDIR)
+    if _DATA_DIR.value is not None:
+      config.data.data_dir = _DATA_DIR.value
+    cli.use_compilation_cache()
     cli.join_processes()
     result = loop.train(config, workdir)
   if result is not None:

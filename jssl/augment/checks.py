@@ -61,7 +61,7 @@ def check_limit(
 def check_range(
     name: str, value: tuple[float, float], *, highest: float = math.inf
 ) -> None:
-  """Raises ValueError unless value = (low, high), 0 < low <= high <= highest."""
+  """Raises ValueError unless 0 < low <= high <= highest."""
   low, high = value
   if not 0 < low <= high <= highest:
     raise ValueError(

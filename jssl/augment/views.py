@@ -13,10 +13,11 @@ def make_views(
 ) -> tuple[jax.Array, ...]:
   """Makes one view of each image with each recipe.
 
-  What is drawn for an image and a view derives from `key`, the image's position
-  in the global batch and the index of the recipe alone. So a batch split over
-  devices, with its positions, gives the views of one device. (JAX's threefry
-  keys only: its "rbg" generators depend on the size of a vmap.)
+  The key of an image's view is `fold_in(fold_in(key, view), position)`: the
+  index of the recipe and the image's position in the global batch. So a batch
+  split over devices, given its positions, draws bit for bit what one device
+  draws; pixels then agree to the rounding of the two compiled programs. (With
+  threefry keys, JAX's default: "rbg" ones depend on the size of a vmap.)
 
   Example:
     recipe = functools.partial(moco_v2, size=32, blur_probability=0.0)

@@ -28,10 +28,10 @@ def extract(
     Features, float32 `[N, D]`.
   """
   devices = jax.local_device_count()
-  batch_size = -(-min(batch_size, len(images)) // devices) * devices
+  batch_size = -(-batch_size // devices) * devices
   rows = []
   for start in range(0, len(images), batch_size):
-    # The last batch is filled up, so that nothing is compiled twice.
+    # The last batch is filled up, so that one size is compiled.
     index = np.arange(start, start + batch_size) % len(images)
     batch = parallel.shard(images[index])
     extents = None if extent is None else parallel.shard(extent[index])

@@ -53,9 +53,9 @@ def few_shot(
     )
   return _accuracies(
       jax.random.split(key, draws),
-      l2_normalize(jnp.asarray(features)),
+      jnp.asarray(features),
       jnp.asarray(labels),
-      l2_normalize(jnp.asarray(test_features)),
+      jnp.asarray(test_features),
       jnp.asarray(test_labels),
       shots=shots,
       num_classes=num_classes,
@@ -66,6 +66,8 @@ def few_shot(
 def _accuracies(
     keys, features, labels, test_features, test_labels, *, shots, num_classes
 ):
+  features, test_features = l2_normalize(features), l2_normalize(test_features)
+
   def one_draw(key):
     # Sorting by class, then by a random number, puts each class's draw first.
     order = jnp.lexsort((jax.random.uniform(key, labels.shape), labels))

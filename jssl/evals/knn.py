@@ -52,7 +52,7 @@ def knn_predict(
         f"k is {k}, but the bank holds {bank.shape[0]} features; choose k"
         " between 1 and that."
     )
-  bank, labels = l2_normalize(bank), jnp.asarray(labels)
+  bank, labels = jax.jit(l2_normalize)(bank), jnp.asarray(labels)
   blocks = [
       _vote(
           features[i : i + block_size],
@@ -73,7 +73,8 @@ def _vote(features, bank, labels, temperature, *, k, num_classes):
       l2_normalize(features), bank.T, precision=jax.lax.Precision.HIGHEST
   )
   similarity, index = jax.lax.top_k(similarity, k)  # [n, k]
-  weights = jnp.exp(similarity / temperature)
+  # Relative to the nearest, or a low temperature overflows.
+  weights = jnp.exp((similarity - similarity[:, :1]) / temperature)
   rows = jnp.arange(features.shape[0])[:, None]
   votes = jnp.zeros((features.shape[0], num_classes))
   votes = votes.at[rows, labels[index]].add(weights)

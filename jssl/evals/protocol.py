@@ -51,7 +51,7 @@ def knn_accuracy(
 
 
 def accuracies(
-    train_features: np.ndarray,
+    train_features: np.ndarray | None,
     test_features: np.ndarray,
     train: Images,
     test: Images,
@@ -96,8 +96,10 @@ def accuracies(
 
 def spread(features: np.ndarray) -> dict[str, float]:
   """Returns the effective "rank" and the "encoder_std" of features `[N, D]`."""
-  rows = features[:_RANK_ROWS]
-  return {
-      "rank": float(rankme(rows)),
-      "encoder_std": float(feature_std(rows)),
-  }
+  rank, std = _spread(features[:_RANK_ROWS])
+  return {"rank": float(rank), "encoder_std": float(std)}
+
+
+@jax.jit
+def _spread(features):
+  return rankme(features), feature_std(features)

@@ -1,4 +1,4 @@
-"""Deterministic image operations: values, transformations, gradients, errors."""
+"""Deterministic image operations: values, gradients, jit, vmap, errors."""
 
 import functools
 

@@ -77,6 +77,15 @@ def test_crop_area_is_uniform_and_ratio_log_uniform():
     )
 
 
+def test_crop_reaches_every_place_equally():
+  boxes = _boxes((4, 4), scale=(0.25, 0.25), ratio=(1.0, 1.0))
+  np.testing.assert_array_equal(boxes[:, 2:], 2)
+  for axis in (0, 1):
+    places, counts = np.unique(boxes[:, axis], return_counts=True)
+    np.testing.assert_array_equal(places, [0, 1, 2])
+    np.testing.assert_allclose(counts / 6000, 1 / 3, atol=0.03)
+
+
 @pytest.mark.parametrize("extent", [(32, 32), (90, 240)])
 def test_crop_boxes_are_distributed_as_those_of_the_loop(extent):
   ranges = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}

@@ -45,7 +45,7 @@ def test_views_are_images_and_derive_from_the_key():
   views = make_all(KEY, batch)
   for view in views:
     assert view.shape == (SIZE, 16, 16, 3) and view.dtype == jnp.float32
-    assert np.all(view >= 0) and np.all(view <= 1)
+    assert np.all(view >= -1e-6) and np.all(view <= 1 + 1e-6)
   again = make_all(KEY, batch)
   other = make_all(jax.random.key(1), batch)
   for v, view in enumerate(views):
@@ -53,17 +53,27 @@ def test_views_are_images_and_derive_from_the_key():
     assert not np.allclose(other[v], view, atol=0.1)
 
 
+def _halves(batch):
+  for part in (slice(None, SIZE // 2), slice(SIZE // 2, None)):
+    yield jax.tree.map(lambda x: x[part], batch)
+
+
 def test_parts_of_a_batch_have_the_views_of_the_whole():
   batch = _batch()
   whole = make_all(KEY, batch)
-  halves = [
-      make_all(KEY, jax.tree.map(lambda x: x[part], batch))
-      for part in (slice(None, SIZE // 2), slice(SIZE // 2, None))
-  ]
-  for v, view in enumerate(whole):
-    np.testing.assert_array_equal(
-        np.concatenate([half[v] for half in halves]), view
-    )
+  halves = zip(*[make_all(KEY, half) for half in _halves(batch)])
+  for view, parts in zip(whole, halves):
+    # Compiled for another size of batch, a program rounds elsewhere.
+    np.testing.assert_allclose(np.concatenate(parts), view, atol=1e-4)
+
+
+def test_parts_of_a_batch_draw_what_the_whole_draws_bit_for_bit():
+  draw = lambda key, image, *, extent: jax.random.bits(key, (3,))
+  make = jax.jit(lambda batch: augment.make_views(KEY, batch, (draw, draw)))
+  batch = _batch()
+  halves = zip(*[make(half) for half in _halves(batch)])
+  for drawn, parts in zip(make(batch), halves):
+    np.testing.assert_array_equal(np.concatenate(parts), drawn)
 
 
 def test_a_view_depends_on_the_position_given():

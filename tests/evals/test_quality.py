@@ -1,0 +1,87 @@
+"""Signs of quality and collapse without labels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jssl import evals
+from jssl.embeddings import feature_std
+from jssl.evals import quality
+
+
+def _normal(count, dim):
+  random = np.random.default_rng(0)
+  return random.normal(size=(count, dim)).astype(np.float32)
+
+
+def test_rankme_agrees_with_the_reference(golden):
+  data = golden("rankme")
+  rank = evals.rankme(data["z"], epsilon=float(data["epsilon"]))
+  np.testing.assert_allclose(rank, data["rankme"], rtol=1e-5)
+
+
+def test_rankme_counts_the_directions_that_are_used():
+  one = np.outer(np.arange(1.0, 33.0), np.ones(8)).astype(np.float32)
+  np.testing.assert_allclose(evals.rankme(one), 1.0, atol=1e-4)
+  np.testing.assert_allclose(
+      evals.rankme(np.eye(32, 8, dtype=np.float32)), 8.0, rtol=1e-4
+  )
+  three = np.eye(32, 8, dtype=np.float32) * (np.arange(8) < 3)
+  np.testing.assert_allclose(evals.rankme(three), 3.0, rtol=1e-4)
+
+
+def test_rankme_does_not_depend_on_the_scale_and_survives_zero():
+  x = _normal(64, 8)
+  np.testing.assert_allclose(
+      evals.rankme(1000 * x), evals.rankme(x), rtol=1e-4
+  )
+  assert np.isfinite(evals.rankme(np.zeros((64, 8), np.float32)))
+
+
+def test_rankme_refuses_feature_maps():
+  with pytest.raises(ValueError, match=r"\(2, 4, 4, 8\); expected \[N, D\]"):
+    evals.rankme(np.zeros((2, 4, 4, 8), np.float32))
+
+
+def test_feature_std_is_zero_at_a_point_and_one_over_the_sphere():
+  point = np.tile(_normal(1, 32), (512, 1))
+  assert feature_std(point) < 1e-3
+  # On one ray all directions are equal, whatever the lengths.
+  assert feature_std(point * np.arange(1, 513)[:, None]) < 1e-3
+  np.testing.assert_allclose(feature_std(_normal(4096, 32)), 1.0, atol=0.02)
+
+
+def test_feature_std_of_shards_is_that_of_the_batch():
+  x = _normal(32, 8) + np.arange(32)[:, None] / 8
+  shards = jax.vmap(
+      lambda x: feature_std(x, axis_name="shards"), axis_name="shards"
+  )(x.reshape(4, 8, 8))
+  np.testing.assert_allclose(shards, np.full(4, feature_std(x)), rtol=1e-5)
+
+
+def test_feature_std_gives_no_gradient():
+  gradient = jax.grad(feature_std)(jnp.asarray(_normal(8, 4)))
+  np.testing.assert_array_equal(gradient, np.zeros((8, 4)))
+
+
+@pytest.mark.parametrize(
+    "signs,start",
+    [
+        ({"feature_std": 0.01}, "feature_std is 0.01, below 0.02"),
+        ({"encoder_std": 0.01, "rank": 20.0}, "encoder_std is 0.01, below"),
+        ({"encoder_std": 0.5, "rank": 1.05}, "rank is 1.05, below 1.2"),
+    ],
+)
+def test_collapse_is_told_with_its_value_and_a_remedy(signs, start):
+  warning = quality.collapse_warning(signs)
+  assert warning.startswith(start)
+  assert "Lower the learning rate" in warning
+
+
+@pytest.mark.parametrize(
+    "signs",
+    [{}, {"feature_std": 0.9, "encoder_std": 0.3, "rank": 12.0}, {"loss": 0.0}],
+)
+def test_healthy_features_give_no_warning(signs):
+  assert quality.collapse_warning(signs) is None

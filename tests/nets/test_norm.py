@@ -1,0 +1,192 @@
+"""Batch normalisation over groups of the global batch."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jssl import parallel
+from jssl.nets import BatchNorm
+
+TOLERANCE = 1e-5  # Of float32 sums in another order.
+BATCH, SIDE, FEATURES = 16, 2, 3
+
+
+def _inputs():
+  """A batch whose groups differ, parameters and the weights of a loss."""
+  random = np.random.default_rng(0)
+  shape = (BATCH, SIDE, SIDE, FEATURES)
+  x = random.normal(size=shape) * 2 + np.arange(BATCH)[:, None, None, None]
+  params = {
+      "scale": random.normal(size=FEATURES),
+      "bias": random.normal(size=FEATURES),
+  }
+  weights = random.normal(size=shape)
+  return jax.tree.map(lambda x: x.astype(np.float32), (params, x, weights))
+
+
+def _statistics():
+  return {"mean": np.full(FEATURES, 0.5, "f"), "var": np.full(FEATURES, 2.0, "f")}
+
+
+def _numpy(params, x, groups):
+  """Normalises each group alone; returns it and the mean statistics."""
+  parts, means, variances = [], [], []
+  for part in np.split(x.astype(np.float64), groups):
+    mean, var = part.mean((0, 1, 2)), part.var((0, 1, 2))
+    part = (part - mean) / np.sqrt(var + 1e-5)
+    parts.append(part * params["scale"] + params["bias"])
+    means.append(mean)
+    variances.append(var)
+  return np.concatenate(parts), np.mean(means, 0), np.mean(variances, 0)
+
+
+def _evaluate(params, x, weights, *, groups, axis_name):
+  """Value, output, statistics and gradients, as a train step takes them."""
+  norm = BatchNorm(groups, axis_name)
+
+  def loss(params, x):
+    y, new = norm.apply(
+        {"params": params, "batch_stats": _statistics()},
+        x,
+        train=True,
+        mutable=["batch_stats"],
+    )
+    value = parallel.pmean(jnp.mean(weights * jnp.square(y)), axis_name)
+    return value, (y, new["batch_stats"])
+
+  (value, (y, new)), (for_params, for_x) = jax.value_and_grad(
+      loss, argnums=(0, 1), has_aux=True
+  )(params, x)
+  new, for_params = parallel.pmean((new, for_params), axis_name)
+  return value, y, new, for_params, for_x
+
+
+@functools.cache
+def _on_one_device(groups):
+  evaluate = functools.partial(_evaluate, groups=groups, axis_name=None)
+  return jax.jit(evaluate)(*_inputs())
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_each_group_is_normalised_alone(groups):
+  params, x, _ = _inputs()
+  y, mean, var = _numpy(params, x, groups)
+  _, actual, new, _, _ = _on_one_device(groups)
+  np.testing.assert_allclose(actual, y, rtol=1e-4, atol=1e-4)
+  # The running statistics started at 0.5 and 2, and keep nine tenths.
+  np.testing.assert_allclose(new["mean"], 0.45 + 0.1 * mean, rtol=TOLERANCE)
+  np.testing.assert_allclose(new["var"], 1.8 + 0.1 * var, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("mapping", [jax.vmap, jax.pmap])
+def test_groups_do_not_depend_on_the_devices(mapping, groups, devices):
+  params, x, weights = _inputs()
+  split = lambda x: x.reshape(devices, -1, *x.shape[1:])
+  evaluate = functools.partial(_evaluate, groups=groups, axis_name="shards")
+  mapped = mapping(evaluate, in_axes=(None, 0, 0), axis_name="shards")
+  mapped = jax.jit(mapped) if mapping is jax.vmap else mapped
+  value, y, new, for_params, for_x = mapped(params, split(x), split(weights))
+  expected = _on_one_device(groups)
+  # The gradient of a shard's images is that of all N equal losses.
+  whole = (y.reshape(x.shape), for_x.reshape(x.shape) / devices)
+  for actual, wanted in zip(whole, (expected[1], expected[4])):
+    np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-5)
+  for device in range(devices):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            a[device], b, rtol=TOLERANCE, atol=TOLERANCE
+        ),
+        (value, new, for_params),
+        (expected[0], expected[2], expected[3]),
+    )
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_groups_exchange_only_what_they_share(groups):
+  params, x, _ = _inputs()
+  norm = BatchNorm(groups, "devices")
+
+  def apply(params, x):
+    variables = {"params": params, "batch_stats": _statistics()}
+    return norm.apply(variables, x, train=True, mutable=["batch_stats"])
+
+  mapped = jax.pmap(apply, axis_name="devices", in_axes=(None, 0))
+  hlo = mapped.lower(params, x.reshape(8, 2, *x.shape[1:])).compile().as_text()
+  collectives = re.findall(
+      r"(all-reduce|all-gather|collective-permute|all-to-all)(?:-start)?\(", hlo
+  )
+  # Eight groups on eight devices are what unsynchronised devices compute; all
+  # statistics of a group are exchanged at once.
+  assert len(collectives) == (0 if groups == 8 else 1)
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_running_statistics_normalise_when_not_training(groups):
+  params, x, _ = _inputs()
+  statistics = _statistics()
+  y, new = BatchNorm(groups).apply(
+      {"params": params, "batch_stats": statistics},
+      x[:3],  # Of any size, as groups play no part.
+      train=False,
+      mutable=["batch_stats"],
+  )
+  expected = (x[:3] - statistics["mean"]) / np.sqrt(statistics["var"] + 1e-5)
+  expected = expected * params["scale"] + params["bias"]
+  np.testing.assert_allclose(y, expected, rtol=TOLERANCE, atol=TOLERANCE)
+  jax.tree.map(np.testing.assert_array_equal, new["batch_stats"], statistics)
+
+
+def test_init_leaves_the_statistics_at_their_start():
+  x = _inputs()[1]
+  variables = BatchNorm(8).init(jax.random.key(0), x[:1], train=True)
+  statistics = variables["batch_stats"]
+  np.testing.assert_array_equal(statistics["mean"], np.zeros(FEATURES))
+  np.testing.assert_array_equal(statistics["var"], np.ones(FEATURES))
+
+
+def test_statistics_are_float32_when_the_result_is_bfloat16():
+  params, x, _ = _inputs()
+  y, new = BatchNorm(2, dtype=jnp.bfloat16).apply(
+      {"params": params, "batch_stats": _statistics()},
+      jnp.asarray(x, jnp.bfloat16),
+      train=True,
+      mutable=["batch_stats"],
+  )
+  assert y.dtype == jnp.bfloat16
+  exact = _numpy(params, np.asarray(jnp.asarray(x, jnp.bfloat16), "f"), 2)
+  np.testing.assert_allclose(y.astype("f"), exact[0], rtol=1e-2, atol=1e-2)
+  assert new["batch_stats"]["var"].dtype == jnp.float32
+  np.testing.assert_allclose(
+      new["batch_stats"]["var"], 1.8 + 0.1 * exact[2], rtol=TOLERANCE
+  )
+
+
+def test_constant_features_stay_finite():
+  params, x, weights = _inputs()
+  evaluate = jax.jit(functools.partial(_evaluate, groups=2, axis_name=None))
+  value, y, _, _, for_x = evaluate(params, np.full_like(x, 1000.1), weights)
+  assert np.isfinite(value) and np.all(np.isfinite(for_x))
+  # float32 moments of 1000.1 leave a variance of 0.06 at most.
+  np.testing.assert_allclose(y, np.broadcast_to(params["bias"], y.shape), atol=2)
+
+
+@pytest.mark.parametrize("groups", [3, 12])
+def test_groups_that_do_not_fit_the_devices_are_refused(groups):
+  params, x, weights = _inputs()
+  evaluate = functools.partial(_evaluate, groups=groups, axis_name="shards")
+  with pytest.raises(ValueError, match=f"{groups} BatchNorm groups and 8 dev"):
+    jax.vmap(evaluate, in_axes=(None, 0, 0), axis_name="shards")(
+        params, x.reshape(8, 2, *x.shape[1:]), weights.reshape(8, 2, *x.shape[1:])
+    )
+
+
+def test_a_batch_that_groups_do_not_divide_is_refused():
+  params, x, weights = _inputs()
+  with pytest.raises(ValueError, match="batch of 15 images .* 8 BatchNorm"):
+    _evaluate(params, x[:15], weights[:15], groups=8, axis_name=None)

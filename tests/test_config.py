@@ -1,0 +1,189 @@
+"""Configs, and the objects that they describe."""
+
+import importlib.util
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from jssl import build
+from jssl import config as configs
+from jssl.method import Method
+from jssl.methods import METHODS
+
+FOLDER = pathlib.Path(__file__).parent.parent / "configs"
+FILES = sorted(FOLDER.glob("*.py"))
+DATASETS = ("digits", "cifar10", "imagenet2012", "folder:x")
+
+
+def _load(path, dataset):
+  spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(dataset)
+
+
+def _config(dataset="digits", name="moco_v2"):
+  return _load(FOLDER / f"{name}.py", dataset)
+
+
+@pytest.mark.parametrize(
+    "dataset,expected",
+    [
+        ("digits", (16, 0, "resnet8", "cifar", 1.0)),
+        ("cifar10", (32, 0, "resnet18", "cifar", 1.0)),
+        ("cifar100", (32, 0, "resnet18", "cifar", 1.0)),
+        ("imagenet2012", (224, 256, "resnet50", "imagenet", 0.875)),
+        ("imagenet2012:5.1.0", (224, 256, "resnet50", "imagenet", 0.875)),
+        ("folder:x", (128, 160, "resnet18", "imagenet", 1.0)),
+        ("oxford_flowers102", (128, 160, "resnet18", "imagenet", 1.0)),
+    ],
+)
+def test_base_fits_its_data_set(dataset, expected):
+  config = configs.base(dataset)
+  assert config.data.name == dataset
+  assert expected == (
+      config.image_size,
+      config.data.canvas,
+      config.net.name,
+      config.net.stem,
+      config.eval.crop_fraction,
+  )
+
+
+def test_lookup_gives_a_known_name_back():
+  assert configs.lookup("config.net.name", "a", {"a": 1, "b": 2}) == "a"
+
+
+def test_lookup_names_the_nearest():
+  with pytest.raises(ValueError) as error:
+    configs.lookup("config.net.name", "resnet19", ("resnet18", "vit", "other"))
+  assert str(error.value) == (
+      "config.net.name is 'resnet19'; expected one of other, resnet18, vit. Did"
+      " you mean 'resnet18'?"
+  )
+  with pytest.raises(ValueError) as error:
+    configs.lookup("config.net.name", "zzz", ("resnet18",))
+  assert "Did you mean" not in str(error.value)
+
+
+def test_difference_lists_what_changed_appeared_and_went():
+  old = configs.ConfigDict({"a": 1, "b": {"c": (1, 2), "d": 3}, "e": 4})
+  new = configs.ConfigDict({"a": 1, "b": {"c": [1, 2], "d": 5}, "f": 6})
+  assert configs.difference(old, new) == [
+      ("b.d", 3, 5),
+      ("e", 4, "(absent)"),
+      ("f", "(absent)", 6),
+  ]
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_a_saved_config_is_loaded_as_it_was(tmp_path, dataset):
+  config = _config(dataset)
+  configs.save(config, str(tmp_path))
+  loaded = configs.load(str(tmp_path))
+  assert configs.difference(config, loaded) == []
+  # A loaded config still builds: tuples have become lists.
+  assert isinstance(build.method(loaded), Method)
+  assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_folder_without_a_config_is_not_a_run(tmp_path):
+  with pytest.raises(FileNotFoundError, match="config.json.*--workdir"):
+    configs.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_config_builds(path, dataset):
+  config = _load(path, dataset)
+  # One file a method, under its name.
+  assert config.method.name == path.stem and path.stem in METHODS
+  assert isinstance(build.method(config, axis_name="devices"), Method)
+  schedule = build.schedule(config, steps_per_epoch=10)
+  optimizer = build.optimizer(config, schedule)
+  assert isinstance(optimizer, optax.GradientTransformation)
+  assert max(float(schedule(step)) for step in (0, 10, 100)) > 0
+
+
+def test_every_method_has_a_config():
+  assert {path.stem for path in FILES} == set(METHODS)
+
+
+def test_the_learning_rate_grows_with_the_batch():
+  config = _config()
+  config.batch_size = 4 * config.optimizer.reference_batch_size
+  schedule = build.schedule(config, steps_per_epoch=10)
+  assert float(schedule(0)) == pytest.approx(4 * config.optimizer.learning_rate)
+  config.optimizer.reference_batch_size = 0
+  schedule = build.schedule(config, steps_per_epoch=10)
+  assert float(schedule(0)) == pytest.approx(config.optimizer.learning_rate)
+
+
+def test_a_config_decides_net_augmentation_and_head():
+  config = _config()
+  config.net.width = 8
+  config.image_size = 8
+  config.method.update(dim=24, queue_size=64)
+  method = build.method(config)
+  batch = {"image": jax.ShapeDtypeStruct((2, 16, 16, 1), jnp.uint8)}
+  views = jax.eval_shape(method.views, jax.random.key(0), batch)
+  assert [view.shape for view in views] == [(2, 8, 8, 1)] * 2
+  params, carried = jax.eval_shape(method.init, jax.random.key(0), views)
+  assert params["net"]["stem"]["kernel"].shape == (3, 3, 1, 8)
+  assert carried.queue.keys.shape == (64, 24)
+
+
+@pytest.mark.parametrize(
+    "section,wrong,nearest",
+    [
+        ("net", "resnet19", "resnet18"),
+        ("augment", "moco_v3", "moco_v2"),
+        ("method", "moco_v9", "moco_v1"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(section, wrong, nearest):
+  config = _config()
+  config[section].name = wrong
+  with pytest.raises(ValueError) as error:
+    build.method(config)
+  message = str(error.value)
+  assert f"config.{section}.name is {wrong!r}" in message
+  assert f"{nearest!r}" in message.split("Did you mean")[1]
+
+
+@pytest.mark.parametrize(
+    "section,wrong,nearest",
+    [
+        ("net", "widht", "width"),
+        ("augment", "blur_probabilty", "blur_probability"),
+        ("method", "temprature", "temperature"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest(section, wrong, nearest):
+  config = _config("cifar10")
+  with config.unlocked():
+    config[section][wrong] = 1
+  with pytest.raises(ValueError) as error:
+    build.method(config)
+  message = str(error.value)
+  assert f"A key of config.{section} is {wrong!r}" in message
+  assert f"{nearest!r}" in message.split("Did you mean")[1]
+
+
+def test_optimizer_schedule_and_precision_are_checked_alike():
+  config = _config()
+  config.optimizer.schedule.name = "cosinus"
+  with pytest.raises(ValueError, match="Did you mean 'cosine'"):
+    build.schedule(config, steps_per_epoch=10)
+  config = _config()
+  config.optimizer.name = "sdg"
+  with pytest.raises(ValueError, match="Did you mean 'sgd'"):
+    build.optimizer(config, lambda step: 0.1)
+  with pytest.raises(ValueError, match="Did you mean 'bfloat16'"):
+    build.precision("float16")
+  assert build.precision("bfloat16") == jnp.bfloat16
+  # A CPU gains nothing from bfloat16.
+  assert build.precision("auto") == jnp.float32

@@ -1,0 +1,186 @@
+"""What every method must do."""
+
+import functools
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jssl import optim
+from jssl.checkpoint import Checkpoints
+from jssl.method import Keys
+from jssl.methods import METHODS
+from jssl.step import init_state
+from jssl.step import make_step
+import tiny
+
+# A new method is one row: the arguments that make it tiny.
+_MOCO = dict(
+    augment=tiny.recipe, dim=8, queue_size=32, momentum=0.9, temperature=0.2
+)
+ARGUMENTS = {
+    "moco_v1": _MOCO,
+    "moco_v2": _MOCO | dict(symmetric=True),
+}
+BATCH = {"image": tiny.images(8)}
+OPTIMIZER = optim.sgd(0.05, weight_decay=1e-4)
+
+each_method = pytest.mark.parametrize("name", METHODS)
+
+
+@functools.cache
+def _method(name):
+  return METHODS[name](tiny.resnet(groups=2), **ARGUMENTS[name])
+
+
+@functools.cache
+def _start(name):
+  return init_state(_method(name), OPTIMIZER, jax.random.key(0), BATCH)
+
+
+@functools.cache
+def _step(name):
+  """The compiled step, and a list that grows with each trace of it."""
+  method, traces = _method(name), []
+
+  def views(key, batch):
+    traces.append(key)
+    return method.views(key, batch)
+
+  return jax.jit(make_step(method._replace(views=views), OPTIMIZER)), traces
+
+
+@functools.cache
+def _run(name, steps):
+  """The state after some steps, and the rows of metrics."""
+  if not steps:
+    return _start(name), []
+  state, rows = _run(name, steps - 1)
+  state, row = _step(name)[0](state, BATCH)
+  return state, [*rows, jax.tree.map(float, row)]
+
+
+def _describe(tree):
+  return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+
+def _bits(tree):
+  """Every leaf's bytes, PRNG keys by their data."""
+  return [
+      np.asarray(
+          jax.random.key_data(x)
+          if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+          else x
+      ).tobytes()
+      for x in jax.tree.leaves(tree)
+  ]
+
+
+def test_every_method_has_a_row():
+  assert set(ARGUMENTS) == set(METHODS)
+
+
+@each_method
+def test_trees_shapes_and_types_stay(name):
+  assert _describe(_run(name, 4)[0]) == _describe(_start(name))
+
+
+@each_method
+def test_the_step_is_traced_once(name):
+  _run(name, 4)
+  assert len(_step(name)[1]) == 1
+
+
+@each_method
+def test_everything_is_finite(name):
+  state, rows = _run(name, 30)
+  for leaf in jax.tree.leaves((state.params, state.carried, state.opt_state)):
+    assert np.all(np.isfinite(leaf))
+  for row in rows:
+    assert {"loss", "gradient_norm"} < set(row)
+    assert np.all(np.isfinite(list(row.values())))
+
+
+@each_method
+def test_the_loss_falls_on_one_batch(name):
+  losses = [row["loss"] for row in _run(name, 30)[1]]
+  # By a third, once what is carried (a queue) has seen the batch.
+  assert np.mean(losses[-5:]) < 0.67 * np.mean(losses[4:8]), losses
+
+
+@each_method
+def test_no_gradient_reaches_what_is_carried(name):
+  method, (state, _) = _method(name), _run(name, 2)
+  leaves, tree = jax.tree.flatten(state.carried)
+  floats = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
+
+  def loss(params, chosen):
+    chosen = iter(chosen)
+    whole = [next(chosen) if f else x for x, f in zip(leaves, floats)]
+    keys = Keys(jax.random.key(1), jax.random.key(2))
+    views = method.views(jax.random.key(3), BATCH)
+    return method.loss(params, tree.unflatten(whole), views, keys, state.step)[0]
+
+  chosen = [x for x, f in zip(leaves, floats) if f]
+  for_params, for_carried = jax.jit(jax.grad(loss, (0, 1)))(
+      state.params, chosen
+  )
+  for gradient in for_carried:
+    np.testing.assert_array_equal(gradient, np.zeros_like(gradient))
+  assert all(np.any(gradient) for gradient in jax.tree.leaves(for_params))
+
+
+@each_method
+def test_a_resumed_run_is_identical_to_the_bit(name, tmp_path):
+  checkpoints = Checkpoints(str(tmp_path))
+  checkpoints.save(2, _run(name, 2)[0])
+  checkpoints.wait()
+  like = jax.eval_shape(lambda: _start(name))
+  state = checkpoints.restore(like)
+  checkpoints.close()
+  assert _bits(state) == _bits(_run(name, 2)[0])
+  # Onto one device, as the compiled step of this test expects.
+  state = jax.device_put(state, jax.devices()[0])
+  for _ in range(2):
+    state, _ = _step(name)[0](state, BATCH)
+  assert _bits(state) == _bits(_run(name, 4)[0])
+
+
+@each_method
+def test_encode_gives_pooled_features_and_stages(name):
+  state = _start(name)
+  images = BATCH["image"] / 255.0
+  features = jax.jit(_method(name).encode)(
+      state.params, state.carried, images
+  )
+  assert features["pooled"].shape == (8, 16)
+  assert features["pooled"].dtype == jnp.float32
+  assert features["stage_1"].shape == (8, 8, 8, 8)
+  assert features["stage_2"].shape == (8, 4, 4, 16)
+
+
+@each_method
+def test_the_step_exports_for_tpu_and_gpu(name):
+  step, state = make_step(_method(name), OPTIMIZER), _start(name)
+  inputs, tree = jax.tree.flatten(
+      (state._replace(key=jax.random.key_data(state.key)), BATCH)
+  )
+
+  def flat(*leaves):  # Serialised files know arrays, no typed PRNG keys.
+    state, batch = tree.unflatten(leaves)
+    state = state._replace(key=jax.random.wrap_key_data(state.key))
+    state, metrics = step(state, batch)
+    state = state._replace(key=jax.random.key_data(state.key))
+    return jax.tree.leaves((state, metrics))
+
+  exported = jax.export.export(jax.jit(flat), platforms=["tpu", "cuda"])(
+      *inputs
+  )
+  assert set(exported.platforms) == {"tpu", "cuda"}
+  # The state comes out as it went in, and the file reads back.
+  states = exported.out_avals[: len(jax.tree.leaves(state))]
+  assert [x.shape for x in states] == [x.shape for x in inputs[:-1]]
+  restored = jax.export.deserialize(exported.serialize())
+  assert restored.in_avals == exported.in_avals

@@ -1,0 +1,323 @@
+"""The train step under every mapping over devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jssl import optim
+from jssl import parallel
+from jssl.method import Aux
+from jssl.method import Keys
+from jssl.methods import METHODS
+from jssl.step import init_state
+from jssl.step import make_step
+from jssl.step import TrainState
+import tiny
+
+TOLERANCE = 1e-5  # Of float32 sums in another order, after three steps.
+STEPS, BATCH, QUEUE = 3, 16, 64
+
+
+def _method(groups, symmetric, axis_name=None):
+  return METHODS["moco_v2"](
+      tiny.Net(groups=groups, axis_name=axis_name),
+      augment=tiny.recipe,
+      dim=8,
+      queue_size=QUEUE,
+      momentum=0.9,
+      symmetric=symmetric,
+      axis_name=axis_name,
+  )
+
+
+def _optimizer():
+  return optim.sgd(0.05, weight_decay=1e-3)
+
+
+def _batch(step):
+  return {"image": tiny.images(BATCH, seed=step)}
+
+
+@functools.cache
+def _start(groups):
+  state = init_state(
+      _method(groups, False), _optimizer(), jax.random.key(0), _batch(0)
+  )
+  return jax.tree.map(np.asarray, state._replace(key=None)), state.key
+
+
+def _state(groups):
+  """A fresh copy of the state before the first step, which may be donated."""
+  state, key = _start(groups)
+  state = jax.tree.map(jnp.asarray, state)
+  return state._replace(key=jax.random.clone(key))
+
+
+def _mapped(step, mapping, devices):
+  """A function of a state and a batch that is split over the devices."""
+  if mapping == "jit":
+    return jax.jit(step)
+  if mapping == "pmap":
+    mapped = parallel.map_devices(step, in_axes=(None, 0))
+    return lambda state, batch: mapped(state, tiny.shards(batch, devices))
+  if mapping == "vmap":
+    mapped = jax.jit(
+        jax.vmap(step, in_axes=(None, 0), axis_name=parallel.AXIS_NAME)
+    )
+
+    def apply(state, batch):
+      outputs = mapped(state, tiny.shards(batch, devices))
+      # The state is the same on all; the test of replicas is another one.
+      return jax.tree.map(lambda x: x[0], outputs)
+
+    return apply
+  spec = jax.sharding.PartitionSpec
+  return jax.jit(
+      jax.shard_map(
+          step,
+          mesh=jax.make_mesh(
+              (devices,),
+              (parallel.AXIS_NAME,),
+              devices=jax.devices()[:devices],
+              axis_types=(jax.sharding.AxisType.Auto,),
+          ),
+          in_specs=(spec(), spec(parallel.AXIS_NAME)),
+          out_specs=spec(),
+          # Gathered keys are equal on every device, which it cannot tell.
+          check_vma=False,
+      )
+  )
+
+
+@functools.cache
+def _after_three_steps(mapping, devices, groups, symmetric):
+  axis_name = None if mapping == "jit" else parallel.AXIS_NAME
+  method = _method(groups, symmetric, axis_name)
+  step = _mapped(
+      make_step(method, _optimizer(), axis_name), mapping, devices
+  )
+  state, metrics = _state(groups), []
+  for i in range(STEPS):
+    state, row = step(state, _batch(i))
+    metrics.append(row)
+  return state, metrics
+
+
+CASES = [
+    (mapping, devices, 8, True)
+    for mapping in ("vmap", "pmap", "shard_map")
+    for devices in (1, 2, 8)
+] + [
+    ("vmap", 8, 1, True),
+    ("pmap", 1, 1, False),
+    ("pmap", 2, 1, False),
+    ("pmap", 8, 1, False),
+    ("vmap", 8, 8, False),
+    ("shard_map", 2, 1, True),
+    ("shard_map", 8, 1, False),
+]
+
+
+@pytest.mark.parametrize("mapping,devices,groups,symmetric", CASES)
+def test_three_steps_agree_with_one_device(mapping, devices, groups, symmetric):
+  actual = _after_three_steps(mapping, devices, groups, symmetric)
+  expected = _after_three_steps("jit", 1, groups, symmetric)
+  tiny.assert_trees_close(actual, expected, TOLERANCE)
+
+
+@pytest.mark.parametrize("groups,symmetric", [(8, True), (1, False)])
+def test_replicas_are_identical_to_the_bit(groups, symmetric):
+  # The output of the mapped step shows the first device's copy alone.
+  outputs = _after_three_steps("pmap", 8, groups, symmetric)
+  arrays = [
+      jax.random.key_data(x)
+      if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+      else x
+      for x in jax.tree.leaves(outputs)
+  ]
+  for array in arrays:
+    copies = [np.asarray(s.data) for s in array.addressable_shards]
+    assert len(copies) == 8
+    for copy in copies[1:]:
+      assert copy.tobytes() == copies[0].tobytes()
+
+
+def test_training_moves_everything_but_the_key():
+  state, _ = _after_three_steps("jit", 1, 8, True)
+  start = _state(8)
+  assert state.step == STEPS and state.step.dtype == jnp.int32
+  np.testing.assert_array_equal(
+      jax.random.key_data(state.key), jax.random.key_data(start.key)
+  )
+  moved = jax.tree.map(
+      lambda a, b: bool(jnp.any(a != b)),
+      (state.params, state.carried.key_params, state.carried.batch_stats),
+      (start.params, start.carried.key_params, start.carried.batch_stats),
+  )
+  assert all(jax.tree.leaves(moved))
+
+
+def test_metrics_are_scalars_with_these_names():
+  _, metrics = _after_three_steps("pmap", 8, 8, True)
+  for row in metrics:
+    assert set(row) == {
+        "loss", "gradient_norm", "accuracy", "chance_loss", "feature_std",
+    }
+    for value in row.values():
+      assert value.shape == () and value.dtype == jnp.float32
+      assert np.isfinite(value)
+
+
+def test_the_given_state_is_donated():
+  step = parallel.map_devices(
+      make_step(
+          _method(8, True, parallel.AXIS_NAME),
+          _optimizer(),
+          parallel.AXIS_NAME,
+      ),
+      in_axes=(None, 0),
+  )
+  state = parallel.replicate(_state(8))
+  new, _ = step(state, tiny.shards(_batch(0), 8))
+  for leaf in jax.tree.leaves(state):
+    assert leaf.is_deleted()
+  for leaf in jax.tree.leaves(new):
+    assert not leaf.is_deleted()
+
+
+def _keep_gradients():
+  """An optimizer that changes nothing and keeps the gradients."""
+  return optax.GradientTransformation(
+      lambda params: jax.tree.map(jnp.zeros_like, params),
+      lambda gradients, state, params: (
+          jax.tree.map(jnp.zeros_like, params),
+          gradients,
+      ),
+  )
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_the_gradient_of_shards_is_that_of_the_global_batch(groups):
+  state, batch = _state(groups), _batch(0)
+  axis_name = parallel.AXIS_NAME
+  step = _mapped(
+      make_step(_method(groups, True, axis_name), _keep_gradients(), axis_name),
+      "pmap",
+      8,
+  )
+  kept = jax.tree.map(jnp.zeros_like, state.params)
+  new, metrics = step(_state(groups)._replace(opt_state=kept), batch)
+
+  method = _method(groups, True)
+  key = jax.random.fold_in(state.key, 0)
+  view_key, shared, local = jax.random.split(key, 3)
+
+  @jax.jit
+  def global_loss(params):
+    views = method.views(view_key, batch)
+    keys = Keys(shared, local)
+    return method.loss(params, state.carried, views, keys, state.step)[0]
+
+  gradient = jax.jit(jax.grad(global_loss))(state.params)
+  tiny.assert_trees_close(new.opt_state, gradient, TOLERANCE)
+  np.testing.assert_allclose(
+      metrics["gradient_norm"], optax.global_norm(gradient), rtol=TOLERANCE
+  )
+  np.testing.assert_allclose(
+      metrics["loss"], global_loss(state.params), rtol=TOLERANCE
+  )
+
+
+def _probe(axis_name):
+  """A method that carries what it saw in its last step."""
+  real = _method(8, False, axis_name)
+
+  def loss(params, carried, views, keys, step):
+    del carried
+    shared, local = map(jax.random.key_data, keys)
+    gather = functools.partial(parallel.all_gather, axis_name=axis_name)
+    seen = {
+        "views": gather(jnp.stack(views, axis=1)),
+        "shared": gather(shared[None]),
+        "local": gather(local[None]),
+        "step": step,
+    }
+    return params * jnp.mean(views[0]), Aux(seen, {})
+
+  return real._replace(
+      loss=loss,
+      update=lambda params, carried, fresh, step: (params, fresh),
+  )
+
+
+@functools.cache
+def _seen(mapping, devices, position=None):
+  """What the probe saw in two steps over the same images."""
+  axis_name = None if mapping == "jit" else parallel.AXIS_NAME
+  step = make_step(_probe(axis_name), optax.sgd(0.0), axis_name)
+  step = _mapped(step, mapping, devices)
+  params = jnp.ones(())
+  state = TrainState(
+      jnp.zeros((), jnp.int32),
+      params,
+      {},
+      optax.sgd(0.0).init(params),
+      jax.random.key(3),
+  )
+  batch, seen = _batch(0), []
+  if position is not None:
+    batch["position"] = jnp.asarray(position)
+  for _ in range(2):
+    state, _ = step(state, batch)
+    seen.append(jax.tree.map(np.asarray, state.carried))
+  return seen
+
+
+def test_eight_devices_see_the_augmentations_of_one():
+  for one, eight in zip(_seen("jit", 1), _seen("pmap", 8)):
+    np.testing.assert_allclose(one["views"], eight["views"], atol=1e-6)
+  # Not for want of augmentation: views, images and steps all differ.
+  first, second = _seen("jit", 1)
+  views = first["views"] - tiny.images(BATCH)[:, None] / 255.0
+  for a, b in (
+      (views[:, 0], views[:, 1]),
+      (views[0], views[1]),
+      (first["views"], second["views"]),
+  ):
+    assert np.mean(np.abs(a - b)) > 0.05
+
+
+def test_a_position_in_the_batch_decides_the_augmentation():
+  order = tuple(reversed(range(BATCH)))
+  (given, _), (default, _) = _seen("jit", 1, order), _seen("jit", 1)
+  noise = lambda seen: seen["views"] - tiny.images(BATCH)[:, None] / 255.0
+  np.testing.assert_allclose(
+      noise(given), noise(default)[::-1], atol=1e-6
+  )
+
+
+def test_devices_share_one_key_and_have_one_of_their_own():
+  first, second = _seen("pmap", 8)
+  for seen in (first, second):
+    assert len(np.unique(seen["shared"], axis=0)) == 1
+    assert len(np.unique(seen["local"], axis=0)) == 8
+  assert np.any(first["shared"][0] != second["shared"][0])
+  assert np.any(first["local"] != second["local"])
+  assert (first["step"], second["step"]) == (0, 1)
+
+
+def test_a_resumed_step_draws_what_the_first_run_drew():
+  """Randomness is of the step's number, not of the calls before it."""
+  step = jax.jit(make_step(_probe(None), optax.sgd(0.0)))
+  params = jnp.ones(())
+  opt_state = optax.sgd(0.0).init(params)
+  one = jnp.ones((), jnp.int32)
+  state = TrainState(one, params, {}, opt_state, jax.random.key(3))
+  state, _ = step(state, _batch(0))
+  np.testing.assert_array_equal(
+      state.carried["views"], _seen("jit", 1)[1]["views"]
+  )
