@@ -5,7 +5,9 @@ it when it is whole, so a run may be killed at any moment: what is there under
 its final name is complete.
 """
 
+import contextlib
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -15,6 +17,10 @@ from jssl import parallel
 PyTree = Any
 
 _FOLDER = "checkpoints"
+
+
+class NotSaved(OSError):
+  """A checkpoint could not be written; those from before are intact."""
 
 
 class Checkpoints:
@@ -46,13 +52,23 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def save(self, step: int, state: PyTree) -> None:
-    """Copies the state to the host, then writes it in the background."""
+    """Copies the state to the host, then writes it in the background.
+
+    Raises:
+      NotSaved: If writing failed, often the writing of the one before.
+    """
     args = self._ocp.args.StandardSave(parallel.to_global(state))
-    self._manager.save(step, args=args)
+    with self._plain_errors():
+      self._manager.save(step, args=args)
 
   def wait(self) -> None:
-    """Returns when what was being written is complete, or raises why not."""
-    self._manager.wait_until_finished()
+    """Returns when what was being written is complete.
+
+    Raises:
+      NotSaved: If writing failed.
+    """
+    with self._plain_errors():
+      self._manager.wait_until_finished()
 
   def restore(self, like: PyTree, step: int | None = None) -> PyTree:
     """Reads a checkpoint.
@@ -80,6 +96,21 @@ class Checkpoints:
     )
     args = self._ocp.args.StandardRestore(shapes)
     return parallel.to_local(self._manager.restore(step, args=args))
+
+  @contextlib.contextmanager
+  def _plain_errors(self):
+    try:
+      yield
+    except (OSError, ValueError) as error:  # TensorStore's are ValueErrors.
+      for torn in self._manager.directory.glob("*.orbax-checkpoint-tmp"):
+        shutil.rmtree(torn, ignore_errors=True)
+      free = shutil.disk_usage(self._manager.directory).free / 2**20
+      newest = f"that of step {self.latest}" if self.latest else "none before it"
+      raise NotSaved(
+          f"a checkpoint could not be saved in {self._manager.directory}, where"
+          f" {free:,.1f} MiB are free. Intact is {newest}. Free space, and run"
+          f" the same command again. The cause: {str(error).splitlines()[0]}"
+      ) from error
 
   def close(self) -> None:
     """Waits and frees the background threads."""

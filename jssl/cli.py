@@ -51,6 +51,10 @@ def parse(argv: list[str]) -> list[str]:
     _exit(str(error))
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)
+    # Orbax logs what it raises as well.
+    logging.get_absl_handler().addFilter(
+        lambda record: "orbax" not in pathlib.Path(record.pathname).parts
+    )
   if len(rest) > 1:
     _exit(f"unexpected {rest[1]!r}; arguments look like {_EXAMPLE}")
   return rest

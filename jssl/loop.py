@@ -13,6 +13,7 @@ from jssl import config as configs
 from jssl import run as runs
 from jssl import summary
 from jssl.checkpoint import Checkpoints
+from jssl.checkpoint import NotSaved
 from jssl.config import ConfigDict
 from jssl.recorder import Recorder
 from jssl.report import curves
@@ -123,11 +124,8 @@ def _save(checkpoints, recorder, step, state):
   """Saves in the background; a failure costs this checkpoint, not the run."""
   try:
     checkpoints.save(step, state)
-  except (OSError, ValueError) as error:
-    recorder.say(
-        f"WARNING: could not save a checkpoint at step {step}: {error}. Step"
-        f" {checkpoints.latest} is intact; free space on the disk."
-    )
+  except NotSaved as error:
+    recorder.say(f"WARNING: {error}")
 
 
 def _settle(config, workdir, *, resuming):

@@ -81,6 +81,9 @@ def sgd(
     learning_rate: A constant, or a function of the step.
     momentum: Share of the velocity that is kept at a step.
     weight_decay: Every parameter times this is added to its gradient.
+
+  Returns:
+    An optax optimizer.
   """
   return optax.chain(
       optax.add_decayed_weights(weight_decay),

@@ -28,6 +28,9 @@ def init(key: jax.Array, size: int, dim: int) -> Queue:
     size: Number of keys that it holds, K.
     dim: Length of a key, D.
 
+  Returns:
+    The queue, its pointer at row 0.
+
   Raises:
     ValueError: If `size` or `dim` is not positive.
   """

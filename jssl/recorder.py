@@ -20,6 +20,8 @@ class Diverged(RuntimeError):
 class Recorder:
   """Turns the device's metrics to rows, lines and warnings.
 
+  Of several processes, only the first writes and shows them.
+
   Attributes:
     rows: All rows written so far, those of an interrupted run included.
   """
@@ -28,7 +30,8 @@ class Recorder:
     """Starts after a number of steps, going on where an earlier run was."""
     self._run = run
     self._learning_rate = jax.jit(run.learning_rate)
-    self._log = MetricsLog(workdir, step=step)
+    first = jax.process_index() == 0
+    self._log = MetricsLog(workdir, step=step) if first else None
     self._progress = Progress(step=step, total=run.total_steps)
     self._window = []  # Metrics on the device, a dict of [S] a call.
     self._images = 0  # Images since the clock was started.
@@ -38,7 +41,7 @@ class Recorder:
 
   @property
   def rows(self) -> list[dict[str, Any]]:
-    return self._log.rows
+    return self._log.rows if self._log else []
 
   def say(self, text: str) -> None:
     """Shows a line."""
@@ -102,16 +105,19 @@ class Recorder:
 
   def close(self) -> None:
     """Closes files and bar."""
-    self._log.close()
+    if self._log:
+      self._log.close()
     self._progress.close()
 
   def _write(self, step, values):
-    self._log.write({
+    row = {
         "step": step,
         "epoch": step / self._run.steps_per_epoch,
         "seconds": time.monotonic() - self._start,
         **values,
-    })
+    }
+    if self._log:
+      self._log.write(row)
 
   def _check_finite(self, metrics, step):
     for name in ("loss", "gradient_norm"):

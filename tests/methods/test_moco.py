@@ -24,11 +24,12 @@ KEYS = Keys(jax.random.key(1), jax.random.key(2))
 
 
 class Pixels(nn.Module):
-  """Features without parameters or statistics: the pixels themselves."""
+  """Features without batch statistics: the pixels themselves."""
 
   @nn.compact
   def __call__(self, images, *, train=False):
-    return {"pooled": images.reshape(len(images), -1) - 0.5}
+    shift = self.param("shift", nn.initializers.constant(0.5), ())
+    return {"pooled": images.reshape(len(images), -1) - shift}
 
 
 def _method(net, name="moco_v2", **arguments):
@@ -153,7 +154,7 @@ def test_the_positive_of_a_query_is_its_own_image(devices):
 
 
 def _embed(params, images):
-  features = Pixels().apply({}, images)["pooled"]
+  features = Pixels().apply({"params": params["net"]}, images)["pooled"]
   head = params["head"]
   for i, name in enumerate(sorted(head)):
     features = np.maximum(features, 0) if i else features
@@ -280,11 +281,18 @@ def test_metrics_give_chance_and_the_spread():
   params, carried = _start(Pixels())
   _, aux = _loss(_method(Pixels()), params, carried, _views())
   assert aux.metrics["chance_loss"] == pytest.approx(math.log(1 + QUEUE))
-  # Two views of one image are nearly equal, and random negatives far.
-  assert aux.metrics["accuracy"] == 1.0
+  assert 0.1 < aux.metrics["feature_std"] < 1.1
+  # Two equal views are nearer than all random negatives; of equal images all
+  # queries are one point.
   same = jnp.ones_like(_views()[0])
   _, aux = _loss(_method(Pixels()), params, carried, (same, same))
-  assert aux.metrics["feature_std"] < 1e-3
+  assert aux.metrics["accuracy"] == 1.0 and aux.metrics["feature_std"] < 1e-3
+  # A positive farther away than a queued copy of the query is not found.
+  found = l2_normalize(_embed(params, _views()[0]))
+  queue = carried.queue._replace(keys=carried.queue.keys.at[:BATCH].set(found))
+  carried = carried._replace(queue=queue)
+  _, aux = _loss(_method(Pixels()), params, carried, _views())
+  assert aux.metrics["accuracy"] == 0.0
 
 
 def test_features_of_an_image_do_not_depend_on_its_batch():
