@@ -72,7 +72,12 @@ def required(flag: flags.FlagHolder) -> Any:
 
 
 def use_compilation_cache() -> None:
-  """Keeps compiled programs from run to run, unless JAX is told where."""
+  """Keeps compiled programs from run to run, unless JAX is told where.
+
+  Not on CPU, where XLA complains on the screen about what it finds there.
+  """
+  if jax.default_backend() == "cpu":
+    return
   if not jax.config.jax_compilation_cache_dir:
     folder = pathlib.Path.home() / ".cache" / "jssl" / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(folder))

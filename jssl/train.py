@@ -24,8 +24,8 @@ def main(argv):
     config, workdir = cli.required(_CONFIG), cli.required(_WORKDIR)
     if _DATA_DIR.value is not None:
       config.data.data_dir = _DATA_DIR.value
-    cli.use_compilation_cache()
     cli.join_processes()
+    cli.use_compilation_cache()
     result = loop.train(config, workdir)
   if result is not None:
     print(summary.table(result))
