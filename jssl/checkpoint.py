@@ -105,7 +105,7 @@ class Checkpoints:
       for torn in self._manager.directory.glob("*.orbax-checkpoint-tmp"):
         shutil.rmtree(torn, ignore_errors=True)
       free = shutil.disk_usage(self._manager.directory).free / 2**20
-      newest = f"that of step {self.latest}" if self.latest else "none before it"
+      newest = f"that of step {self.latest}" if self.latest else "none"
       raise NotSaved(
           f"a checkpoint could not be saved in {self._manager.directory}, where"
           f" {free:,.1f} MiB are free. Intact is {newest}. Free space, and run"

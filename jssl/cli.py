@@ -35,10 +35,17 @@ _PROCESS = flags.DEFINE_integer(
 )
 
 
-def parse(argv: list[str]) -> list[str]:
+def parse(argv: list[str], *, words: int = 0) -> list[str]:
   """Parses flags; what is wrong with them is told in plain words.
 
   Messages of other libraries below warnings are kept off the screen.
+
+  Args:
+    argv: The command line.
+    words: Number of arguments that may stand beside the flags.
+
+  Returns:
+    The program's name and those arguments.
   """
   for path in _config_paths(argv):
     if not path.is_file():
@@ -55,8 +62,8 @@ def parse(argv: list[str]) -> list[str]:
     logging.get_absl_handler().addFilter(
         lambda record: "orbax" not in pathlib.Path(record.pathname).parts
     )
-  if len(rest) > 1:
-    _exit(f"unexpected {rest[1]!r}; arguments look like {_EXAMPLE}")
+  if len(rest) > 1 + words:
+    _exit(f"unexpected {rest[1 + words]!r}; arguments look like {_EXAMPLE}")
   return rest
 
 

@@ -39,7 +39,7 @@ def base(dataset: str) -> ConfigDict:
       "image_size": 224,
       # Of the computation: float32, bfloat16, or auto (bfloat16 on TPU, GPU).
       "precision": "auto",
-      # Steps compiled into one call, at most; 0 chooses (1 on CPU).
+      # Steps compiled into one call, at most; 0 chooses (1 on CPU, else 20).
       "steps_per_dispatch": 0,
       "data": {
           "name": dataset,

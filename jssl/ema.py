@@ -8,7 +8,9 @@ import jax
 PyTree = Any
 
 
-def update(target: PyTree, online: PyTree, momentum: jax.Array | float) -> PyTree:
+def update(
+    target: PyTree, online: PyTree, momentum: jax.Array | float
+) -> PyTree:
   """Moves a target tree towards an online tree.
 
   Args:

@@ -1,6 +1,6 @@
 """The training loop: everything around the compiled step."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import os
 import signal
@@ -18,6 +18,7 @@ from jssl.config import ConfigDict
 from jssl.recorder import Recorder
 from jssl.report import curves
 from jssl.run import Run
+from jssl.step import TrainState
 
 # What may change when a run is resumed: neither the model nor the order of the
 # data depends on it.
@@ -60,10 +61,12 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
   state = runs.initial_state(run)
   if resuming:
     state = checkpoints.restore(state)
+    run = runs.resume(run, state)
   recorder = Recorder(run, workdir, step=int(state.step))
   _greet(run, recorder, resuming=resuming, step=int(state.step))
   try:
-    state = _loop(run, recorder, checkpoints, state)
+    dispatch = runs.make_dispatch(run)
+    state = run_steps(run, dispatch, recorder, checkpoints, state)
     if int(state.step) < run.total_steps:
       recorder.say(
           f"stopped by SIGTERM and saved at step {int(state.step)}; the same"
@@ -80,10 +83,26 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
   return result
 
 
-def _loop(run, recorder, checkpoints, state):
-  """Trains to the end, or until SIGTERM and a last checkpoint."""
+def run_steps(
+    run: Run,
+    dispatch: Callable[..., tuple[TrainState, Any]],
+    recorder: Recorder,
+    checkpoints: Checkpoints,
+    state: TrainState,
+) -> TrainState:
+  """Trains to the end, or until SIGTERM and a last checkpoint.
+
+  Args:
+    run: The run.
+    dispatch: Its compiled steps, see `jssl.run.make_dispatch`.
+    recorder: Where metrics go.
+    checkpoints: Where states go.
+    state: The state to go on from; it is donated.
+
+  Returns:
+    The last state.
+  """
   step = saved = int(state.step)
-  dispatch = runs.make_dispatch(run)
   images = runs.resident(run.train)
   compiling = True
   with _sigterm() as asked_to_stop:

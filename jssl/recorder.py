@@ -89,7 +89,7 @@ class Recorder:
     """Writes a row of an evaluation, and warns if it shows collapse."""
     self._write(step, signs)
     loss = next((r for r in reversed(self.rows) if "loss" in r), {})
-    parts = [f"epoch {step / self._run.steps_per_epoch:g}"]
+    parts = [f"epoch {step / self._run.steps_per_epoch:.4g}"]
     if "loss" in loss:
       chance = loss.get("chance_loss")
       of = "" if chance is None else f" (chance {chance:.3f})"

@@ -55,6 +55,14 @@ class Run(NamedTuple):
   init: Callable[[jax.Array], TrainState]
 
 
+def resume(run: Run, state: TrainState) -> Run:
+  """Fits the number of steps a call to what remains to be trained."""
+  remaining = max(run.total_steps - int(state.step), 1)
+  return run._replace(
+      steps_per_dispatch=_steps_per_dispatch(run.config, remaining)
+  )
+
+
 def prepare(config: ConfigDict) -> Run:
   """Makes a run from a config (see `jssl.config.base`).
 
@@ -232,17 +240,9 @@ def judge(
   return {**accuracies, "rank": protocol.spread(test)["rank"]}
 
 
-def _steps_per_dispatch(config, total_steps):
-  """The configured number, or the largest divisor that fits the backend."""
-  chosen = config.steps_per_dispatch
-  if not chosen:
-    if jax.default_backend() == "cpu":
-      return 1
-    fits = range(1, _STEPS_PER_DISPATCH + 1)
-    return max(n for n in fits if total_steps % n == 0)
-  if total_steps % chosen:
-    raise ValueError(
-        f"config.steps_per_dispatch is {chosen}, which does not divide the"
-        f" {total_steps} steps of the training; use 0 to have one chosen."
-    )
-  return chosen
+def _steps_per_dispatch(config, remaining):
+  """The largest number that divides the remaining steps, up to a limit."""
+  limit = config.steps_per_dispatch
+  if not limit:
+    limit = 1 if jax.default_backend() == "cpu" else _STEPS_PER_DISPATCH
+  return max(n for n in range(1, limit + 1) if remaining % n == 0)

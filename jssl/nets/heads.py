@@ -26,8 +26,9 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps `[B, D]` to `[B, features[-1]]`, float32."""
-    widths = [x.shape[-1] if width is None else width for width in self.features]
-    for i, width in enumerate(widths):
+    input_width = x.shape[-1]
+    for i, width in enumerate(self.features):
+      width = input_width if width is None else width
       x = nn.relu(x) if i else x
       x = nn.Dense(
           width, dtype=self.dtype, kernel_init=_INIT, name=f"layer_{i + 1}"

@@ -1,0 +1,90 @@
+"""Measures jssl: `python -m jssl.bench loop --config=FILE:DATASET`.
+
+`loop` trains for ten epochs as `python -m jssl.train` does and tells which share
+of the time is spent outside the compiled step: on evaluations, checkpoints,
+logging and the order of the data. The step is timed alone before and after,
+since machines drift. Compilation is left out of both.
+"""
+
+import json
+import statistics
+import tempfile
+import time
+from typing import Any
+
+from absl import app
+from absl import flags
+import jax
+from ml_collections import config_flags
+
+from jssl import cli
+from jssl import loop
+from jssl import run as runs
+from jssl.checkpoint import Checkpoints
+from jssl.config import ConfigDict
+from jssl.config import lookup
+from jssl.recorder import Recorder
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, cli.CONFIG_HELP)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.")
+
+_EPOCHS = 10
+_WINDOWS = 5
+
+
+def main(argv):
+  with cli.plain_errors():
+    lookup("the benchmark", argv[1] if argv[1:] else "", ("loop",))
+    config = cli.required(_CONFIG)
+    config.epochs = float(_EPOCHS)
+    if _DATA_DIR.value is not None:
+      config.data.data_dir = _DATA_DIR.value
+    result = measure_loop(config)
+  for name, value in result.items():
+    print(f"{name:24} {value}")
+  print(json.dumps(result))
+
+
+def measure_loop(config: ConfigDict) -> dict[str, Any]:
+  """Returns seconds of the step, of the loop, and the share outside."""
+  run = runs.prepare(config)
+  dispatch = runs.make_dispatch(run)
+  alone = _time_step(run, dispatch)
+  with tempfile.TemporaryDirectory() as workdir:
+    recorder = Recorder(run, workdir, step=0)
+    checkpoints = Checkpoints(workdir)
+    state = runs.initial_state(run)
+    runs.look(run, runs.encoder_of(run, state))  # Compiles, as above.
+    start = time.perf_counter()
+    loop.run_steps(run, dispatch, recorder, checkpoints, state)
+    seconds = time.perf_counter() - start
+    recorder.close()
+    checkpoints.close()
+  alone = statistics.median(alone + _time_step(run, dispatch))
+  return {
+      "steps": run.total_steps,
+      "seconds_per_step": alone,
+      "seconds_in_loop": seconds,
+      "share_outside_step": 1 - run.total_steps * alone / seconds,
+      "device": jax.devices()[0].device_kind,
+  }
+
+
+def _time_step(run, dispatch):
+  """Returns seconds a step, of windows of an epoch each, synchronised."""
+  state, images = runs.initial_state(run), runs.resident(run.train)
+  calls = max(1, run.steps_per_epoch // run.steps_per_dispatch)
+  index = runs.batch_indices(run, 0)
+  seconds = []
+  for _ in range(1 + _WINDOWS):
+    start = time.perf_counter()
+    for _ in range(calls):
+      state, metrics = dispatch(state, images, index)
+    jax.block_until_ready((state, metrics))
+    taken = time.perf_counter() - start
+    seconds.append(taken / calls / run.steps_per_dispatch)
+  return seconds[1:]  # The first window compiles.
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=lambda argv: cli.parse(argv, words=1))
