@@ -39,14 +39,15 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "weight_decay": 1e-4,
       "schedule": {"name": "cosine", "warmup_epochs": 0.0},
   }
-  if dataset == "imagenet2012":
+  name = configs.set_name(dataset)
+  if name == "imagenet2012":
     return config
   config.method.update(momentum=0.99, queue_size=4096)
-  if dataset == "digits":
+  if name == "digits":
     config.method.update(queue_size=1024, temperature=0.3)
     config.augment = {"name": "digits"}
     config.optimizer.update(reference_batch_size=128, weight_decay=5e-4)
-  elif dataset in ("cifar10", "cifar100"):
+  elif name in ("cifar10", "cifar100"):
     config.method.update(queue_size=8192, temperature=0.1, symmetric=True)
     config.augment.update(scale=(0.08, 1.0), blur_probability=0.0)
     config.optimizer.update(

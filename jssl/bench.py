@@ -1,8 +1,8 @@
 """Measures jssl: `python -m jssl.bench loop --config=FILE:DATASET`.
 
-`loop` trains for ten epochs as `python -m jssl.train` does and tells which share
-of the time is spent outside the compiled step: on evaluations, checkpoints,
-logging and the order of the data. The step is timed alone before and after,
+`loop` trains for ten epochs as `python -m jssl.train` does and tells which
+share of the time is spent outside the compiled step: on evaluations,
+checkpoints, logging and the order of the data. The step is timed alone before and after,
 since machines drift. Compilation is left out of both.
 """
 
@@ -36,6 +36,7 @@ def main(argv):
   with cli.plain_errors():
     lookup("the benchmark", argv[1] if argv[1:] else "", ("loop",))
     config = cli.required(_CONFIG)
+    cli.use_compilation_cache()
     config.epochs = float(_EPOCHS)
     if _DATA_DIR.value is not None:
       config.data.data_dir = _DATA_DIR.value
@@ -64,6 +65,7 @@ def measure_loop(config: ConfigDict) -> dict[str, Any]:
   return {
       "steps": run.total_steps,
       "seconds_per_step": alone,
+      "images_per_second": run.config.batch_size / alone,
       "seconds_in_loop": seconds,
       "share_outside_step": 1 - run.total_steps * alone / seconds,
       "device": jax.devices()[0].device_kind,
@@ -74,7 +76,7 @@ def _time_step(run, dispatch):
   """Returns seconds a step, of windows of an epoch each, synchronised."""
   state, images = runs.initial_state(run), runs.resident(run.train)
   calls = max(1, run.steps_per_epoch // run.steps_per_dispatch)
-  index = runs.batch_indices(run, 0)
+  index = runs.batch_indices(run, 0, run.steps_per_dispatch)
   seconds = []
   for _ in range(1 + _WINDOWS):
     start = time.perf_counter()

@@ -30,12 +30,16 @@ class Checkpoints:
     latest: Step of the newest complete checkpoint, or None.
   """
 
-  def __init__(self, workdir: str, *, keep: int = 2):
+  def __init__(
+      self, workdir: str, *, keep: int = 2, read_only: bool = False
+  ):
     """Opens or creates the folder.
 
     Args:
       workdir: The run's folder.
       keep: Number of newest checkpoints that are kept.
+      read_only: Whether the folder is only looked at: another process may be
+        writing to it.
     """
     import orbax.checkpoint as ocp  # Slow to import, and not always needed.
 
@@ -43,7 +47,10 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
         (pathlib.Path(workdir) / _FOLDER).absolute(),
         options=ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=True
+            max_to_keep=None if read_only else keep,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            create=not read_only,
         ),
     )
 

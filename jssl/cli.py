@@ -53,7 +53,7 @@ def parse(argv: list[str], *, words: int = 0) -> list[str]:
   try:
     rest = app.parse_flags_with_usage(argv)
   except (AttributeError, KeyError) as error:
-    _exit(f"the config has no such key: {_flat(error)}")
+    _exit(f"the config has no such key: {_innermost(error)}")
   except (OSError, ValueError) as error:
     _exit(str(error))
   if not flags.FLAGS["verbosity"].present:
@@ -107,6 +107,13 @@ def plain_errors() -> Iterator[None]:
     if _DEBUG.value:
       raise
     _exit(f"{error}\n(--debug shows where.)")
+  except jax.errors.JaxRuntimeError as error:
+    if _DEBUG.value or "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    _exit(
+        f"the device is out of memory: {str(error).splitlines()[0]}\nLower"
+        " config.batch_size, config.image_size or config.net.width."
+    )
 
 
 def _exit(message):
@@ -129,7 +136,7 @@ def _nearest_file(path):
   return f" Did you mean {' or '.join(names)}?" if names else ""
 
 
-def _flat(error):
+def _innermost(error):
   """The innermost message of an error that wraps others, on one line."""
   while error.args and isinstance(error.args[0], Exception):
     error = error.args[0]

@@ -62,7 +62,8 @@ def base(dataset: str) -> ConfigDict:
       },
       "checkpoint": {"every_epochs": 5.0, "keep": 2},
   })
-  if dataset == "digits":
+  name = set_name(dataset)
+  if name == "digits":
     config.update({
         "epochs": 50.0,
         "batch_size": 128,
@@ -72,10 +73,10 @@ def base(dataset: str) -> ConfigDict:
         "eval": {"every_epochs": 5.0, "k": 20},
     })
     config.net.update(mean=0.5, std=0.25)
-  elif dataset in ("cifar10", "cifar100"):
+  elif name in ("cifar10", "cifar100"):
     config.image_size = 32
     config.net.update(_CIFAR)
-  elif dataset.split("/")[0].split(":")[0] == "imagenet2012":
+  elif name == "imagenet2012":
     config.batch_size = 256
     config.data.canvas = 256
     config.net.update(_IMAGENET, name="resnet50", stem="imagenet")
@@ -86,6 +87,14 @@ def base(dataset: str) -> ConfigDict:
     config.data.canvas = 160
     config.net.update(_IMAGENET, stem="imagenet")
   return config
+
+
+def set_name(dataset: str) -> str:
+  """Returns a data set's name without its config and version.
+
+  "cifar10" for "cifar10:3.0.2", "folder" for "folder:PATH".
+  """
+  return dataset.partition("/")[0].partition(":")[0]
 
 
 def lookup(where: str, name: str, table: Iterable[str]) -> str:

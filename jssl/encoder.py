@@ -105,7 +105,7 @@ def load_encoder(path: str) -> tuple[Callable[..., Any], PyTree]:
       jax.random.key(0),
       batch,
   )
-  checkpoints = Checkpoints(path)
+  checkpoints = Checkpoints(path, read_only=True)
   state = checkpoints.restore(like)
   checkpoints.close()
   encode = make_encode(

@@ -31,6 +31,7 @@ _FREE = (
     "optimizer.learning_rate",
     "optimizer.schedule.",
     "optimizer.weight_decay",
+    "precision",
     "steps_per_dispatch",
 )
 
@@ -61,10 +62,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
   state = runs.initial_state(run)
   if resuming:
     state = checkpoints.restore(state)
-    run = runs.resume(run, state)
   recorder = Recorder(run, workdir, step=int(state.step))
   _greet(run, recorder, resuming=resuming, step=int(state.step))
-  try:
+  with contextlib.closing(checkpoints), contextlib.closing(recorder):
     dispatch = runs.make_dispatch(run)
     state = run_steps(run, dispatch, recorder, checkpoints, state)
     if int(state.step) < run.total_steps:
@@ -73,9 +73,6 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
           " command goes on from there"
       )
       return None
-  finally:
-    recorder.close()
-    checkpoints.close()
   result = None
   if jax.process_index() == 0:
     result = summary.write(run, workdir, state, recorder.rows)
@@ -107,42 +104,44 @@ def run_steps(
   compiling = True
   with _sigterm() as asked_to_stop:
     while step < run.total_steps and not asked_to_stop.is_set():
-      state, metrics = dispatch(state, images, runs.batch_indices(run, step))
+      count = min(run.steps_per_dispatch, run.total_steps - step)
+      indices = runs.batch_indices(run, step, count)
+      state, metrics = dispatch(state, images, indices)
+      # Rows of earlier calls are written while the device works on this one.
+      if step % run.config.log.every_steps < count:
+        recorder.flush(step)
+      step += count
+      recorder.add(metrics, count)
       if compiling:
         jax.block_until_ready(metrics)
         recorder.start_clock()
         compiling = False
-      # Rows of earlier calls are written while the device works on this one.
-      if step % run.config.log.every_steps < run.steps_per_dispatch:
-        recorder.flush(step)
-      step += run.steps_per_dispatch
-      recorder.add(metrics)
-      if _due(run, step, "eval") and jax.process_index() == 0:
+      if _due(run, step, count, "eval") and jax.process_index() == 0:
         recorder.flush(step)
         signs = runs.look(run, runs.encoder_of(run, state))
         recorder.evaluation(step, signs)
-      if _due(run, step, "checkpoint"):
+      if _due(run, step, count, "checkpoint"):
         recorder.flush(step)
-        _save(checkpoints, recorder, step, state)
-        saved = step
+        saved = _save(checkpoints, recorder, step, state) or saved
     if step > saved:
       recorder.flush(step)
-      _save(checkpoints, recorder, step, state)
+      checkpoints.save(step, state)
   checkpoints.wait()
   return state
 
 
-def _due(run, step, section):
-  """Whether an event is due after the call that ended at this step."""
+def _due(run, step, count, section):
+  """Whether an event is due after the call of so many steps to this step."""
   epochs = run.config[section].every_epochs
   every = max(1, round(epochs * run.steps_per_epoch))
-  return step == run.total_steps or step % every < run.steps_per_dispatch
+  return step == run.total_steps or step % every < count
 
 
 def _save(checkpoints, recorder, step, state):
-  """Saves in the background; a failure costs this checkpoint, not the run."""
+  """Saves in the background; returns the step, or None if that failed."""
   try:
     checkpoints.save(step, state)
+    return step
   except NotSaved as error:
     recorder.say(f"WARNING: {error}")
 
@@ -173,15 +172,14 @@ def _greet(run, recorder, *, resuming, step):
       f" {len(train.image):,} images to train on, {len(test.image):,} held out;"
       f" {jax.device_count()} x {jax.devices()[0].device_kind}"
   )
-  for split in (train, test):
-    if split.skipped:
-      named = "\n".join(f"  {name}" for name in split.skipped[:20])
-      more = len(split.skipped) - 20
-      recorder.say(
-          f"WARNING: pictures left out, because they could not be read:"
-          f" {len(split.skipped)}\n{named}"
-          + (f"\n  and {more} more" if more > 0 else "")
-      )
+  skipped = tuple(dict.fromkeys(train.skipped + test.skipped))
+  if skipped:
+    more = f"\n  and {len(skipped) - 20} more" if len(skipped) > 20 else ""
+    recorder.say(
+        f"WARNING: {len(skipped)} of the pictures are left out:\n"
+        + "\n".join(f"  {name}" for name in skipped[:20])
+        + more
+    )
   if resuming:
     recorder.say(f"going on from step {step} of {run.total_steps}")
 

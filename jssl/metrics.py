@@ -9,7 +9,8 @@ from typing import Any
 class MetricsLog:
   """Rows of metrics, in a file of JSON lines and as TensorBoard events.
 
-  A row is on the disk when `write` returns. A resumed run drops the rows after
+  A row is handed to the system when `write` returns, so it outlives a killed
+  process. A resumed run drops the rows after
   its checkpoint, which it is about to write again.
 
   Attributes:
@@ -35,9 +36,16 @@ class MetricsLog:
 
   def write(self, row: dict[str, Any]) -> None:
     """Appends a row of finite numbers; "step" must be among them."""
+    line = _line(row)
+    try:
+      self._file.write(line)
+      self._file.flush()
+    except OSError as error:
+      raise OSError(
+          f"{self._path} could not be written: {error}. Checkpoints are intact;"
+          " free space, and run the same command again."
+      ) from error
     self.rows.append(row)
-    self._file.write(_line(row))
-    self._file.flush()
     for name, value in row.items():
       if name != "step":
         self._events.add_scalar(name, value, row["step"])

@@ -49,7 +49,7 @@ def staircase(
     *,
     epochs: float,
     steps_per_epoch: int,
-    drop_epochs: Sequence[float],
+    drop_epochs: Sequence[float] = (120, 160),
     factor: float = 0.1,
 ) -> Schedule:
   """Multiplies the learning rate by a factor at given epochs, as MoCo v1.

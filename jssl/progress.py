@@ -24,8 +24,9 @@ class Progress:
       total: Number of steps in all.
     """
     self._quiet = jax.process_index() > 0
-    self._terminal = sys.stderr.isatty()
-    self._said = time.monotonic()
+    self._terminal = sys.stderr.isatty() or "ipykernel" in sys.modules
+    self._said = self._start = time.monotonic()
+    self._first = step
     self._bar = tqdm.tqdm(
         initial=step,
         total=total,
@@ -52,7 +53,9 @@ class Progress:
     self._bar.set_postfix_str(text, refresh=False)
     waited = time.monotonic() - self._said
     if not self._terminal and waited >= _SECONDS_BETWEEN_LINES:
-      self.say(f"step {step}/{total}: {text}")
+      steps = max(step - self._first, 1)
+      left = (total - step) * (time.monotonic() - self._start) / steps
+      self.say(f"step {step}/{total}, {left / 60:.0f} min left: {text}")
 
   def say(self, text: str) -> None:
     """Writes a line above the bar."""

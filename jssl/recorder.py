@@ -47,10 +47,9 @@ class Recorder:
     """Shows a line."""
     self._progress.say(text)
 
-  def add(self, metrics: dict[str, jax.Array]) -> None:
-    """Takes the metrics of a call, without waiting for the device."""
+  def add(self, metrics: dict[str, jax.Array], count: int) -> None:
+    """Takes the metrics of a call of `count` steps, without waiting."""
     self._window.append(metrics)
-    count = self._run.steps_per_dispatch
     self._images += count * self._run.config.batch_size
     self._progress.advance(count)
 

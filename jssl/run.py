@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -37,7 +38,7 @@ class Run(NamedTuple):
     test: Held-out images.
     steps_per_epoch: Number of full batches in `train`.
     total_steps: Number of steps of the whole training.
-    steps_per_dispatch: Number of steps compiled into one call.
+    steps_per_dispatch: Number of steps compiled into one call, at most.
     encode: See `jssl.encoder.make_encode`.
     init: Jitted, from a PRNG key to the state before the first step.
   """
@@ -55,14 +56,6 @@ class Run(NamedTuple):
   init: Callable[[jax.Array], TrainState]
 
 
-def resume(run: Run, state: TrainState) -> Run:
-  """Fits the number of steps a call to what remains to be trained."""
-  remaining = max(run.total_steps - int(state.step), 1)
-  return run._replace(
-      steps_per_dispatch=_steps_per_dispatch(run.config, remaining)
-  )
-
-
 def prepare(config: ConfigDict) -> Run:
   """Makes a run from a config (see `jssl.config.base`).
 
@@ -70,6 +63,7 @@ def prepare(config: ConfigDict) -> Run:
     ValueError: If something in the config is wrong.
     OSError: If the data cannot be found.
   """
+  _check(config)
   devices = jax.device_count()
   if config.batch_size % devices:
     raise ValueError(
@@ -89,6 +83,7 @@ def prepare(config: ConfigDict) -> Run:
       canvas=config.data.canvas or None,
   )
   train, test = load(config.data.train), load(config.data.test)
+  _check_memory(train)
   steps_per_epoch = data.steps_per_epoch(len(train.image), config.batch_size)
   total_steps = round(config.epochs * steps_per_epoch)
   learning_rate = build.schedule(config, steps_per_epoch=steps_per_epoch)
@@ -97,6 +92,7 @@ def prepare(config: ConfigDict) -> Run:
       channels=train.image.shape[-1],
       classes=list(train.classes),
       train_images=len(train.image),
+      fingerprint=_fingerprint(train),
   )
   optimizer = build.optimizer(config, learning_rate)
   size = config.image_size
@@ -153,17 +149,17 @@ def make_dispatch(run: Run) -> Callable[..., tuple[TrainState, Any]]:
   return parallel.map_devices(dispatch, in_axes=(None, None, 0))
 
 
-def batch_indices(run: Run, step: int) -> np.ndarray:
+def batch_indices(run: Run, step: int, count: int) -> np.ndarray:
   """Returns which images this process's devices see in the next call.
 
   Args:
     run: The run.
     step: Number of steps taken.
+    count: Number of steps of the call, S.
 
   Returns:
     int32 `[local devices, S, images a device]`.
   """
-  count = run.steps_per_dispatch
   rows = [
       data.batch_indices(
           run.config.seed,
@@ -197,12 +193,15 @@ def extract(
   Returns:
     Features of the training images (or None) and of the test images.
   """
-  encode_all = lambda images: features.extract(
-      encode,
-      images.image,
-      extent=images.extent,
-      batch_size=run.config.batch_size,
-  )
+
+  def encode_all(images):
+    return features.extract(
+        encode,
+        images.image,
+        extent=images.extent,
+        batch_size=run.config.batch_size,
+    )
+
   return encode_all(run.train) if train else None, encode_all(run.test)
 
 
@@ -240,9 +239,63 @@ def judge(
   return {**accuracies, "rank": protocol.spread(test)["rank"]}
 
 
-def _steps_per_dispatch(config, remaining):
-  """The largest number that divides the remaining steps, up to a limit."""
+def _steps_per_dispatch(config, total_steps):
+  """Steps a call: the limit, or a divisor near it, which needs no last call
+  of another length and so no second compilation."""
   limit = config.steps_per_dispatch
   if not limit:
     limit = 1 if jax.default_backend() == "cpu" else _STEPS_PER_DISPATCH
-  return max(n for n in range(1, limit + 1) if remaining % n == 0)
+  near = range(limit // 2 + 1, limit + 1)
+  return max((n for n in near if total_steps % n == 0), default=limit)
+
+
+def _check(config):
+  """Refuses numbers that mean nothing, before anything is loaded."""
+  at_least = {
+      "batch_size": 1,
+      "image_size": 1,
+      "steps_per_dispatch": 0,
+      "data.canvas": 0,
+      "log.every_steps": 1,
+      "eval.k": 1,
+      "checkpoint.keep": 1,
+  }
+  for name, least in at_least.items():
+    if (value := _entry(config, name)) < least:
+      raise ValueError(
+          f"config.{name} is {value}; expected at least {least}."
+      )
+  above_zero = (
+      "epochs",
+      "eval.every_epochs",
+      "eval.temperature",
+      "checkpoint.every_epochs",
+  )
+  for name in above_zero:
+    if (value := _entry(config, name)) <= 0:
+      raise ValueError(f"config.{name} is {value}; expected more than 0.")
+
+
+def _entry(config, name):
+  for key in name.split("."):
+    config = config[key]
+  return config
+
+
+def _check_memory(images):
+  """Refuses data that the device cannot hold (unknown on CPU)."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  needed = images.image.nbytes
+  if needed > 0.7 * stats.get("bytes_limit", float("inf")):
+    raise ValueError(
+        f"The images need {needed / 2**30:.3g} GiB, but the device has"
+        f" {stats['bytes_limit'] / 2**30:.3g} GiB, and training needs some of"
+        " it: lower config.data.canvas, or give a slice of the set such as"
+        " config.data.train='train[:10%]'."
+    )
+
+
+def _fingerprint(images):
+  """A checksum of some of the pictures: tells if they are others."""
+  stride = -(-len(images.image) // 1024)
+  return zlib.crc32(np.ascontiguousarray(images.image[::stride]))

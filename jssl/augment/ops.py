@@ -22,13 +22,13 @@ def adjust_brightness(
 
   Args:
     image: float [H, W, C] in [0, 1].
-    factor: scalar, 0 or more.
+    factor: Scalar, 0 or more.
 
   Returns:
     float [H, W, C] in [0, 1].
 
   Raises:
-    ValueError: if `image` is not one float image.
+    ValueError: If `image` is not one float image.
   """
   checks.check_image(image)
   return blend(image, 0.0, factor)
@@ -39,13 +39,13 @@ def adjust_contrast(image: jax.Array, factor: float | jax.Array) -> jax.Array:
 
   Args:
     image: float [H, W, C] in [0, 1], C = 1 or 3.
-    factor: scalar, 0 or more: 0 gives an even gray, 1 the image itself.
+    factor: Scalar, 0 or more: 0 gives an even gray, 1 the image itself.
 
   Returns:
     float [H, W, C] in [0, 1].
 
   Raises:
-    ValueError: if `image` is not one float image of 1 or 3 channels.
+    ValueError: If `image` is not one float image of 1 or 3 channels.
   """
   return blend(image, jnp.mean(luma(image)), factor)
 
@@ -57,13 +57,13 @@ def adjust_saturation(
 
   Args:
     image: float [H, W, C] in [0, 1], C = 1 (returned as it is) or 3.
-    factor: scalar, 0 or more: 0 gives a gray picture, 1 the image itself.
+    factor: Scalar, 0 or more: 0 gives a gray picture, 1 the image itself.
 
   Returns:
     float [H, W, C] in [0, 1].
 
   Raises:
-    ValueError: if `image` is not one float image of 1 or 3 channels.
+    ValueError: If `image` is not one float image of 1 or 3 channels.
   """
   checks.check_color(image)
   if image.shape[-1] == 1:
@@ -76,13 +76,13 @@ def adjust_hue(image: jax.Array, delta: float | jax.Array) -> jax.Array:
 
   Args:
     image: float [H, W, C] in [0, 1], C = 1 (returned as it is) or 3.
-    delta: scalar in [-0.5, 0.5], in turns of the color circle.
+    delta: Scalar in [-0.5, 0.5], in turns of the color circle.
 
   Returns:
     float [H, W, C] in [0, 1].
 
   Raises:
-    ValueError: if `image` is not one float image of 1 or 3 channels.
+    ValueError: If `image` is not one float image of 1 or 3 channels.
   """
   checks.check_color(image)
   if image.shape[-1] == 1:
@@ -122,7 +122,7 @@ def to_grayscale(image: jax.Array) -> jax.Array:
     float [H, W, C] in [0, 1].
 
   Raises:
-    ValueError: if `image` is not one float image of 1 or 3 channels.
+    ValueError: If `image` is not one float image of 1 or 3 channels.
   """
   return jnp.broadcast_to(luma(image), image.shape)
 
@@ -137,14 +137,14 @@ def gaussian_blur(
 
   Args:
     image: float [H, W, C].
-    sigma: scalar > 0, the standard deviation in pixels.
-    kernel_size: static odd number of taps along each axis.
+    sigma: Scalar > 0, the standard deviation in pixels.
+    kernel_size: Static odd number of taps along each axis.
 
   Returns:
     float32 [H, W, C].
 
   Raises:
-    ValueError: if `image` is not one float image, or if `kernel_size` is even
+    ValueError: If `image` is not one float image, or if `kernel_size` is even
       or too large for it.
   """
   checks.check_image(image)
@@ -182,13 +182,13 @@ def solarize(image: jax.Array, threshold: float | jax.Array) -> jax.Array:
 
   Args:
     image: float [H, W, C] in [0, 1].
-    threshold: scalar in [0, 1].
+    threshold: Scalar in [0, 1].
 
   Returns:
     float [H, W, C] in [0, 1].
 
   Raises:
-    ValueError: if `image` is not one float image.
+    ValueError: If `image` is not one float image.
   """
   checks.check_image(image)
   return jnp.where(image >= threshold, 1.0 - image, image)
@@ -204,14 +204,14 @@ def rotate90(image: jax.Array, turns: int | jax.Array) -> jax.Array:
 
   Args:
     image: [..., H, W, C], of any dtype.
-    turns: number of quarter turns, of either sign. A Python int may turn any
+    turns: Number of quarter turns, of either sign. A Python int may turn any
       image; a scalar array, which may be traced, a square one only.
 
   Returns:
     [..., H, W, C], H and W exchanged by an odd number of turns.
 
   Raises:
-    ValueError: if `turns` is an array and the image is not square.
+    ValueError: If `turns` is an array and the image is not square.
   """
   if isinstance(turns, int):
     return jnp.rot90(image, turns, axes=(-3, -2))

@@ -30,21 +30,21 @@ def random_resized_crop(
   and its area is counted in true pixels.
 
   Args:
-    key: a PRNG key.
+    key: A PRNG key.
     image: float [H, W, C].
-    size: static height and width of the result; an int means a square.
-    scale: lowest and highest part of the picture's area that the box covers.
-    ratio: lowest and highest width / height of the box; its logarithm is drawn.
-    extent: the true (height, width) of the picture in pixels, [2], may be
+    size: Static height and width of the result; an int means a square.
+    scale: Lowest and highest part of the picture's area that the box covers.
+    ratio: Lowest and highest width / height of the box; its logarithm is drawn.
+    extent: The true (height, width) of the picture in pixels, [2], may be
       traced. None means the image's own.
-    method: see `resized_crop`.
-    antialias: see `resized_crop`.
+    method: See `resized_crop`.
+    antialias: See `resized_crop`.
 
   Returns:
     float32 [h, w, C].
 
   Raises:
-    ValueError: if `scale` or `ratio` is out of order or out of range, or for
+    ValueError: If `scale` or `ratio` is out of order or out of range, or for
       what `resized_crop` refuses.
   """
   checks.check_image(image)
@@ -71,16 +71,16 @@ def sample_crop_box(
   within `ratio`. All ten are drawn at once, as no loop under vmap can stop.
 
   Args:
-    key: a PRNG key.
-    extent: height and width of the picture in pixels, [2].
-    scale: lowest and highest part of the picture's area.
-    ratio: lowest and highest width / height.
+    key: A PRNG key.
+    extent: Height and width of the picture in pixels, [2].
+    scale: Lowest and highest part of the picture's area.
+    ratio: Lowest and highest width / height.
 
   Returns:
     (top, left, height, width) in whole pixels, float32 [4].
 
   Raises:
-    ValueError: if `scale` or `ratio` is out of order or out of range.
+    ValueError: If `scale` or `ratio` is out of order or out of range.
   """
   checks.check_range("scale", scale, highest=1.0)
   checks.check_range("ratio", ratio)

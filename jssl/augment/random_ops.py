@@ -31,20 +31,20 @@ def random_color_jitter(
   first three and in [-x, x] turns for hue, and its own order of the four.
 
   Args:
-    key: a PRNG key.
+    key: A PRNG key.
     image: float [H, W, C] in [0, 1], C = 1 (hue and saturation change nothing)
       or 3.
-    brightness: largest change of the factor, 0 or more.
-    contrast: largest change of the factor, 0 or more.
-    saturation: largest change of the factor, 0 or more.
-    hue: largest turn, in [0, 0.5].
-    probability: how often the image is changed at all.
+    brightness: Largest change of the factor, 0 or more.
+    contrast: Largest change of the factor, 0 or more.
+    saturation: Largest change of the factor, 0 or more.
+    hue: Largest turn, in [0, 0.5].
+    probability: How often the image is changed at all.
 
   Returns:
     float [H, W, C] in [0, 1].
 
   Raises:
-    ValueError: if a strength or `probability` is out of range.
+    ValueError: If a strength or `probability` is out of range.
   """
   checks.check_limit("brightness", brightness)
   checks.check_limit("contrast", contrast)
@@ -73,15 +73,15 @@ def random_grayscale(
   """Takes the color away with `probability`; the channels stay.
 
   Args:
-    key: a PRNG key.
+    key: A PRNG key.
     image: float [H, W, C] in [0, 1], C = 1 or 3.
-    probability: how often.
+    probability: How often.
 
   Returns:
     float [H, W, C] in [0, 1].
 
   Raises:
-    ValueError: if `probability` is out of range.
+    ValueError: If `probability` is out of range.
   """
   operation = lambda _, x: ops.to_grayscale(x)
   return _sometimes(operation, key, image, probability)
@@ -98,17 +98,17 @@ def random_gaussian_blur(
   """Blurs with `probability`, each image with its own sigma.
 
   Args:
-    key: a PRNG key.
+    key: A PRNG key.
     image: float [H, W, C].
-    kernel_size: static odd number of taps along each axis.
-    sigma: lowest and highest standard deviation in pixels, drawn uniformly.
-    probability: how often.
+    kernel_size: Static odd number of taps along each axis.
+    sigma: Lowest and highest standard deviation in pixels, drawn uniformly.
+    probability: How often.
 
   Returns:
     float32 [H, W, C].
 
   Raises:
-    ValueError: if `sigma` or `probability` is out of range, or for what
+    ValueError: If `sigma` or `probability` is out of range, or for what
       `gaussian_blur` refuses.
   """
   checks.check_range("sigma", sigma)
@@ -130,16 +130,16 @@ def random_solarize(
   """Inverts the values at or above `threshold` with `probability`.
 
   Args:
-    key: a PRNG key.
+    key: A PRNG key.
     image: float [H, W, C] in [0, 1].
-    threshold: in [0, 1].
-    probability: how often.
+    threshold: In [0, 1].
+    probability: How often.
 
   Returns:
     float [H, W, C] in [0, 1].
 
   Raises:
-    ValueError: if `threshold` or `probability` is out of range.
+    ValueError: If `threshold` or `probability` is out of range.
   """
   checks.check_limit("threshold", threshold, highest=1.0)
   operation = lambda _, x: ops.solarize(x, threshold)
@@ -152,15 +152,15 @@ def random_flip(
   """Mirrors the image left to right with `probability`.
 
   Args:
-    key: a PRNG key.
+    key: A PRNG key.
     image: [H, W, C], of any dtype.
-    probability: how often.
+    probability: How often.
 
   Returns:
     [H, W, C], of the same dtype.
 
   Raises:
-    ValueError: if `probability` is out of range.
+    ValueError: If `probability` is out of range.
   """
   operation = lambda _, x: ops.flip_left_right(x)
   return _sometimes(operation, key, image, probability)
@@ -183,21 +183,21 @@ def random_affine(
   that an image that is not square is not distorted by them.
 
   Args:
-    key: a PRNG key.
+    key: A PRNG key.
     image: float [H, W, C].
-    size: static height and width of the result; an int means a square.
-    degrees: largest rotation in either direction.
-    translate: largest shift of the content in either direction, on each axis,
+    size: Static height and width of the result; an int means a square.
+    degrees: Largest rotation in either direction.
+    translate: Largest shift of the content in either direction, on each axis,
       as a part of the image's side.
-    scale: lowest and highest magnification; its logarithm is drawn.
-    shear: largest slant of the vertical, in degrees below 90, either direction.
-    fill: what lies outside the image.
+    scale: Lowest and highest magnification; its logarithm is drawn.
+    shear: Largest slant of the vertical, in degrees below 90, either direction.
+    fill: What lies outside the image.
 
   Returns:
     float32 [h, w, C].
 
   Raises:
-    ValueError: if an argument is out of range, or for what `affine` refuses.
+    ValueError: If an argument is out of range, or for what `affine` refuses.
   """
   checks.check_image(image)
   checks.check_limit("degrees", degrees, highest=180.0)
@@ -231,9 +231,9 @@ def _draw_jitter(
   """Draws a jitter: the order of the blends, where hue falls, and how much.
 
   Args:
-    key: a PRNG key.
-    strengths: largest change of brightness, contrast and saturation.
-    hue: largest turn.
+    key: A PRNG key.
+    strengths: Largest change of brightness, contrast and saturation.
+    hue: Largest turn.
 
   Returns:
     order: int [3], brightness (0), contrast (1), saturation (2), shuffled.
@@ -259,9 +259,9 @@ def _blend_in_order(
 
   Args:
     image: float [H, W, C] in [0, 1].
-    order: int [3], which of them each position holds.
+    order: Int [3], which of them each position holds.
     factors: float [3], of brightness, contrast, saturation.
-    due: bool [3], the positions to apply.
+    due: Bool [3], the positions to apply.
 
   Returns:
     float [H, W, C] in [0, 1].

@@ -31,11 +31,11 @@ def moco_v1(
   official code: crop, grayscale, jitter, flip.
 
   Args:
-    key: a PRNG key.
+    key: A PRNG key.
     image: float [H, W, C] in [0, 1], C = 1 or 3.
-    size: static side of the view.
-    extent: the true (height, width) of the picture, [2], or None.
-    scale: range of the crop's share of the picture's area.
+    size: Static side of the view.
+    extent: The true (height, width) of the picture, [2], or None.
+    scale: Range of the crop's share of the picture's area.
 
   Returns:
     float32 [size, size, C] in [0, 1].
@@ -66,13 +66,13 @@ def moco_v2(
   SimCLR's, which it otherwise follows.
 
   Args:
-    key: a PRNG key.
+    key: A PRNG key.
     image: float [H, W, C] in [0, 1], C = 1 or 3.
-    size: static side of the view.
-    extent: the true (height, width) of the picture, [2], or None.
-    scale: range of the crop's share of the picture's area; (0.08, 1.0) is
+    size: Static side of the view.
+    extent: The true (height, width) of the picture, [2], or None.
+    scale: Range of the crop's share of the picture's area; (0.08, 1.0) is
       usual for CIFAR.
-    blur_probability: how often to blur; 0 is usual for CIFAR.
+    blur_probability: How often to blur; 0 is usual for CIFAR.
 
   Returns:
     float32 [size, size, C] in [0, 1].
@@ -113,10 +113,10 @@ def digits(
   tight crop: they turn one digit into another.
 
   Args:
-    key: a PRNG key.
+    key: A PRNG key.
     image: float [H, W, C] in [0, 1], light strokes on black.
-    size: static side of the view.
-    extent: taken as every recipe takes it, and not used: digits fill a square
+    size: Static side of the view.
+    extent: Taken as every recipe takes it, and not used: digits fill a square
       canvas unstretched.
 
   Returns:
@@ -149,16 +149,16 @@ def evaluation(
 
   Args:
     image: float [H, W, C].
-    size: static side of the result.
-    crop_fraction: side of the square as a part of the picture's shorter side,
+    size: Static side of the result.
+    crop_fraction: Side of the square as a part of the picture's shorter side,
       in (0, 1]. ImageNet's "resize to 256, crop 224" is 0.875.
-    extent: the true (height, width) of the picture, [2], or None.
+    extent: The true (height, width) of the picture, [2], or None.
 
   Returns:
     float32 [size, size, C].
 
   Raises:
-    ValueError: if `crop_fraction` is out of range.
+    ValueError: If `crop_fraction` is out of range.
   """
   checks.check_image(image)
   if not 0 < crop_fraction <= 1:

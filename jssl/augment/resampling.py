@@ -34,16 +34,16 @@ def resized_crop(
     image: float [H, W, C].
     box: (top, left, height, width) in pixels, inside the image. Pixel i covers
       [i, i + 1].
-    size: static height and width of the result; an int means a square.
+    size: Static height and width of the result; an int means a square.
     method: "bilinear", or "bicubic" (a = -0.5 with antialias, else -0.75),
       which may overshoot the range of its input by a few percent.
-    antialias: whether to low-pass what is reduced.
+    antialias: Whether to low-pass what is reduced.
 
   Returns:
     float32 [h, w, C].
 
   Raises:
-    ValueError: if `image`, `size` or `method` is not one of the above.
+    ValueError: If `image`, `size` or `method` is not one of the above.
   """
   checks.check_image(image)
   out_height, out_width = checks.height_and_width(size)
@@ -76,14 +76,14 @@ def affine(
   Args:
     image: float [H, W, C].
     matrix: [2, 3], may be traced.
-    size: static height and width of the result; an int means a square.
-    fill: what lies outside the image.
+    size: Static height and width of the result; an int means a square.
+    fill: What lies outside the image.
 
   Returns:
     float32 [h, w, C].
 
   Raises:
-    ValueError: if `image`, `matrix` or `size` has another shape.
+    ValueError: If `image`, `matrix` or `size` has another shape.
   """
   checks.check_image(image)
   height, width = checks.height_and_width(size)

@@ -24,17 +24,17 @@ def make_views(
     query, key_view = make_views(key, {"image": images}, (recipe, recipe))
 
   Args:
-    key: a PRNG key, the same on every device.
+    key: A PRNG key, the same on every device.
     batch: "image" [B, H, W, C], uint8 or float in [0, 1]; optionally "extent"
       [B, 2], the true (height, width) of pictures stretched onto the canvas;
       optionally "position" int [B], in the global batch, arange(B) if missing.
-    recipes: functions (key, image, *, extent) -> view of one float32 image.
+    recipes: Functions (key, image, *, extent) -> view of one float32 image.
 
   Returns:
     A tuple of float32 [B, h, w, C], one for each recipe.
 
   Raises:
-    ValueError: if an array of `batch` has another shape or dtype.
+    ValueError: If an array of `batch` has another shape or dtype.
   """
   images, extent = batch["image"], batch.get("extent")
   if images.ndim != 4:
@@ -78,7 +78,7 @@ def to_float(images: jax.Array) -> jax.Array:
     float32, of the same shape.
 
   Raises:
-    ValueError: if the dtype is another.
+    ValueError: If the dtype is another.
   """
   if images.dtype == jnp.uint8:
     return images.astype(jnp.float32) / 255.0

@@ -14,10 +14,10 @@ def read_size(encoded: bytes) -> tuple[int, int]:
   """Returns (height, width) of the upright picture, from its header.
 
   Args:
-    encoded: the bytes of a picture file.
+    encoded: The bytes of a picture file.
 
   Raises:
-    ValueError: if the bytes are not a picture, with the reason.
+    ValueError: If the bytes are not a picture, with the reason.
   """
   try:
     with Image.open(io.BytesIO(encoded)) as picture:
@@ -35,8 +35,8 @@ def decode(
   true geometry (from the size returned) and resampled from the canvas.
 
   Args:
-    encoded: the bytes of a picture file in any format that Pillow reads.
-    canvas: side of the square, or None to keep the picture's own size.
+    encoded: The bytes of a picture file in any format that Pillow reads.
+    canvas: Side of the square, or None to keep the picture's own size.
     channels: 1 (grey), 3 (RGB, transparency over white) or 4 (RGBA).
 
   Returns:
@@ -44,7 +44,7 @@ def decode(
     and the true (height, width).
 
   Raises:
-    ValueError: if the bytes are not a whole picture, with the reason.
+    ValueError: If the bytes are not a whole picture, with the reason.
   """
   try:
     with Image.open(io.BytesIO(encoded)) as picture:

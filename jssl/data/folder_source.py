@@ -35,17 +35,17 @@ def open_folder(path: str, split: str) -> Source:
   relative file name: adding files does not move the others.
 
   Args:
-    path: the folder. Hidden files, and files whose suffix is not that of a
+    path: The folder. Hidden files, and files whose suffix is not that of a
       picture, are ignored.
-    split: as in `jssl.data.open_source`. A slice chooses by hash too, so it
+    split: As in `jssl.data.open_source`. A slice chooses by hash too, so it
       takes pictures of all classes.
 
   Returns:
     A `Source` ordered by relative file name.
 
   Raises:
-    FileNotFoundError: if there is no such folder.
-    ValueError: if it holds no pictures, or the split is unknown or empty.
+    FileNotFoundError: If there is no such folder.
+    ValueError: If it holds no pictures, or the split is unknown or empty.
   """
   dataset = f"folder:{path}"
   root = pathlib.Path(path).expanduser()

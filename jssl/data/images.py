@@ -26,7 +26,7 @@ class Images(NamedTuple):
     label: int32 `[N]`, an index into `classes`; None without labels.
     extent: int32 `[N, 2]`, the true (height, width) of the pictures that were
       fitted to a canvas; None if they were not.
-    classes: names of the classes, `()` without labels.
+    classes: Names of the classes, `()` without labels.
     skipped: "name: reason" for each picture that could not be decoded.
   """
 
@@ -49,12 +49,12 @@ def open_source(
     split: "train"; "test" for the held-out part, which is the validation
       split if there is no labelled test split; or a slice of either such as
       "train[:10%]".
-    data_dir: where TensorFlow Datasets keeps its data; None for the variable
+    data_dir: Where TensorFlow Datasets keeps its data; None for the variable
       TFDS_DATA_DIR or, without it, ~/tensorflow_datasets.
 
   Raises:
-    ValueError: if the name or the split is unknown.
-    OSError: if the data is not there, or cannot be prepared there.
+    ValueError: If the name or the split is unknown.
+    OSError: If the data is not there, or cannot be prepared there.
   """
   if name.startswith("folder:"):
     return folder_source.open_folder(name.removeprefix("folder:"), split)
@@ -74,20 +74,20 @@ def load(
   """Decodes a whole split, once, into one array.
 
   Args:
-    name: as in `open_source`.
-    split: as in `open_source`.
-    data_dir: as in `open_source`.
-    canvas: side of the square each picture is stretched to, its true size
+    name: As in `open_source`.
+    split: As in `open_source`.
+    data_dir: As in `open_source`.
+    canvas: Side of the square each picture is stretched to, its true size
       kept in `extent`; None if the pictures share one size.
-    max_bytes: refuse a larger array; None for half of the free memory.
+    max_bytes: Refuse a larger array; None for half of the free memory.
 
   Returns:
     The `Images`, in the order of the source.
 
   Raises:
-    ValueError: if the name or the split is unknown, the pictures differ in
+    ValueError: If the name or the split is unknown, the pictures differ in
       size and no canvas is given, none can be decoded, or they do not fit.
-    OSError: if the data is not there, or cannot be prepared there.
+    OSError: If the data is not there, or cannot be prepared there.
 
   Example:
     >>> load("digits", "train").image.shape

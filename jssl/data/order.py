@@ -15,14 +15,14 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
   """Returns how many full batches an epoch has; the rest is left out.
 
   Args:
-    size: number of images in the set.
-    batch_size: number of images in a batch.
+    size: Number of images in the set.
+    batch_size: Number of images in a batch.
 
   Returns:
     `size // batch_size`, at least 1.
 
   Raises:
-    ValueError: if `batch_size` is not in [1, size].
+    ValueError: If `batch_size` is not in [1, size].
   """
   if batch_size < 1:
     raise ValueError(f"batch_size is {batch_size}: it must be at least 1.")
@@ -43,16 +43,16 @@ def batch_indices(
   `size % batch_size` images of that order are left out of the epoch.
 
   Args:
-    seed: non-negative; another seed gives another order.
-    step: number of the step, from 0 on over all epochs.
-    size: number of images in the set.
-    batch_size: number of images in the batch.
+    seed: Non-negative; another seed gives another order.
+    step: Number of the step, from 0 on over all epochs.
+    size: Number of images in the set.
+    batch_size: Number of images in the batch.
 
   Returns:
     int32 `[batch_size]`, in [0, size).
 
   Raises:
-    ValueError: if `batch_size` is not in [1, size], or `step` is negative.
+    ValueError: If `batch_size` is not in [1, size], or `step` is negative.
   """
   if step < 0:
     raise ValueError(f"step is {step}: steps are counted from 0 on.")
@@ -65,9 +65,9 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
   """Returns the whole order of an epoch, of which batches are slices.
 
   Args:
-    seed: non-negative; another seed gives another order.
-    epoch: number of the epoch, from 0 on.
-    size: number of images in the set.
+    seed: Non-negative; another seed gives another order.
+    epoch: Number of the epoch, from 0 on.
+    size: Number of images in the set.
 
   Returns:
     int32 `[size]`, a permutation of `range(size)`.

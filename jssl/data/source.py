@@ -10,9 +10,9 @@ class Record(NamedTuple):
   """One picture as it is stored.
 
   Attributes:
-    encoded: the bytes of the picture file; empty if it could not be read.
-    label: index into the source's `classes`, or -1 without a label.
-    name: what to call the picture in a message.
+    encoded: The bytes of the picture file; empty if it could not be read.
+    label: Index into the source's `classes`, or -1 without a label.
+    name: What to call the picture in a message.
   """
 
   encoded: bytes
@@ -24,11 +24,11 @@ class Source(NamedTuple):
   """Random access to the pictures of one split.
 
   Attributes:
-    name: the data set and the split, as messages call it.
-    length: number of pictures.
-    read: maps indices in [0, length) to their records; safe to call from
+    name: The data set and the split, as messages call it.
+    length: Number of pictures.
+    read: Maps indices in [0, length) to their records; safe to call from
       several threads at once.
-    classes: names of the classes, `()` without labels.
+    classes: Names of the classes, `()` without labels.
     channels: 1 (grey), 3 (RGB) or 4 (RGBA).
     size: (height, width) of every picture, or None where it is not declared.
     skipped: "name: reason" for pictures found but not taken up.
@@ -49,7 +49,7 @@ def held_out(split: str, splits: Sequence[str]) -> str:
   Args:
     split: "test" or a slice of it such as "test[:10%]"; any other expression
       is returned as it is.
-    splits: names of the splits to choose from.
+    splits: Names of the splits to choose from.
   """
   name, bracket, rest = split.partition("[")
   if name != "test" or "+" in split:
@@ -65,14 +65,14 @@ def split_ranges(
 
   Args:
     split: e.g. "train", "train[:5000]", "train[:10%]" or "train+test".
-    sizes: number of pictures of each split.
-    dataset: name of the data set, for messages.
+    sizes: Number of pictures of each split.
+    dataset: Name of the data set, for messages.
 
   Returns:
     A list of (name of a split, start, stop), not empty.
 
   Raises:
-    ValueError: if the expression fits none of the splits or holds nothing.
+    ValueError: If the expression fits none of the splits or holds nothing.
   """
   if split in sizes:
     ranges = [(split, 0, sizes[split])]

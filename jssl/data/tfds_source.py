@@ -10,7 +10,6 @@ import shlex
 import warnings
 
 from absl import logging
-from etils import epath
 import tensorflow_datasets as tfds
 
 from jssl.data import digits
@@ -26,20 +25,20 @@ def open_tfds(
   """Opens one split of a set that TensorFlow Datasets has prepared.
 
   Args:
-    name: a name with, if need be, a config and a version, such as "cifar10",
+    name: A name with, if need be, a config and a version, such as "cifar10",
       "cifar10_corrupted/brightness_1" or "cifar10:3.0.2". "digits" is
       prepared on first use.
-    split: as in `jssl.data.open_source`.
-    data_dir: as in `jssl.data.open_source`.
+    split: As in `jssl.data.open_source`.
+    data_dir: As in `jssl.data.open_source`.
 
   Returns:
     A `Source` of the set's `image` and, if it has one, its `label`.
 
   Raises:
-    ValueError: if the name, the split or the features do not fit.
-    FileNotFoundError: if the set is not prepared in `data_dir`; the message
+    ValueError: If the name, the split or the features do not fit.
+    FileNotFoundError: If the set is not prepared in `data_dir`; the message
       holds the command that prepares it.
-    OSError: if `digits` cannot be written to `data_dir`.
+    OSError: If `digits` cannot be written to `data_dir`.
   """
   data_dir = _resolve(data_dir)
   with _quiet():
@@ -143,7 +142,7 @@ def _unknown(name: str) -> str:
 
 
 def _unprepared(name: str, data_dir: str) -> str:
-  missing = "" if epath.Path(data_dir).exists() else ", which does not exist"
+  missing = "" if tfds.core.Path(data_dir).exists() else ", which does not exist"
   return (
       f"{name} is not prepared in data_dir {data_dir!r}{missing}: name another"
       f" with --data_dir, or prepare it (a download) with\n"

@@ -9,7 +9,7 @@ from jssl import parallel
 
 
 def extract(
-    encode: Callable[[jax.Array], jax.Array],
+    encode: Callable[[jax.Array, jax.Array | None], jax.Array],
     images: np.ndarray,
     *,
     extent: np.ndarray | None = None,

@@ -74,7 +74,10 @@ def _accuracies(
     first = jnp.searchsorted(labels[order], jnp.arange(num_classes))
     drawn = order[first[:, None] + jnp.arange(shots)]  # [classes, shots]
     means = l2_normalize(jnp.mean(features[drawn], axis=1))
-    predicted = jnp.argmax(test_features @ means.T, axis=-1)
+    similarity = jnp.matmul(
+        test_features, means.T, precision=jax.lax.Precision.HIGHEST
+    )
+    predicted = jnp.argmax(similarity, axis=-1)
     return jnp.mean((predicted == test_labels).astype(jnp.float32))
 
   return jax.lax.map(one_draw, keys)

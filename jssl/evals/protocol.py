@@ -39,15 +39,17 @@ def knn_accuracy(
     k: Number of neighbours; all M if there are fewer.
     temperature: See `knn_predict`.
   """
+  train_features, train_label = _known(train_features, train)
+  test_features, test_label = _known(test_features, test)
   predicted = knn_predict(
       test_features,
       train_features,
-      train.label,
+      train_label,
       k=min(k, len(train_features)),
       temperature=temperature,
       num_classes=len(train.classes),
   )
-  return float(np.mean(np.asarray(predicted) == test.label))
+  return float(np.mean(np.asarray(predicted) == test_label))
 
 
 def accuracies(
@@ -77,16 +79,18 @@ def accuracies(
           temperature=temperature,
       )
   }
-  fewest = np.bincount(train.label, minlength=len(train.classes)).min()
+  train_features, train_label = _known(train_features, train)
+  test_features, test_label = _known(test_features, test)
+  fewest = np.bincount(train_label, minlength=len(train.classes)).min()
   for name, shots in (("one_shot", 1), ("five_shot", 5)):
     result[name] = None
     if fewest >= shots:
       draws = few_shot(
           jax.random.key(0),
           train_features,
-          train.label,
+          train_label,
           test_features,
-          test.label,
+          test_label,
           shots=shots,
           num_classes=len(train.classes),
       )
@@ -96,8 +100,15 @@ def accuracies(
 
 def spread(features: np.ndarray) -> dict[str, float]:
   """Returns the effective "rank" and the "encoder_std" of features `[N, D]`."""
-  rank, std = _spread(features[:_RANK_ROWS])
+  stride = -(-len(features) // _RANK_ROWS)  # Folders are sorted by class.
+  rank, std = _spread(features[::stride])
   return {"rank": float(rank), "encoder_std": float(std)}
+
+
+def _known(features, images):
+  """Leaves out images whose label is -1: not known."""
+  known = images.label >= 0
+  return features[known], images.label[known]
 
 
 @jax.jit

@@ -32,7 +32,10 @@ def info_nce_logits(
   check_temperature(temperature)
   query, key = l2_normalize(query), l2_normalize(key)
   positive = jnp.sum(query * key, axis=-1, keepdims=True)
-  negative = query @ queue.astype(jnp.float32).T
+  # As exact as the positive: TPU and GPU would round to fewer bits.
+  negative = jnp.matmul(
+      query, queue.astype(jnp.float32).T, precision=jax.lax.Precision.HIGHEST
+  )
   return jnp.concatenate([positive, negative], axis=-1) / temperature
 
 

@@ -160,7 +160,8 @@ def moco(
     new_stats = parallel.pmean((batch_stats, key_batch_stats), axis_name)
     fresh = Fresh(*new_stats, jnp.concatenate(pushed))
     metrics = {
-        "accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == 0),
+        # A tie is no answer: collapsed embeddings would score 1.
+        "accuracy": jnp.mean(logits[:, 0] > jnp.max(logits[:, 1:], axis=-1)),
         "chance_loss": math.log(1 + queue_size),
         "feature_std": embeddings.feature_std(
             jnp.concatenate(queries), axis_name=axis_name

@@ -1,0 +1,162 @@
+"""Runs: the encoder they leave, the export of their step, their batches."""
+
+import importlib.util
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jssl import build
+from jssl import load_encoder
+from jssl import loop
+from jssl import make_step
+from jssl import run as runs
+from jssl.step import init_state
+import tiny
+
+_CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+
+
+def _config(data_dir, **changes):
+  spec = importlib.util.spec_from_file_location("m", _CONFIGS / "moco_v2.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = module.get_config("digits")
+  config.data.data_dir = str(data_dir)
+  config.update(changes)
+  return config
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp("tfds")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_dir):
+  """The folder of a short run, and its state as it was restored."""
+  workdir = tmp_path_factory.mktemp("run")
+  config = _config(
+      data_dir,
+      epochs=1.0,
+      net={"width": 8},
+      method={"queue_size": 256},
+      log={"every_steps": 4},
+  )
+  loop.train(config, str(workdir))
+  return str(workdir), config
+
+
+def test_load_encoder_gives_the_features_of_the_run(finished):
+  workdir, config = finished
+  encode, params = load_encoder(workdir)
+  run = runs.prepare(config)
+  images = run.test.image[:5]
+  features = encode(params, images)
+  assert features.shape == (5, 32) and features.dtype == jnp.float32
+  np.testing.assert_allclose(
+      encode(params, images.astype(np.float32) / 255), features, atol=1e-5
+  )
+  stages = encode(params, images, stages=True)
+  assert stages["stage_1"].shape == (5, 16, 16, 8)
+  np.testing.assert_allclose(stages["pooled"], features, atol=1e-5)
+  untrained = runs.encoder_of(run, runs.initial_state(run))(images)
+  assert np.abs(untrained - features).max() > 1e-2
+
+
+def test_gradients_flow_through_the_encoder(finished):
+  encode, params = load_encoder(finished[0])
+  images = jnp.linspace(0, 1, 2 * 64).reshape(2, 8, 8, 1)
+  by_image = jax.grad(lambda x: encode(params, x).sum())(images)
+  assert np.isfinite(by_image).all() and np.abs(by_image).max() > 0
+  trained, carried = params
+  by_param = jax.grad(lambda p: encode((p, carried), images).sum())(trained)
+  assert max(np.abs(x).max() for x in jax.tree.leaves(by_param["net"])) > 0
+
+
+def test_load_encoder_names_what_is_missing(tmp_path):
+  with pytest.raises(FileNotFoundError, match="config.json"):
+    load_encoder(str(tmp_path))
+
+
+def test_images_of_a_wrong_rank_are_refused(finished):
+  encode, params = load_encoder(finished[0])
+  with pytest.raises(ValueError, match=r"\(8, 8, 1\)"):
+    encode(params, np.zeros((8, 8, 1), np.uint8))
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_step_of_the_default_config_exports(data_dir, platform):
+  config = _config(data_dir, precision="bfloat16")
+  method = build.method(config)
+  optimizer = build.optimizer(config, build.schedule(config, steps_per_epoch=9))
+  batch = {"image": jax.ShapeDtypeStruct((128, 8, 8, 1), jnp.uint8)}
+  state = jax.eval_shape(
+      lambda key, batch: init_state(method, optimizer, key, batch),
+      jax.random.key(0),
+      batch,
+  )
+  step = jax.jit(make_step(method, optimizer))
+  exported = jax.export.export(step, platforms=[platform])(state, batch)
+  assert exported.platforms == (platform,)
+  assert "bf16" in exported.mlir_module()
+
+
+def test_devices_share_a_batch_without_overlap(finished):
+  _, config = finished
+  run = runs.prepare(config)._replace(steps_per_dispatch=3)
+  indices = runs.batch_indices(run, 0, 3)
+  assert indices.shape == (8, 3, 16)
+  for step in range(3):
+    assert len(np.unique(indices[:, step])) == 128
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [(2.0, 11), (1.0, 11), (3.0, 11), (13 / 11, 13), (23 / 11, 20)])
+def test_steps_a_call_divide_the_training_if_they_can(
+    finished, epochs, expected
+):
+  config = finished[1].copy_and_resolve_references()
+  config.update(epochs=epochs, steps_per_dispatch=20)
+  assert runs.prepare(config).steps_per_dispatch == expected
+
+
+def test_steps_in_one_call_equal_steps_in_many(finished):
+  _, config = finished
+  run = runs.prepare(config)
+  dispatch, images = runs.make_dispatch(run), runs.resident(run.train)
+  results = []
+  for calls in ((2, 1), (1, 1, 1)):
+    state, step = runs.initial_state(run), 0
+    for count in calls:
+      indices = runs.batch_indices(run, step, count)
+      state, metrics = dispatch(state, images, indices)
+      step += count
+    results.append((state.params, metrics["loss"][-1]))
+  tiny.assert_trees_close(results[0], results[1], 1e-4)
+
+
+def test_numbers_that_mean_nothing_are_refused(data_dir):
+  for changes, name in (
+      ({"log": {"every_steps": 0}}, "log.every_steps is 0"),
+      ({"eval": {"every_epochs": 0.0}}, "eval.every_epochs is 0"),
+      ({"epochs": -1.0}, "epochs is -1"),
+      ({"eval": {"k": 0}}, "eval.k is 0"),
+  ):
+    with pytest.raises(ValueError, match=name):
+      runs.prepare(_config(data_dir, **changes))
+
+
+def test_reading_leaves_what_is_being_written(finished, tmp_path):
+  shutil.copytree(finished[0], tmp_path / "run")
+  unfinished = tmp_path / "run" / "checkpoints" / "99.orbax-checkpoint-tmp"
+  unfinished.mkdir()
+  load_encoder(str(tmp_path / "run"))
+  assert unfinished.exists()
+
+
+def test_batch_that_devices_do_not_divide_is_refused(data_dir):
+  with pytest.raises(ValueError, match="100.*8 devices"):
+    runs.prepare(_config(data_dir, batch_size=100))
