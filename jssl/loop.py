@@ -107,15 +107,14 @@ def run_steps(
       count = min(run.steps_per_dispatch, run.total_steps - step)
       indices = runs.batch_indices(run, step, count)
       state, metrics = dispatch(state, images, indices)
-      # Rows of earlier calls are written while the device works on this one.
-      if step % run.config.log.every_steps < count:
-        recorder.flush(step)
       step += count
       recorder.add(metrics, count)
       if compiling:
         jax.block_until_ready(metrics)
         recorder.start_clock()
         compiling = False
+      if step % run.config.log.every_steps < count:
+        recorder.flush(step)
       if _due(run, step, count, "eval") and jax.process_index() == 0:
         recorder.flush(step)
         signs = runs.look(run, runs.encoder_of(run, state))

@@ -128,7 +128,8 @@ def test_no_gradient_reaches_what_is_carried(name):
     whole = [next(chosen) if f else x for x, f in zip(leaves, floats)]
     keys = Keys(jax.random.key(1), jax.random.key(2))
     views = method.views(jax.random.key(3), BATCH)
-    return method.loss(params, tree.unflatten(whole), views, keys, state.step)[0]
+    carried = tree.unflatten(whole)
+    return method.loss(params, carried, views, keys, state.step)[0]
 
   chosen = [x for x, f in zip(leaves, floats) if f]
   for_params, for_carried = jax.jit(jax.grad(loss, (0, 1)))(

@@ -29,7 +29,8 @@ def test_sgd_is_the_formula_of_the_papers_code():
 
 
 def test_sgd_follows_a_schedule_after_the_momentum():
-  optimizer = optim.sgd(lambda step: jnp.where(step < 1, 1.0, 0.1), momentum=0.5)
+  schedule = lambda step: jnp.where(step < 1, 1.0, 0.1)
+  optimizer = optim.sgd(schedule, momentum=0.5)
   state = optimizer.init(jnp.zeros(()))
   moves = []
   for _ in range(2):

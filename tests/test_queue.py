@@ -100,7 +100,7 @@ def test_a_queue_that_holds_nothing_is_refused(size, dim):
 
 def test_no_gradient_flows_through_push():
   def total(keys):
-    return jnp.sum(queues.push(_numbered(4), keys).keys * jnp.arange(8.0).reshape(4, 2))
+    return jnp.sum(queues.push(_numbered(4), keys).keys[:, 0])
 
   keys = _batch(0, 2) * 3
   np.testing.assert_array_equal(jax.grad(total)(keys), np.zeros((2, 2)))

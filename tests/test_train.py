@@ -199,10 +199,9 @@ def test_sigterm_saves_and_the_same_command_goes_on(whole, tmp_path, data_dir):
   assert 0 < step < 33
   assert not (tmp_path / "summary.json").exists()
   assert f"going on from step {step} of 33" in _train(tmp_path, data_dir)
+  _, leaves = _last_checkpoint(tmp_path)
   for name, value in _last_checkpoint(whole[0])[1].items():
-    np.testing.assert_array_equal(
-        _last_checkpoint(tmp_path)[1][name], value, err_msg=name
-    )
+    np.testing.assert_array_equal(leaves[name], value, err_msg=name)
 
 
 def test_resuming_another_model_is_refused_with_the_difference(whole, data_dir):

@@ -29,7 +29,8 @@ def _inputs():
 
 
 def _statistics():
-  return {"mean": np.full(FEATURES, 0.5, "f"), "var": np.full(FEATURES, 2.0, "f")}
+  values = {"mean": 0.5, "var": 2.0}
+  return {k: np.full(FEATURES, v, np.float32) for k, v in values.items()}
 
 
 def _numpy(params, x, groups):
@@ -173,7 +174,8 @@ def test_constant_features_stay_finite():
   value, y, _, _, for_x = evaluate(params, np.full_like(x, 1000.1), weights)
   assert np.isfinite(value) and np.all(np.isfinite(for_x))
   # float32 moments of 1000.1 leave a variance of 0.06 at most.
-  np.testing.assert_allclose(y, np.broadcast_to(params["bias"], y.shape), atol=2)
+  bias = np.broadcast_to(params["bias"], y.shape)
+  np.testing.assert_allclose(y, bias, atol=2)
 
 
 @pytest.mark.parametrize("groups", [3, 12])
@@ -182,7 +184,9 @@ def test_groups_that_do_not_fit_the_devices_are_refused(groups):
   evaluate = functools.partial(_evaluate, groups=groups, axis_name="shards")
   with pytest.raises(ValueError, match=f"{groups} BatchNorm groups and 8 dev"):
     jax.vmap(evaluate, in_axes=(None, 0, 0), axis_name="shards")(
-        params, x.reshape(8, 2, *x.shape[1:]), weights.reshape(8, 2, *x.shape[1:])
+        params,
+        x.reshape(8, -1, *x.shape[1:]),
+        weights.reshape(8, -1, *x.shape[1:]),
     )
 
 
