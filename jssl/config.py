@@ -70,7 +70,7 @@ def base(dataset: str) -> ConfigDict:
         "image_size": 16,
         "net": {"name": "resnet8", "width": 32},
         "log": {"every_steps": 11},
-        "eval": {"every_epochs": 5.0, "k": 20},
+        "eval": {"k": 20},
     })
     config.net.update(mean=0.5, std=0.25)
   elif name in ("cifar10", "cifar100"):

@@ -70,6 +70,11 @@ class BatchNorm(nn.Module):
 
   def _statistics(self, x):
     """Returns mean and variance of each local group, `[groups here, C]`."""
+    if self.groups < 1:
+      raise ValueError(
+          f"groups is {self.groups}; expected at least 1, which is one group"
+          " of the whole batch."
+      )
     devices = parallel.axis_size(self.axis_name)
     here = max(self.groups // devices, 1)
     spread = max(devices // self.groups, 1)  # Devices that share a group.
