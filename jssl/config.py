@@ -71,6 +71,7 @@ def base(dataset: str) -> ConfigDict:
         "net": {"name": "resnet8", "width": 32},
         "log": {"every_steps": 11},
         "eval": {"k": 20},
+        "checkpoint": {"every_epochs": 10.0},
     })
     config.net.update(mean=0.5, std=0.25)
   elif name in ("cifar10", "cifar100"):

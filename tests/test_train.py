@@ -162,11 +162,12 @@ def test_killed_at_any_moment_ends_bit_identical(whole, tmp_path, data_dir):
   while kills < 4:
     process = _start(tmp_path, data_dir)
     wait_for = moments.randint(1, 8)  # Lines of metrics, then some time.
-    before = len(_rows(tmp_path)) if (tmp_path / "metrics.jsonl").exists() else 0
+    log = tmp_path / "metrics.jsonl"
+    before = len(_rows(tmp_path)) if log.exists() else 0
     while process.poll() is None:
       lines = 0
-      if (tmp_path / "metrics.jsonl").exists():
-        lines = len((tmp_path / "metrics.jsonl").read_text().splitlines())
+      if log.exists():
+        lines = len(log.read_text().splitlines())
       if lines >= before + wait_for:
         time.sleep(moments.random() * 0.2)
         break

@@ -142,7 +142,8 @@ def _unknown(name: str) -> str:
 
 
 def _unprepared(name: str, data_dir: str) -> str:
-  missing = "" if tfds.core.Path(data_dir).exists() else ", which does not exist"
+  exists = tfds.core.Path(data_dir).exists()
+  missing = "" if exists else ", which does not exist"
   return (
       f"{name} is not prepared in data_dir {data_dir!r}{missing}: name another"
       f" with --data_dir, or prepare it (a download) with\n"
