@@ -2,9 +2,9 @@
 
 `loop` trains for ten epochs as `python -m jssl.train` does and tells which
 share of the time is spent outside the compiled step: on evaluations,
-checkpoints, logging. What the loop does while the device works (the order of the data, the
-next call) shows as a step that is slower than alone; the step is timed alone
-before and after, since machines drift. Compilation is left out of all.
+checkpoints and logging. What the loop does while the device works (the order of
+the data, the next call) shows as a step that is slower than alone; the step is
+timed alone before and after, since machines drift. Compilation is left out.
 """
 
 import json

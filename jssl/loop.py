@@ -179,8 +179,10 @@ def _greet(run, recorder, *, resuming, step):
         + "\n".join(f"  {name}" for name in skipped[:20])
         + more
     )
-  if resuming:
+  if resuming and step < run.total_steps:
     recorder.say(f"going on from step {step} of {run.total_steps}")
+  elif resuming:
+    recorder.say(f"trained to its end before, step {step}; judging it again")
 
 
 @contextlib.contextmanager
