@@ -49,7 +49,6 @@ class Checkpoints:
         options=ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
             cleanup_tmp_directories=not read_only,
-            read_only=read_only,
             create=not read_only,
         ),
     )
