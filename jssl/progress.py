@@ -4,7 +4,7 @@ import sys
 import time
 
 import jax
-from tqdm import auto as tqdm
+import tqdm
 
 # Without a terminal (a log file), a line this often instead of a moving bar.
 _SECONDS_BETWEEN_LINES = 60.0
@@ -34,7 +34,7 @@ class Progress:
         dynamic_ncols=True,
         disable=self._quiet or not self._terminal,
         bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}"
-        " [{elapsed}<{remaining}] {postfix}",
+        " [{elapsed}<{remaining}{postfix}]",
     )
 
   def advance(self, count: int) -> None:
