@@ -231,7 +231,7 @@ def test_the_gradient_of_shards_is_that_of_the_global_batch(groups):
   gradient = jax.jit(jax.grad(global_loss))(state.params)
   tiny.assert_trees_close(new.opt_state, gradient, TOLERANCE)
   np.testing.assert_allclose(
-      metrics["gradient_norm"], optax.global_norm(gradient), rtol=TOLERANCE
+      metrics["gradient_norm"], optax.tree.norm(gradient), rtol=TOLERANCE
   )
   np.testing.assert_allclose(
       metrics["loss"], global_loss(state.params), rtol=TOLERANCE
