@@ -135,8 +135,17 @@ def test_metrics_have_a_row_a_log_step_and_signs_of_life(whole):
   assert {"rank", "encoder_std"} <= set(looks[0])
 
 
-def test_step_is_traced_once(tmp_path, data_dir, monkeypatch):
-  traces = []
+def test_step_is_traced_once_and_sees_every_batch(
+    tmp_path, data_dir, monkeypatch
+):
+  traces, asked = [], []
+  batch_indices = runs.batch_indices
+
+  def noted(run, step, count):
+    asked.append((step, count))
+    return batch_indices(run, step, count)
+
+  monkeypatch.setattr(runs, "batch_indices", noted)
 
   def counted(*arguments):
     step = make_step(*arguments)
@@ -154,6 +163,7 @@ def test_step_is_traced_once(tmp_path, data_dir, monkeypatch):
   loop.train(config, str(tmp_path))
   assert len(_rows(tmp_path)) >= 3
   assert len(traces) == 1
+  assert asked == [(step, 1) for step in range(22)]
 
 
 def test_killed_at_any_moment_ends_bit_identical(whole, tmp_path, data_dir):
