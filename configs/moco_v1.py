@@ -16,6 +16,8 @@ from jssl import config as configs
 def get_config(dataset: str = "digits") -> configs.ConfigDict:
   """Returns the config for digits, a name of TFDS, or folder:PATH."""
   config = configs.base(dataset)
+  # ShuffleBN needs groups: those of eight devices, on any number of them.
+  config.net.groups = 8
   config.method = {
       "name": "moco_v1",
       "dim": 128,

@@ -1,100 +1,84 @@
-"""Measures jssl: `python -m jssl.bench loop --config=FILE:DATASET`.
+"""Measures jssl.
+
+  python -m jssl.bench loop --config=FILE:DATASET
+  python -m jssl.bench methods --dataset=digits --output=runs/methods
 
 `loop` trains for ten epochs as `python -m jssl.train` does and tells which
-share of the time is spent outside the compiled step: on evaluations,
-checkpoints and logging. What the loop does while the device works (the order of
-the data, the next call) shows as a step that is slower than alone; the step is
-timed alone before and after, since machines drift. Compilation is left out.
+share of the time is spent outside the compiled step. `methods` trains every
+method with several seeds and compares them in a table and a chart.
 """
 
 import json
-import statistics
-import tempfile
-import time
+import pathlib
 from typing import Any
 
 from absl import app
 from absl import flags
-import jax
 from ml_collections import config_flags
 
 from jssl import cli
-from jssl import loop
-from jssl import run as runs
-from jssl.checkpoint import Checkpoints
-from jssl.config import ConfigDict
+from jssl.benchmarks import loop
+from jssl.benchmarks import methods
 from jssl.config import lookup
-from jssl.recorder import Recorder
+from jssl.methods import METHODS
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, cli.CONFIG_HELP)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.")
+_DATASET = flags.DEFINE_string("dataset", "digits", "As in a config.")
+_METHODS = flags.DEFINE_list("methods", list(METHODS), "Names, in this order.")
+_CONFIGS = flags.DEFINE_string("configs", "configs", "Folder of the configs.")
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds, from 0.")
+_OUTPUT = flags.DEFINE_string(
+    "output", "runs/methods", "Folder of the table and the chart."
+)
+_NET = flags.DEFINE_string("net", None, "Name of the net; or the config's.")
+_WIDTH = flags.DEFINE_integer("width", None, "Its width; or the config's.")
+_EPOCHS = flags.DEFINE_float("epochs", None, "Or the config's.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Or the config's.")
 
-_EPOCHS = 10
-_WINDOWS = 5
+_LOOP_EPOCHS = 10
 
 
 def main(argv):
+  measures = {"loop": _loop, "methods": _methods}
   with cli.plain_errors():
-    lookup("the benchmark", argv[1] if argv[1:] else "", ("loop",))
-    config = cli.required(_CONFIG)
+    name = lookup("the benchmark", argv[1] if argv[1:] else "", measures)
     cli.use_compilation_cache()
-    config.epochs = float(_EPOCHS)
-    if _DATA_DIR.value is not None:
-      config.data.data_dir = _DATA_DIR.value
-    result = measure_loop(config)
-  for name, value in result.items():
-    print(f"{name:24} {value}")
+    result = measures[name]()
   print(json.dumps(result))
 
 
-def measure_loop(config: ConfigDict) -> dict[str, Any]:
-  """Returns seconds of the step, of the loop, and the share outside."""
-  run = runs.prepare(config)
-  dispatch = runs.make_dispatch(run)
-  alone = _time_step(run, dispatch)
-  with tempfile.TemporaryDirectory() as workdir:
-    recorder = Recorder(run, workdir, step=0)
-    checkpoints = Checkpoints(workdir)
-    state = runs.initial_state(run)
-    runs.look(run, runs.encoder_of(run, state))  # Compiles, as above.
-    start = time.perf_counter()
-    loop.run_steps(run, dispatch, recorder, checkpoints, state)
-    seconds = time.perf_counter() - start
-    recorder.close()
-    checkpoints.close()
-  alone = statistics.median(alone + _time_step(run, dispatch))
-  rows = [row for row in recorder.rows if "loss" in row]
-  # The clock of the first row starts after the first call.
-  edges = [run.steps_per_dispatch, *(row["step"] for row in rows)]
-  in_steps = run.steps_per_dispatch * alone + sum(
-      (end - begin) * config.batch_size / row["images_per_second"]
-      for begin, end, row in zip(edges, edges[1:], rows)
-  )
-  return {
-      "steps": run.total_steps,
-      "seconds_per_step": alone,
-      "images_per_second": run.config.batch_size / alone,
-      "seconds_in_loop": seconds,
-      "share_outside_step": 1 - in_steps / seconds,
-      "step_in_loop_over_alone": in_steps / run.total_steps / alone,
-      "device": jax.devices()[0].device_kind,
+def _loop() -> dict[str, Any]:
+  config = cli.required(_CONFIG)
+  config.epochs = float(_LOOP_EPOCHS)
+  if _DATA_DIR.value is not None:
+    config.data.data_dir = _DATA_DIR.value
+  result = loop.measure(config)
+  for name, value in result.items():
+    print(f"{name:24} {value}")
+  return result
+
+
+def _methods() -> dict[str, Any]:
+  overrides = {
+      "data.data_dir": _DATA_DIR.value,
+      "net.name": _NET.value,
+      "net.width": _WIDTH.value,
+      "epochs": _EPOCHS.value,
+      "batch_size": _BATCH_SIZE.value,
   }
-
-
-def _time_step(run, dispatch):
-  """Returns seconds a step, of windows of an epoch each, synchronised."""
-  state, images = runs.initial_state(run), runs.resident(run.train)
-  calls = max(1, run.steps_per_epoch // run.steps_per_dispatch)
-  index = runs.batch_indices(run, 0, run.steps_per_dispatch)
-  seconds = []
-  for _ in range(1 + _WINDOWS):
-    start = time.perf_counter()
-    for _ in range(calls):
-      state, metrics = dispatch(state, images, index)
-    jax.block_until_ready((state, metrics))
-    taken = time.perf_counter() - start
-    seconds.append(taken / calls / run.steps_per_dispatch)
-  return seconds[1:]  # The first window compiles.
+  for name in _METHODS.value:
+    lookup("a name of --methods", name, METHODS)
+  if _SEEDS.value < 1:
+    raise ValueError(f"--seeds is {_SEEDS.value}; expected 1 or more.")
+  return methods.measure(
+      _METHODS.value,
+      _DATASET.value,
+      configs=pathlib.Path(_CONFIGS.value),
+      output=pathlib.Path(_OUTPUT.value),
+      seeds=_SEEDS.value,
+      overrides={k: v for k, v in overrides.items() if v is not None},
+  )
 
 
 if __name__ == "__main__":

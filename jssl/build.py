@@ -4,6 +4,7 @@ import functools
 import inspect
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -17,57 +18,114 @@ from jssl.method import Method
 from jssl.methods import METHODS
 
 
-def method(config: ConfigDict, *, axis_name: str | None = None) -> Method:
+# Recipes that a method takes, each a section of the config.
+_RECIPES = ("augment", "second_augment", "local_augment")
+
+
+def method(
+    config: ConfigDict,
+    *,
+    steps_per_epoch: int = 1,
+    axis_name: str | None = None,
+) -> Method:
   """Makes the method, with its net and its augmentation.
+
+  A key of the method's section that ends in `_epochs` is the constructor's
+  argument in `_steps`.
 
   Args:
     config: See `jssl.config.base`.
+    steps_per_epoch: Steps an epoch, for the method's schedules; does not matter
+      where nothing is trained.
     axis_name: Axis that the batch is split over, or None.
 
   Raises:
     ValueError: If a name or an argument is not known, or out of its range.
   """
-  net = _construct(
+  make = METHODS[lookup("config.method.name", config.method.name, METHODS)]
+  # One that the config does not have is none, not the method's default.
+  recipes = {
+      section: _recipe(config, section)
+      for section in _RECIPES
+      if section in config or section in inspect.signature(make).parameters
+  }
+  section = _scheduled(config, config.method, steps_per_epoch)
+  section = {
+      f"{key.removesuffix('_epochs')}_steps"
+      if key.endswith("_epochs")
+      else key: round(value * steps_per_epoch)
+      if key.endswith("_epochs")
+      else value
+      for key, value in section.items()
+  }
+  make = _construct(
+      "config.method", section, METHODS, axis_name=axis_name, **recipes
+  )
+  return make(net(config, axis_name=axis_name))
+
+
+def _recipe(config, section):
+  if section not in config:
+    return None
+  entries = {"size": config.image_size, **config[section]}
+  return _construct(f"config.{section}", entries, augment.RECIPES)
+
+
+def net(config: ConfigDict, *, axis_name: str | None = None) -> nn.Module:
+  """Makes the backbone.
+
+  Args:
+    config: See `jssl.config.base`. Keys of `config.net` that belong to other
+      nets are left out, so that a net is changed by its name alone.
+    axis_name: Axis that batch statistics are synchronised over, or None.
+  """
+  section = {**config.net.to_dict(), "image_size": config.image_size}
+  parts = section.pop("micro_batches")
+  make = _construct(
       "config.net",
-      config.net,
+      _without_foreign_keys(section, nets.NETS),
       nets.NETS,
       axis_name=axis_name,
       dtype=precision(config.precision),
-  )()
-  recipe = _construct(
-      "config.augment", config.augment, augment.RECIPES, size=config.image_size
   )
-  make = _construct(
-      "config.method",
-      config.method,
-      METHODS,
-      augment=recipe,
-      axis_name=axis_name,
-  )
-  return make(net)
+  return nets.MicroBatched(make(), parts) if parts != 1 else make()
 
 
 def schedule(config: ConfigDict, *, steps_per_epoch: int) -> optim.Schedule:
-  """Makes the learning rate as a function of the step."""
+  """Makes the learning rate as a function of the number of updates."""
   section = config.optimizer
   peak = section.learning_rate
   if section.reference_batch_size:
-    peak *= config.batch_size / section.reference_batch_size
+    images = config.batch_size * config.accumulate_steps
+    peak *= images / section.reference_batch_size
   make = _construct(
       "config.optimizer.schedule", section.schedule, optim.SCHEDULES
   )
-  return make(peak, epochs=config.epochs, steps_per_epoch=steps_per_epoch)
+  return make(
+      peak,
+      epochs=config.epochs,
+      steps_per_epoch=steps_per_epoch / config.accumulate_steps,
+  )
 
 
 def optimizer(
-    config: ConfigDict, learning_rate: optim.Schedule
+    config: ConfigDict, *, steps_per_epoch: int = 1
 ) -> optax.GradientTransformation:
-  """Makes the optimizer."""
-  section = config.optimizer.to_dict()
+  """Makes the optimizer.
+
+  Args:
+    config: See `jssl.config.base`. Keys that belong to other optimizers are
+      left out, so that one is changed by its name alone.
+    steps_per_epoch: Steps an epoch, for its schedules.
+  """
+  updates_per_epoch = steps_per_epoch / config.accumulate_steps
+  section = _scheduled(config, config.optimizer, updates_per_epoch)
   for key in ("learning_rate", "reference_batch_size", "schedule"):
     del section[key]
+  section = _without_foreign_keys(section, optim.OPTIMIZERS)
   make = _construct("config.optimizer", section, optim.OPTIMIZERS)
-  return make(learning_rate)
+  learning_rate = schedule(config, steps_per_epoch=steps_per_epoch)
+  return optim.accumulate(make(learning_rate), config.accumulate_steps)
 
 
 def precision(name: str) -> Any:
@@ -87,6 +145,37 @@ def _construct(where, section, table, **more):
   }
   make = table[lookup(f"{where}.name", section["name"], table)]
   known = inspect.signature(make).parameters
-  for key in arguments:
+  for key in arguments | more:
     lookup(f"A key of {where}", key, known)
   return functools.partial(make, **arguments, **more)
+
+
+def _scheduled(config, section, steps_per_epoch):
+  """A section as a dict, its sections replaced by functions of the step."""
+  made = {}
+  for key, value in section.items():
+    if isinstance(value, ConfigDict) and key != "schedule":
+      value = value.to_dict()
+      start = value.pop("value")
+      make = _construct(f"config ... {key}", value, optim.SCHEDULES)
+      value = make(
+          start, epochs=config.epochs, steps_per_epoch=steps_per_epoch
+      )
+    made[key] = value
+  return made
+
+
+def _without_foreign_keys(section, table):
+  """Leaves out what other constructors of the table take, not the named."""
+  make = table.get(section["name"])
+  if make is None:
+    return section  # `_construct` tells the valid names.
+  own = inspect.signature(make).parameters
+  others = {
+      key for x in table.values() for key in inspect.signature(x).parameters
+  }
+  return {
+      key: value
+      for key, value in section.items()
+      if key == "name" or key in own or key not in others
+  }

@@ -35,6 +35,9 @@ def base(dataset: str) -> ConfigDict:
       "epochs": 200.0,
       # Images a step, over all devices.
       "batch_size": 512,
+      # Steps whose gradients are averaged to one update. A loss that looks
+      # across the batch sees one step's: net.micro_batches is exact.
+      "accumulate_steps": 1,
       # Height and width of the images that the net sees.
       "image_size": 224,
       # Of the computation: float32, bfloat16, or auto (bfloat16 on TPU, GPU).
@@ -51,7 +54,21 @@ def base(dataset: str) -> ConfigDict:
           # sets of one size.
           "canvas": 0,
       },
-      "net": {"name": "resnet18", "stem": "cifar", "width": 64, "groups": 8},
+      "net": {
+          "name": "resnet18",
+          "stem": "cifar",
+          "width": 64,
+          # Groups of the global batch that BatchNorm takes statistics of.
+          "groups": 1,
+          # Of vision transformers: side of a patch, "learned" or "sincos"
+          # positions, class "token" or "mean" of the patches.
+          "patch_size": 4,
+          "positions": "learned",
+          "pooling": "token",
+          # Parts of a device's batch that the net computes in turn, to save
+          # memory (see `jssl.nets.MicroBatched`).
+          "micro_batches": 1,
+      },
       "log": {"every_steps": 50},
       "eval": {
           "every_epochs": 10.0,
@@ -68,7 +85,7 @@ def base(dataset: str) -> ConfigDict:
         "epochs": 50.0,
         "batch_size": 128,
         "image_size": 16,
-        "net": {"name": "resnet8", "width": 32},
+        "net": {"name": "resnet8", "width": 32, "patch_size": 2},
         "log": {"every_steps": 11},
         "eval": {"k": 20},
         "checkpoint": {"every_epochs": 10.0},
@@ -80,14 +97,84 @@ def base(dataset: str) -> ConfigDict:
   elif name == "imagenet2012":
     config.batch_size = 256
     config.data.canvas = 256
-    config.net.update(_IMAGENET, name="resnet50", stem="imagenet")
+    config.net.update(
+        _IMAGENET, name="resnet50", stem="imagenet", patch_size=16
+    )
     config.eval.crop_fraction = 0.875
   else:
     config.batch_size = 128
     config.image_size = 128
     config.data.canvas = 160
-    config.net.update(_IMAGENET, stem="imagenet")
+    config.net.update(_IMAGENET, stem="imagenet", patch_size=16)
   return config
+
+
+def sgd(
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    reference_batch_size: int = 128,
+    warmup_epochs: float = 0.0,
+) -> dict[str, Any]:
+  """Returns an optimizer section: SGD with momentum 0.9, and a cosine.
+
+  Args:
+    learning_rate: The peak, for batches of `reference_batch_size`.
+    weight_decay: See `jssl.optim.sgd`.
+    reference_batch_size: The rate grows with the batch in proportion; 0 for a
+      rate that does not.
+    warmup_epochs: Epochs of linear warm-up.
+  """
+  return _optimizer(
+      "sgd",
+      learning_rate,
+      weight_decay,
+      reference_batch_size,
+      warmup_epochs,
+      momentum=0.9,
+  )
+
+
+def lars(
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    reference_batch_size: int = 256,
+    warmup_epochs: float = 0.0,
+    end: float = 0.0,
+) -> dict[str, Any]:
+  """Returns an optimizer section: LARS, and a cosine from peak to `end`."""
+  return _optimizer(
+      "lars",
+      learning_rate,
+      weight_decay,
+      reference_batch_size,
+      warmup_epochs,
+      end,
+      momentum=0.9,
+      vector_rate=1.0,
+  )
+
+
+def adamw(
+    *,
+    learning_rate: float,
+    weight_decay: float | dict[str, Any],
+    reference_batch_size: int = 256,
+    warmup_epochs: float = 0.0,
+    end: float = 0.0,
+    clip_norm: float = 0.0,
+) -> dict[str, Any]:
+  """Returns an optimizer section: AdamW, and a cosine from peak to `end`."""
+  return _optimizer(
+      "adamw",
+      learning_rate,
+      weight_decay,
+      reference_batch_size,
+      warmup_epochs,
+      end,
+      clip_norm,
+  )
 
 
 def set_name(dataset: str) -> str:
@@ -155,6 +242,33 @@ def write_json(content: Any, path: pathlib.Path) -> None:
   temporary = path.with_name(path.name + ".tmp")
   temporary.write_text(json.dumps(content, indent=2) + "\n")
   os.replace(temporary, path)
+
+
+def _optimizer(
+    name,
+    learning_rate,
+    weight_decay,
+    reference_batch_size,
+    warmup_epochs,
+    end=0.0,
+    clip_norm=0.0,
+    **more,
+):
+  return {
+      "name": name,
+      "learning_rate": learning_rate,
+      # The rate is for batches of this size and grows in proportion; 0: as is.
+      "reference_batch_size": reference_batch_size,
+      "weight_decay": weight_decay,
+      # Longest gradient; 0 for no limit.
+      "clip_norm": clip_norm,
+      "schedule": {
+          "name": "cosine",
+          "warmup_epochs": float(warmup_epochs),
+          "end": end,
+      },
+      **more,
+  }
 
 
 def _flat(config, prefix=""):

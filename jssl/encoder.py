@@ -80,6 +80,19 @@ def make_raw_pixels(
   return encode
 
 
+def example_batch(config: configs.ConfigDict) -> dict[str, jax.Array]:
+  """Returns a batch of one image, black, from which a state is made.
+
+  Args:
+    config: The config of a run, with "resolved" facts about the data.
+  """
+  size, channels = config.image_size, config.resolved.channels
+  batch = {"image": jnp.zeros((1, size, size, channels))}
+  if config.resolved.classes:
+    batch["label"] = jnp.zeros(1, jnp.int32)
+  return batch
+
+
 def load_encoder(path: str) -> tuple[Callable[..., Any], PyTree]:
   """Loads the encoder of a run.
 
@@ -97,18 +110,18 @@ def load_encoder(path: str) -> tuple[Callable[..., Any], PyTree]:
   """
   config = configs.load(path)
   method = build.method(config)
-  optimizer = build.optimizer(config, build.schedule(config, steps_per_epoch=1))
-  size, channels = config.image_size, config.resolved.channels
-  batch = {"image": jnp.zeros((1, size, size, channels))}
+  optimizer = build.optimizer(config)
   like = jax.eval_shape(
       functools.partial(init_state, method, optimizer),
       jax.random.key(0),
-      batch,
+      example_batch(config),
   )
   checkpoints = Checkpoints(path, read_only=True)
   state = checkpoints.restore(like)
   checkpoints.close()
   encode = make_encode(
-      method, image_size=size, crop_fraction=config.eval.crop_fraction
+      method,
+      image_size=config.image_size,
+      crop_fraction=config.eval.crop_fraction,
   )
   return encode, (state.params, state.carried)

@@ -1,29 +1,56 @@
-"""Optimizers and schedules, on optax."""
+"""Optimizers and schedules, on optax.
+
+An optimizer's learning rate, and its weight decay, is a constant or a function
+of the number of updates made before. A schedule makes such a function from the
+value that it is about, `epochs` and `steps_per_epoch`; some of its values serve
+a temperature or an EMA momentum just as well.
+"""
 
 from collections.abc import Callable, Sequence
 
+import jax
 import optax
 
 Schedule = Callable[[int], float]
+
+
+def constant(
+    peak: float, *, epochs: float, steps_per_epoch: float
+) -> Schedule:
+  """The same value at every step.
+
+  Args:
+    peak: The value.
+    epochs: Length of the training; not used.
+    steps_per_epoch: Steps an epoch; not used.
+
+  Returns:
+    The value as a function of the step.
+  """
+  del epochs, steps_per_epoch
+  return optax.constant_schedule(peak)
 
 
 def cosine(
     peak: float,
     *,
     epochs: float,
-    steps_per_epoch: int,
+    steps_per_epoch: float,
     warmup_epochs: float = 0,
+    end: float = 0.0,
 ) -> Schedule:
-  """Linear warm-up from 0, then half a cosine down to 0 at the end.
+  """Linear warm-up from 0, then half a cosine to the end's value.
 
   Args:
-    peak: The largest learning rate.
+    peak: The value after the warm-up.
     epochs: Length of the training, the warm-up included.
     steps_per_epoch: Steps an epoch.
     warmup_epochs: Length of the warm-up.
+    end: The value from the last step on. It may lie above `peak`: BYOL raises
+      its EMA momentum from 0.996 to 1, DINO its weight decay from 0.04 to 0.4.
 
   Returns:
-    The learning rate as a function of the step.
+    The value as a function of the step.
 
   Raises:
     ValueError: If the warm-up is not shorter than the training.
@@ -34,21 +61,61 @@ def cosine(
   if not 0 <= warmup_epochs < epochs:
     raise ValueError(
         f"A warm-up of {warmup_epochs} epochs does not fit a training of"
-        f" {epochs}; lower optimizer.schedule.warmup_epochs or raise epochs."
+        f" {epochs}; lower the cosine's warmup_epochs or raise epochs."
     )
   # Rounding must not leave a part without a step.
   steps = max(round(epochs * steps_per_epoch), 1)
   warmup_steps = min(round(warmup_epochs * steps_per_epoch), steps - 1)
+  fall = optax.cosine_decay_schedule(1.0, steps - warmup_steps)
+  # Not optax's `alpha`, a multiple of the peak: it cannot leave a peak of 0,
+  # and rounds an end of 1 to a little less.
+  schedule = lambda step: end + (peak - end) * fall(step)
   if not warmup_steps:
-    return optax.cosine_decay_schedule(peak, steps)
-  return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, steps)
+    return schedule
+  warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+  return optax.join_schedules([warmup, schedule], [warmup_steps])
+
+
+def linear(
+    peak: float,
+    *,
+    epochs: float,
+    steps_per_epoch: float,
+    start: float,
+    warmup_epochs: float,
+) -> Schedule:
+  """A straight line from a value to another, then constant.
+
+  Args:
+    peak: The value at the end of the line and after it; may lie below `start`.
+    epochs: Length of the training; not used, the line may be longer.
+    steps_per_epoch: Steps an epoch.
+    start: The value at step 0.
+    warmup_epochs: Length of the line; 0 for `peak` at once.
+
+  Returns:
+    The value as a function of the step.
+
+  Raises:
+    ValueError: If the length is negative.
+
+  Reference:
+    Caron et al., Emerging Properties in Self-Supervised Vision Transformers,
+    2021: the teacher's temperature, from 0.04 to 0.07 in 30 epochs.
+  """
+  del epochs
+  _check_not_negative(warmup_epochs=warmup_epochs)
+  steps = round(warmup_epochs * steps_per_epoch)
+  if not steps:  # optax would stay at the start for ever.
+    return optax.constant_schedule(peak)
+  return optax.linear_schedule(start, peak, steps)
 
 
 def staircase(
     peak: float,
     *,
     epochs: float,
-    steps_per_epoch: int,
+    steps_per_epoch: float,
     drop_epochs: Sequence[float] = (120, 160),
     factor: float = 0.1,
 ) -> Schedule:
@@ -73,23 +140,213 @@ def sgd(
     learning_rate: float | Schedule,
     *,
     momentum: float = 0.9,
-    weight_decay: float = 0.0,
+    weight_decay: float | Schedule = 0.0,
+    clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
   """SGD whose weight decay enters the gradient, as in the papers' code.
 
   Args:
-    learning_rate: A constant, or a function of the step.
-    momentum: Share of the velocity that is kept at a step.
-    weight_decay: Every parameter times this is added to its gradient.
+    learning_rate: At least 0: a constant, or a function of the step.
+    momentum: Share of the velocity that is kept at a step, in [0, 1).
+    weight_decay: Every parameter, biases and norms too, times this is added to
+      its gradient. At least 0: a constant, or a function of the step.
+    clip_norm: Longest gradient, over all parameters and before the decay; 0 for
+      no limit.
 
   Returns:
     An optax optimizer.
+
+  Raises:
+    ValueError: If a value lies outside its range.
   """
-  return optax.chain(
-      optax.add_decayed_weights(weight_decay),
+  _check_not_negative(learning_rate=learning_rate, weight_decay=weight_decay)
+  _check_shares(momentum=momentum)
+  return _chain_clipped(
+      clip_norm,
+      _decay(weight_decay),
       optax.sgd(learning_rate, momentum=momentum),
   )
 
 
-SCHEDULES = {"cosine": cosine, "staircase": staircase}
-OPTIMIZERS = {"sgd": sgd}
+def lars(
+    learning_rate: float | Schedule,
+    *,
+    weight_decay: float | Schedule = 0.0,
+    momentum: float = 0.9,
+    trust_coefficient: float = 0.001,
+    vector_rate: float = 1.0,
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+  """LARS, as MoCo v3's code has it.
+
+  SGD that scales the gradient of each parameter, decay included, to the length
+  `trust_coefficient * norm(parameter)`; as it is if either norm is 0.
+  Parameters of one dimension or none (biases, norms) are neither scaled nor
+  decayed. The learning rate is applied after the momentum, so that the velocity
+  does not remember it; `optax.lars` applies it before.
+
+  Args:
+    learning_rate: At least 0: a constant, or a function of the step.
+    weight_decay: A parameter times this is added to its gradient. At least 0: a
+      constant, or a function of the step.
+    momentum: Share of the velocity that is kept at a step, in [0, 1).
+    trust_coefficient: Length of a step relative to the parameter, at a learning
+      rate of 1 and without momentum; at least 0.
+    vector_rate: Learning rate of the parameters of one dimension or none,
+      relative to the others'; at least 0. Barlow Twins has 0.0048 / 0.2.
+    clip_norm: Longest gradient, over all parameters and before the decay; 0 for
+      no limit.
+
+  Returns:
+    An optax optimizer.
+
+  Raises:
+    ValueError: If a value lies outside its range.
+
+  Reference:
+    You et al., Large Batch Training of Convolutional Networks, 2017; Chen et
+    al., An Empirical Study of Training Self-Supervised Vision Transformers,
+    2021.
+  """
+  _check_not_negative(
+      learning_rate=learning_rate,
+      weight_decay=weight_decay,
+      trust_coefficient=trust_coefficient,
+      vector_rate=vector_rate,
+  )
+  _check_shares(momentum=momentum)
+  trust = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
+  return _chain_clipped(
+      clip_norm,
+      _decay(weight_decay, _are_matrices),
+      optax.masked(trust, _are_matrices),
+      optax.masked(optax.scale(vector_rate), _are_vectors),
+      optax.sgd(learning_rate, momentum=momentum),
+  )
+
+
+def adamw(
+    learning_rate: float | Schedule,
+    *,
+    weight_decay: float | Schedule = 0.05,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+  """Adam with decoupled weight decay, for vision transformers.
+
+  Parameters of one dimension or none (biases, norms) are not decayed. A class
+  token and learned positions, `[1, N, D]` here, are: so does DINO's code.
+
+  Args:
+    learning_rate: At least 0: a constant, or a function of the step.
+    weight_decay: Share of a parameter that a step takes away, times the
+      learning rate. At least 0: a constant, or a function of the step; DINO
+      raises it from 0.04 to 0.4.
+    b1: Share of the mean gradient that is kept at a step, in [0, 1).
+    b2: Share of the mean squared gradient that is kept at a step, in [0, 1);
+      0.95 in MAE.
+    clip_norm: Longest gradient, over all parameters; 0 for no limit. DINO's
+      code limits that of each parameter by itself.
+
+  Returns:
+    An optax optimizer.
+
+  Raises:
+    ValueError: If a value lies outside its range.
+
+  Reference:
+    Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019.
+  """
+  _check_not_negative(learning_rate=learning_rate, weight_decay=weight_decay)
+  _check_shares(b1=b1, b2=b2)
+  return _chain_clipped(
+      clip_norm,
+      optax.scale_by_adam(b1=b1, b2=b2),
+      _decay(weight_decay, _are_matrices),
+      optax.scale_by_learning_rate(learning_rate),
+  )
+
+
+def accumulate(
+    optimizer: optax.GradientTransformation, steps: int
+) -> optax.GradientTransformation:
+  """Makes one update of several steps' gradients, averaged.
+
+  Where an image's loss depends on that image alone, this is the update of a
+  batch that many times as large. It is not for a loss that looks across the
+  batch (InfoNCE without a queue, Barlow Twins, VICReg, SwAV) nor under
+  BatchNorm: these still see one step's images. What a method carries (its EMA,
+  queue, running statistics) still changes at every step, and so do a method's
+  own schedules. The optimizer's schedules count updates.
+
+  Args:
+    optimizer: An optax optimizer.
+    steps: Steps an update, at least 1.
+
+  Returns:
+    An optax optimizer whose updates are 0 except at every last of the steps;
+    the one given if `steps` is 1.
+
+  Raises:
+    ValueError: If `steps` is less than 1 or not whole.
+  """
+  if steps < 1 or steps != int(steps):
+    raise ValueError(
+        f"accumulate_steps is {steps}; expected a whole number of at least 1,"
+        " where 1 updates at every step."
+    )
+  if steps == 1:
+    return optimizer
+  return optax.MultiSteps(optimizer, int(steps)).gradient_transformation()
+
+
+def _are_matrices(tree):
+  """Whether each parameter has two dimensions or more."""
+  return jax.tree.map(lambda x: x.ndim > 1, tree)
+
+
+def _are_vectors(tree):
+  return jax.tree.map(lambda x: x.ndim <= 1, tree)
+
+
+def _decay(weight_decay, mask=None):
+  """Adds the decay to all updates, or to those that the mask tells."""
+  if not callable(weight_decay):
+    return optax.add_decayed_weights(weight_decay, mask)
+  # optax 0.2.5 takes only a constant here.
+  make = optax.inject_hyperparams(optax.add_decayed_weights, static_args="mask")
+  return make(weight_decay=weight_decay, mask=mask)
+
+
+def _chain_clipped(clip_norm, *parts):
+  """Chains the parts behind a limit of the gradient's length."""
+  _check_not_negative(clip_norm=clip_norm)
+  if clip_norm:
+    parts = (optax.clip_by_global_norm(clip_norm), *parts)
+  return optax.chain(*parts)
+
+
+def _check_not_negative(**values):
+  for name, value in values.items():
+    if not callable(value) and not value >= 0:
+      raise ValueError(
+          f"{name} is {value}; expected at least 0, where 0 turns it off."
+      )
+
+
+def _check_shares(**values):
+  for name, value in values.items():
+    if not 0 <= value < 1:
+      raise ValueError(
+          f"{name} is {value}; expected a value in [0, 1), for example 0.9."
+      )
+
+
+SCHEDULES = {
+    "constant": constant,
+    "cosine": cosine,
+    "linear": linear,
+    "staircase": staircase,
+}
+OPTIMIZERS = {"sgd": sgd, "lars": lars, "adamw": adamw}

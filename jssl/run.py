@@ -70,12 +70,7 @@ def prepare(config: ConfigDict) -> Run:
         f"config.batch_size is {config.batch_size}, not divisible by the"
         f" {devices} devices; choose a multiple of {devices}."
     )
-  method = build.method(config, axis_name=parallel.AXIS_NAME)
-  encode = encoder.make_encode(
-      method,
-      image_size=config.image_size,
-      crop_fraction=config.eval.crop_fraction,
-  )
+  build.method(config)  # Refuses a wrong name before the data is loaded.
   load = functools.partial(
       data.load,
       config.data.name,
@@ -86,7 +81,16 @@ def prepare(config: ConfigDict) -> Run:
   _check_memory(train)
   steps_per_epoch = data.steps_per_epoch(len(train.image), config.batch_size)
   total_steps = round(config.epochs * steps_per_epoch)
-  learning_rate = build.schedule(config, steps_per_epoch=steps_per_epoch)
+  method = build.method(
+      config, steps_per_epoch=steps_per_epoch, axis_name=parallel.AXIS_NAME
+  )
+  encode = encoder.make_encode(
+      method,
+      image_size=config.image_size,
+      crop_fraction=config.eval.crop_fraction,
+  )
+  schedule = build.schedule(config, steps_per_epoch=steps_per_epoch)
+  optimizer = build.optimizer(config, steps_per_epoch=steps_per_epoch)
   config = ConfigDict(config.to_dict())
   config.resolved = dict(
       channels=train.image.shape[-1],
@@ -94,13 +98,11 @@ def prepare(config: ConfigDict) -> Run:
       train_images=len(train.image),
       fingerprint=_fingerprint(train),
   )
-  optimizer = build.optimizer(config, learning_rate)
-  size = config.image_size
-  batch = {"image": np.zeros((1, size, size, train.image.shape[-1]))}
+  batch = encoder.example_batch(config)
   return Run(
       config=config,
       method=method,
-      learning_rate=learning_rate,
+      learning_rate=lambda step: schedule(step // config.accumulate_steps),
       optimizer=optimizer,
       train=train,
       test=test,
@@ -255,6 +257,8 @@ def _check(config):
       "batch_size": 1,
       "image_size": 1,
       "steps_per_dispatch": 0,
+      "accumulate_steps": 1,
+      "net.micro_batches": 1,
       "data.canvas": 0,
       "log.every_steps": 1,
       "eval.k": 1,

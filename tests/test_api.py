@@ -15,7 +15,7 @@ ROOT = pathlib.Path(jssl.__file__).parent
 PUBLIC = ("losses", "queue", "ema", "augment", "evals", "optim", "methods")
 
 # Here `key` is an embedding, the positive of a query.
-KEY_IS_AN_EMBEDDING = ("losses.info_nce",)
+KEY_IS_AN_EMBEDDING = ("losses.batch_info_nce", "losses.info_nce")
 # Agreed before the rule: an axis that comes by position.
 DEFAULT_BY_POSITION = ("make_step",)
 
@@ -47,6 +47,7 @@ ORDER = (
     "summary",
     "loop",
     "cli",
+    "benchmarks",
     "train",
     "evaluate",
     "embed",

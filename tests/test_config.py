@@ -103,7 +103,7 @@ def test_every_config_builds(path, dataset):
   assert config.method.name == path.stem and path.stem in METHODS
   assert isinstance(build.method(config, axis_name="devices"), Method)
   schedule = build.schedule(config, steps_per_epoch=10)
-  optimizer = build.optimizer(config, schedule)
+  optimizer = build.optimizer(config, steps_per_epoch=10)
   assert isinstance(optimizer, optax.GradientTransformation)
   assert max(float(schedule(step)) for step in (0, 10, 100)) > 0
 
@@ -181,7 +181,7 @@ def test_optimizer_schedule_and_precision_are_checked_alike():
   config = _config()
   config.optimizer.name = "sdg"
   with pytest.raises(ValueError, match="Did you mean 'sgd'"):
-    build.optimizer(config, lambda step: 0.1)
+    build.optimizer(config)
   with pytest.raises(ValueError, match="Did you mean 'bfloat16'"):
     build.precision("float16")
   assert build.precision("bfloat16") == jnp.bfloat16

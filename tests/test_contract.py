@@ -20,11 +20,37 @@ import tiny
 _MOCO = dict(
     augment=tiny.recipe, dim=8, queue_size=32, momentum=0.9, temperature=0.2
 )
+_TWO = dict(augment=tiny.recipe, second_augment=None)
+_CROPS = dict(
+    augment=tiny.recipe,
+    local_augment=tiny.small_recipe,
+    local_views=2,
+    dim=8,
+    hidden_dim=16,
+    prototypes=12,
+)
 ARGUMENTS = {
     "moco_v1": _MOCO,
     "moco_v2": _MOCO | dict(symmetric=True),
+    "moco_v3": _TWO | dict(dim=8, hidden_dim=16, momentum=0.9),
+    "simclr": dict(augment=tiny.recipe, dim=8, temperature=0.2),
+    "nnclr": dict(
+        augment=tiny.recipe,
+        dim=8,
+        hidden_dim=16,
+        predictor_dim=16,
+        queue_size=32,
+        temperature=0.2,
+    ),
+    "byol": _TWO | dict(dim=8, hidden_dim=16, momentum=0.9),
+    "simsiam": dict(augment=tiny.recipe, dim=16, predictor_dim=8),
+    "barlow_twins": _TWO | dict(dim=16),
+    "vicreg": _TWO | dict(dim=16),
+    "swav": _CROPS | dict(queue_size=16),
+    "dino": _CROPS | dict(second_augment=None, momentum=0.9),
+    "supcon": dict(augment=tiny.recipe, dim=8),
 }
-BATCH = {"image": tiny.images(8)}
+BATCH = {"image": tiny.images(8), "label": jnp.arange(8) % 3}
 OPTIMIZER = optim.sgd(0.05, weight_decay=1e-4)
 
 each_method = pytest.mark.parametrize("name", METHODS)
@@ -32,7 +58,7 @@ each_method = pytest.mark.parametrize("name", METHODS)
 
 @functools.cache
 def _method(name):
-  return METHODS[name](tiny.resnet(groups=2), **ARGUMENTS[name])
+  return METHODS[name](tiny.Net(groups=2, grid=2), **ARGUMENTS[name])
 
 
 @functools.cache
@@ -114,7 +140,7 @@ def test_the_loss_falls_on_one_batch(name):
     state, row = _step(name)[0](state, BATCH)
     losses.append(float(row["loss"]))
   # By 15 % at least; about a third was seen.
-  assert losses[-1] < 0.85 * losses[0], losses
+  assert losses[0] - losses[-1] > 0.15 * abs(losses[0]), losses
 
 
 @each_method
@@ -163,10 +189,9 @@ def test_encode_gives_pooled_features_and_stages(name):
   features = jax.jit(_method(name).encode)(
       state.params, state.carried, images
   )
-  assert features["pooled"].shape == (8, 16)
+  assert features["pooled"].shape == (8, 32)
   assert features["pooled"].dtype == jnp.float32
-  assert features["stage_1"].shape == (8, 8, 8, 8)
-  assert features["stage_2"].shape == (8, 4, 4, 16)
+  assert features["stage_1"].shape == (8, 4, 4, 8)
 
 
 @each_method
@@ -189,5 +214,5 @@ def test_the_step_exports_for_tpu_and_gpu(name):
   assert set(exported.platforms) == {"tpu", "cuda"}
   # The state comes out as it went in.
   states = exported.out_avals[: len(jax.tree.leaves(state))]
-  assert [x.shape for x in states] == [x.shape for x in inputs[:-1]]
+  assert [x.shape for x in states] == [x.shape for x in inputs[: len(states)]]
   assert len(exported.mlir_module_serialized) > 10_000

@@ -1,5 +1,7 @@
 """Optimizers and schedules."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,34 @@ import optax
 import pytest
 
 from jssl import optim
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+each_optimizer = pytest.mark.parametrize("name", optim.OPTIMIZERS)
+
+
+def _follow(optimizer, params, gradients):
+  """The parameters after each of the gradients, and the last state."""
+  state = optimizer.init(params)
+  update = jax.jit(optimizer.update)
+  trajectory = []
+  for gradient in gradients:
+    updates, state = update(gradient, state, params)
+    params = optax.apply_updates(params, updates)
+    trajectory.append(params)
+  # What a step returns must be able to enter the same compiled step.
+  assert update._cache_size() == 1
+  return trajectory, state
+
+
+def _tree(seed):
+  """One parameter of each number of dimensions, the last learned positions."""
+  random = np.random.default_rng(seed)
+  shapes = {"s": (), "b": (3,), "w": (4, 3), "p": (1, 5, 3)}
+  return {
+      name: jnp.asarray(random.normal(size=shape), jnp.float32)
+      for name, shape in shapes.items()
+  }
 
 
 def test_sgd_is_the_formula_of_the_papers_code():
@@ -40,6 +70,181 @@ def test_sgd_follows_a_schedule_after_the_momentum():
   np.testing.assert_allclose(moves, [-1.0, -0.15], rtol=1e-6)
 
 
+def test_lars_agrees_with_the_code_of_moco_v3():
+  data = np.load(GOLDEN / "lars.npz")
+  optimizer = optim.lars(
+      float(data["learning_rate"]),
+      weight_decay=float(data["weight_decay"]),
+      momentum=float(data["momentum"]),
+      trust_coefficient=float(data["trust_coefficient"]),
+  )
+  gradients = [
+      {"w": w, "b": b} for w, b in zip(data["grad_w"], data["grad_b"])
+  ]
+  params = {name: jnp.asarray(data[name]) for name in "wb"}
+  trajectory, _ = _follow(optimizer, params, gradients)
+  for step, after in enumerate(trajectory):
+    for name in "wb":
+      expected = data[f"{name}_after"][step]
+      np.testing.assert_allclose(after[name], expected, rtol=1e-5, atol=1e-5)
+      # A step of the matrix is hardly longer than that tolerance.
+      moved = after[name] - data[name]
+      np.testing.assert_allclose(
+          moved, expected - data[name], rtol=1e-3, atol=1e-6
+      )
+
+
+def test_lars_follows_its_schedules_after_the_momentum():
+  """Against NumPy, both the rate and the decay functions of the step."""
+  rates, decays = np.array([1.0, 0.1, 0.3]), np.array([0.5, 0.0, 0.2])
+  optimizer = optim.lars(
+      lambda step: jnp.asarray(rates)[step],
+      weight_decay=lambda step: jnp.asarray(decays)[step],
+      momentum=0.5,
+      trust_coefficient=0.1,
+      vector_rate=0.25,
+  )
+  params, gradients = _tree(0), [_tree(seed) for seed in (1, 2, 3)]
+  trajectory, _ = _follow(optimizer, params, gradients)
+  for name, start in params.items():
+    expected, velocity = np.asarray(start, np.float64), 0.0
+    for step, gradient in enumerate(gradients):
+      move = np.asarray(gradient[name], np.float64)
+      if expected.ndim > 1:
+        move = move + decays[step] * expected
+        move *= 0.1 * np.linalg.norm(expected) / np.linalg.norm(move)
+      else:
+        move *= 0.25
+      velocity = 0.5 * velocity + move
+      expected = expected - rates[step] * velocity
+      np.testing.assert_allclose(
+          trajectory[step][name], expected, rtol=1e-5, atol=1e-6
+      )
+
+
+def test_lars_moves_a_matrix_of_zeros():
+  params = {"w": jnp.zeros((2, 2))}
+  (after,), _ = _follow(optim.lars(0.1), params, [{"w": jnp.ones((2, 2))}])
+  np.testing.assert_allclose(after["w"], -0.1, rtol=1e-6)
+  (after,), _ = _follow(optim.lars(0.1), {"w": jnp.ones((2, 2))}, [params])
+  np.testing.assert_allclose(after["w"], 1.0)
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_adamw_is_the_formula_of_the_paper(scheduled):
+  rate, b1, b2 = 0.1, 0.8, 0.95
+  decays = np.array([0.04, 0.1, 0.2, 0.4] if scheduled else [0.3] * 4)
+  optimizer = optim.adamw(
+      rate,
+      weight_decay=(lambda step: jnp.asarray(decays)[step])
+      if scheduled
+      else 0.3,
+      b1=b1,
+      b2=b2,
+  )
+  params, gradients = _tree(0), [_tree(seed) for seed in range(1, 5)]
+  trajectory, _ = _follow(optimizer, params, gradients)
+  for name, start in params.items():
+    expected = np.asarray(start, np.float64)
+    mean, square = np.zeros_like(expected), np.zeros_like(expected)
+    for step, gradient in enumerate(gradients):
+      gradient = np.asarray(gradient[name], np.float64)
+      mean = b1 * mean + (1 - b1) * gradient
+      square = b2 * square + (1 - b2) * gradient**2
+      move = mean / (1 - b1 ** (step + 1))
+      move = move / (np.sqrt(square / (1 - b2 ** (step + 1))) + 1e-8)
+      if name in "wp":
+        move = move + decays[step] * expected
+      expected = expected - rate * move
+      np.testing.assert_allclose(
+          trajectory[step][name], expected, rtol=1e-4, atol=1e-6
+      )
+
+
+@pytest.mark.parametrize(
+    "decay", [0.1, lambda step: 0.1, lambda step: 0.1 + 0 * step]
+)
+@each_optimizer
+def test_decay_reaches_vectors_only_in_sgd(name, decay):
+  params = _tree(0)
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  optimizer = optim.OPTIMIZERS[name](0.5, weight_decay=decay)
+  (after,), _ = _follow(optimizer, params, [zeros])
+  for key, value in params.items():
+    if name == "sgd" or key in "wp":
+      assert not np.allclose(after[key], value, rtol=1e-5), key
+    else:
+      np.testing.assert_array_equal(after[key], value, key)
+
+
+@each_optimizer
+def test_clipping_is_of_the_whole_gradient_before_all_else(name):
+  """A gradient is as good as the same one at the limit's length."""
+  make = optim.OPTIMIZERS[name]
+  params, long = _tree(0), _tree(1)
+  norm = optax.tree.norm(long)
+  short = jax.tree.map(lambda x: x * 0.5 / norm, long)
+  clipped = make(0.1, weight_decay=0.1, clip_norm=0.5)
+  free = make(0.1, weight_decay=0.1)
+  tiny = jax.tree.map(lambda x: 1e-2 * x, short)
+  (*_, one), _ = _follow(clipped, params, [long, tiny])
+  (*_, two), _ = _follow(free, params, [short, tiny])
+  (*_, three), _ = _follow(free, params, [long, tiny])
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-5), one, two)
+  assert not np.allclose(one["b"], three["b"], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name,key,value",
+    [
+        *((n, "weight_decay", -0.1) for n in optim.OPTIMIZERS),
+        *((n, "clip_norm", -1.0) for n in optim.OPTIMIZERS),
+        *((n, "learning_rate", -0.5) for n in optim.OPTIMIZERS),
+        ("sgd", "momentum", 1.0),
+        ("lars", "momentum", -0.1),
+        ("lars", "trust_coefficient", float("nan")),
+        ("lars", "vector_rate", -1.0),
+        ("adamw", "b1", 1.5),
+        ("adamw", "b2", -0.5),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused(name, key, value):
+  arguments = {"learning_rate": 0.1, key: value}
+  with pytest.raises(ValueError, match=f"{key} is {value}; expected"):
+    optim.OPTIMIZERS[name](arguments.pop("learning_rate"), **arguments)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
+@each_optimizer
+def test_accumulated_steps_are_one_step_of_the_mean_gradient(name, clip_norm):
+  schedule = lambda step: 0.1 / (1.0 + step)
+  make = lambda: optim.OPTIMIZERS[name](
+      schedule, weight_decay=schedule, clip_norm=clip_norm
+  )
+  params, gradients = _tree(0), [_tree(seed) for seed in range(1, 7)]
+  means = [
+      jax.tree.map(lambda *x: sum(x) / 3, *gradients[i : i + 3]) for i in (0, 3)
+  ]
+  small, _ = _follow(optim.accumulate(make(), 3), params, gradients)
+  large, _ = _follow(make(), params, means)
+  for key in params:
+    for step, after in zip((2, 5), large):
+      np.testing.assert_allclose(small[step][key], after[key], 1e-5, 1e-6)
+    for step, before in zip((0, 1, 3, 4), [params] * 2 + [small[2]] * 2):
+      np.testing.assert_array_equal(small[step][key], before[key])
+
+
+def test_one_accumulated_step_is_the_optimizer_as_it_is():
+  optimizer = optim.sgd(0.1)
+  assert optim.accumulate(optimizer, 1) is optimizer
+
+
+@pytest.mark.parametrize("steps", [0, -2, 1.5])
+def test_accumulating_less_than_a_step_is_refused(steps):
+  with pytest.raises(ValueError, match=f"accumulate_steps is {steps};"):
+    optim.accumulate(optim.sgd(0.1), steps)
+
+
 @pytest.mark.parametrize(
     "step,expected",
     [(0, 0.4), (25, 0.2 * (1 + 0.5**0.5)), (50, 0.2), (100, 0.0), (120, 0.0)],
@@ -55,6 +260,29 @@ def test_cosine_falls_from_its_peak_to_zero(step, expected):
 def test_cosine_after_a_warm_up_ends_at_the_same_step(step, expected):
   schedule = optim.cosine(0.4, epochs=10, steps_per_epoch=10, warmup_epochs=2)
   np.testing.assert_allclose(schedule(step), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("peak,end", [(0.4, 0.1), (0.04, 0.4), (0.0, 0.4)])
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_cosine_goes_to_an_end_below_or_above(peak, end, warmup):
+  schedule = optim.cosine(
+      peak, epochs=10, steps_per_epoch=10, warmup_epochs=warmup, end=end
+  )
+  first = 10 * warmup
+  middle = first + (100 - first) // 4
+  quarter = end + (peak - end) * (1 + 0.5**0.5) / 2
+  expected = {first: peak, middle: quarter, 100: end, 130: end}
+  if warmup:
+    expected |= {0: 0.0, first // 2: peak / 2}
+  for step, value in expected.items():
+    np.testing.assert_allclose(schedule(step), value, rtol=1e-5, atol=1e-7)
+
+
+def test_a_momentum_ends_at_exactly_one():
+  schedule = optim.cosine(0.996, epochs=10, steps_per_epoch=10, end=1.0)
+  values = jax.jit(jax.vmap(schedule))(jnp.arange(120))
+  assert values[100] == values[119] == 1.0 and values.max() == 1.0
+  assert np.all(np.diff(values) >= 0)
 
 
 @pytest.mark.parametrize("epochs,warmup", [(1, 0.6), (0.4, 0), (10.3, 9.8)])
@@ -83,14 +311,61 @@ def test_staircase_drops_when_its_epochs_begin(step, expected):
   np.testing.assert_allclose(schedule(step), expected, rtol=1e-5)
 
 
-def test_schedules_agree_when_traced():
-  for schedule in (
-      optim.cosine(0.4, epochs=10, steps_per_epoch=10, warmup_epochs=2),
-      optim.staircase(0.4, epochs=9, steps_per_epoch=3, drop_epochs=(5,)),
-  ):
-    steps = jnp.arange(0, 30, 5)
-    np.testing.assert_allclose(
-        jax.jit(jax.vmap(schedule))(steps),
-        [schedule(int(step)) for step in steps],
-        rtol=1e-6,
+@pytest.mark.parametrize(
+    "step,expected",
+    [(0, 0.04), (30, 0.05), (60, 0.06), (90, 0.07), (91, 0.07), (500, 0.07)],
+)
+@pytest.mark.parametrize("epochs", [100, 10])
+def test_linear_is_a_line_then_constant(step, expected, epochs):
+  """Also where the training is shorter than the line."""
+  schedule = optim.linear(
+      0.07, epochs=epochs, steps_per_epoch=3, start=0.04, warmup_epochs=30
+  )
+  np.testing.assert_allclose(schedule(step), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("warmup", [0, 0.04])
+def test_a_line_of_less_than_half_a_step_is_its_end(warmup):
+  schedule = optim.linear(
+      0.07, epochs=10, steps_per_epoch=10, start=0.04, warmup_epochs=warmup
+  )
+  assert schedule(0) == schedule(7) == 0.07
+
+
+def test_a_line_of_negative_length_is_refused():
+  with pytest.raises(ValueError, match="warmup_epochs is -1; expected"):
+    optim.linear(
+        0.07, epochs=10, steps_per_epoch=10, start=0.04, warmup_epochs=-1
     )
+
+
+def test_constant_stays():
+  schedule = optim.constant(0.3, epochs=10, steps_per_epoch=10)
+  assert schedule(0) == schedule(1000) == 0.3
+
+
+@pytest.mark.parametrize(
+    "name,more",
+    [
+        ("constant", {}),
+        ("cosine", {}),
+        ("cosine", {"warmup_epochs": 2}),
+        ("cosine", {"warmup_epochs": 2, "end": 0.9}),
+        ("linear", {"start": 0.1, "warmup_epochs": 3}),
+        ("linear", {"start": 0.1, "warmup_epochs": 0}),
+        ("staircase", {"drop_epochs": (5,)}),
+    ],
+)
+@pytest.mark.parametrize("steps_per_epoch", [10, 2.5])
+def test_schedules_agree_when_traced(name, more, steps_per_epoch):
+  """Of which an epoch may be part of a step, where gradients accumulate."""
+  schedule = optim.SCHEDULES[name](
+      0.4, epochs=10, steps_per_epoch=steps_per_epoch, **more
+  )
+  steps = jnp.arange(0, 120, 5)
+  np.testing.assert_allclose(
+      jax.jit(jax.vmap(schedule))(steps),
+      [schedule(int(step)) for step in steps],
+      rtol=1e-5,
+      atol=1e-7,
+  )

@@ -92,7 +92,7 @@ def test_images_of_a_wrong_rank_are_refused(finished):
 def test_step_of_the_default_config_exports(data_dir, platform):
   config = _config(data_dir, precision="bfloat16")
   method = build.method(config)
-  optimizer = build.optimizer(config, build.schedule(config, steps_per_epoch=9))
+  optimizer = build.optimizer(config, steps_per_epoch=9)
   batch = {"image": jax.ShapeDtypeStruct((128, 8, 8, 1), jnp.uint8)}
   state = jax.eval_shape(
       lambda key, batch: init_state(method, optimizer, key, batch),

@@ -16,12 +16,15 @@ class Net(nn.Module):
 
   groups: int = 1
   axis_name: Any = None
+  grid: int = 1  # Cells a side that are pooled apart.
 
   @nn.compact
   def __call__(self, images, *, train=False):
     x = nn.Conv(8, (3, 3), strides=2, use_bias=False)(images - 0.5)
     x = nn.relu(BatchNorm(self.groups, self.axis_name)(x, train=train))
-    return {"stage_1": x, "pooled": jnp.mean(x, axis=(1, 2))}
+    side = x.shape[1] // self.grid
+    cells = nn.avg_pool(x, (side, side), (side, side))
+    return {"stage_1": x, "pooled": cells.reshape(len(x), -1)}
 
 
 def resnet(**arguments):
@@ -32,6 +35,11 @@ def recipe(key, image, *, extent=None):
   """A view that depends on its key at every pixel, and compiles fast."""
   del extent
   return image + 0.1 * jax.random.normal(key, image.shape)
+
+
+def small_recipe(key, image, *, extent=None):
+  """The same at half the size, for multi-crop."""
+  return recipe(key, image[::2, ::2], extent=extent)
 
 
 def images(count, seed=0):

@@ -20,12 +20,15 @@ from jssl.augment.random_ops import random_flip
 from jssl.augment.random_ops import random_gaussian_blur
 from jssl.augment.random_ops import random_grayscale
 from jssl.augment.random_ops import random_solarize
+from jssl.augment.recipes import byol
 from jssl.augment.recipes import digits
 from jssl.augment.recipes import evaluation
 from jssl.augment.recipes import keep_size
 from jssl.augment.recipes import moco_v1
 from jssl.augment.recipes import moco_v2
+from jssl.augment.recipes import multi_crop
 from jssl.augment.recipes import RECIPES
+from jssl.augment.recipes import simclr
 from jssl.augment.resampling import affine
 from jssl.augment.resampling import resized_crop
 from jssl.augment.views import make_views
@@ -38,6 +41,7 @@ __all__ = (
     "adjust_hue",
     "adjust_saturation",
     "affine",
+    "byol",
     "digits",
     "evaluation",
     "flip_left_right",
@@ -46,6 +50,7 @@ __all__ = (
     "make_views",
     "moco_v1",
     "moco_v2",
+    "multi_crop",
     "random_affine",
     "random_color_jitter",
     "random_flip",
@@ -55,6 +60,7 @@ __all__ = (
     "random_solarize",
     "resized_crop",
     "rotate90",
+    "simclr",
     "solarize",
     "to_float",
     "to_grayscale",

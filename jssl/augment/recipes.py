@@ -77,27 +77,126 @@ def moco_v2(
   Returns:
     float32 [size, size, C] in [0, 1].
   """
-  crop_key, jitter_key, gray_key, blur_key, flip_key = jax.random.split(key, 5)
-  image = random_resized_crop(
-      crop_key, image, size, scale=scale, extent=extent
-  )
-  image = random_ops.random_color_jitter(
-      jitter_key,
+  return _standard(
+      key,
       image,
-      brightness=0.4,
-      contrast=0.4,
-      saturation=0.4,
-      hue=0.1,
-      probability=0.8,
+      size,
+      extent=extent,
+      scale=scale,
+      jitter=(0.4, 0.4, 0.4, 0.1),
+      blur_probability=blur_probability,
   )
-  image = random_ops.random_grayscale(gray_key, image, probability=0.2)
-  image = random_ops.random_gaussian_blur(
-      blur_key,
+
+
+def simclr(
+    key: jax.Array,
+    image: jax.Array,
+    size: int,
+    *,
+    extent: jax.Array | None = None,
+    scale: tuple[float, float] = (0.08, 1.0),
+    strength: float = 1.0,
+    blur_probability: float = 0.5,
+) -> jax.Array:
+  """The augmentation of SimCLR (Chen et al., 2020).
+
+  See https://arxiv.org/abs/2002.05709, appendix A.
+
+  Args:
+    key: A PRNG key.
+    image: float [H, W, C] in [0, 1], C = 1 or 3.
+    size: Static side of the view.
+    extent: The true (height, width) of the picture, [2], or None.
+    scale: Range of the crop's share of the picture's area.
+    strength: Of the color jitter; the paper takes 1 for ImageNet and 0.5 for
+      CIFAR.
+    blur_probability: How often to blur; the paper takes 0 for CIFAR.
+
+  Returns:
+    float32 [size, size, C] in [0, 1].
+  """
+  return _standard(
+      key,
       image,
-      kernel_size=blur_kernel_size(size),
-      probability=blur_probability,
+      size,
+      extent=extent,
+      scale=scale,
+      jitter=tuple(strength * x for x in (0.8, 0.8, 0.8, 0.2)),
+      blur_probability=blur_probability,
   )
-  return random_ops.random_flip(flip_key, image)
+
+
+def byol(
+    key: jax.Array,
+    image: jax.Array,
+    size: int,
+    *,
+    extent: jax.Array | None = None,
+    scale: tuple[float, float] = (0.08, 1.0),
+    blur_probability: float = 1.0,
+    solarize_probability: float = 0.0,
+) -> jax.Array:
+  """The augmentation of BYOL (Grill et al., 2020), for one of its two views.
+
+  See https://arxiv.org/abs/2006.07733, appendix B. The defaults are those of
+  the first view; the second blurs with 0.1 and solarizes with 0.2. Barlow
+  Twins, VICReg, MoCo v3 and DINO use the same two.
+
+  Args:
+    key: A PRNG key.
+    image: float [H, W, C] in [0, 1], C = 1 or 3.
+    size: Static side of the view.
+    extent: The true (height, width) of the picture, [2], or None.
+    scale: Range of the crop's share of the picture's area.
+    blur_probability: How often to blur.
+    solarize_probability: How often to invert the values above 0.5.
+
+  Returns:
+    float32 [size, size, C] in [0, 1].
+  """
+  return _standard(
+      key,
+      image,
+      size,
+      extent=extent,
+      scale=scale,
+      jitter=(0.4, 0.4, 0.2, 0.1),
+      blur_probability=blur_probability,
+      solarize_probability=solarize_probability,
+  )
+
+
+def multi_crop(
+    key: jax.Array,
+    image: jax.Array,
+    recipe: Callable[..., jax.Array],
+    count: int,
+    *,
+    extent: jax.Array | None = None,
+) -> jax.Array:
+  """Several views of one image by one recipe, as the multi-crop of SwAV.
+
+  Example:
+    small = functools.partial(byol, size=96, scale=(0.05, 0.4))
+    local = functools.partial(multi_crop, recipe=small, count=8)
+    first, second, local_views = make_views(key, batch, (one, other, local))
+
+  Args:
+    key: A PRNG key.
+    image: float [H, W, C] in [0, 1].
+    recipe: Function (key, image, *, extent) -> view.
+    count: Number of views.
+    extent: The true (height, width) of the picture, [2], or None.
+
+  Returns:
+    float32 [count, h, w, C].
+
+  Reference:
+    Caron et al., Unsupervised Learning of Visual Features by Contrasting
+    Cluster Assignments, 2020, section 3.2.
+  """
+  keys = jax.random.split(key, count)
+  return jax.vmap(lambda key: recipe(key, image, extent=extent))(keys)
 
 
 def digits(
@@ -106,6 +205,7 @@ def digits(
     size: int,
     *,
     extent: jax.Array | None = None,
+    scale: tuple[float, float] = (0.8, 1.2),
 ) -> jax.Array:
   """A mild augmentation for small handwritten digits, 8 x 8 to 16 x 16.
 
@@ -118,6 +218,7 @@ def digits(
     size: Static side of the view.
     extent: Taken as every recipe takes it, and not used: digits fill a square
       canvas unstretched.
+    scale: Range of the digit's size in the view; above 1 its edges are cut.
 
   Returns:
     float32 [size, size, C] in [0, 1].
@@ -130,7 +231,7 @@ def digits(
       size,
       degrees=15.0,
       translate=0.1,
-      scale=(0.8, 1.2),
+      scale=scale,
       shear=10.0,
   )
   return random_ops.random_color_jitter(
@@ -178,6 +279,45 @@ def blur_kernel_size(size: int) -> int:
   return max(3, 2 * (size // 20) + 1)
 
 
+def _standard(
+    key,
+    image,
+    size,
+    *,
+    extent,
+    scale,
+    jitter,
+    blur_probability,
+    solarize_probability=0.0,
+):
+  """What SimCLR began and others followed; they differ in the numbers."""
+  crop_key, jitter_key, gray_key, blur_key, flip_key = jax.random.split(key, 5)
+  image = random_resized_crop(
+      crop_key, image, size, scale=scale, extent=extent
+  )
+  brightness, contrast, saturation, hue = jitter
+  image = random_ops.random_color_jitter(
+      jitter_key,
+      image,
+      brightness=brightness,
+      contrast=contrast,
+      saturation=saturation,
+      hue=hue,
+      probability=0.8,
+  )
+  image = random_ops.random_grayscale(gray_key, image, probability=0.2)
+  image = random_ops.random_gaussian_blur(
+      blur_key,
+      image,
+      kernel_size=blur_kernel_size(size),
+      probability=blur_probability,
+  )
+  image = random_ops.random_solarize(
+      jax.random.fold_in(key, 5), image, probability=solarize_probability
+  )
+  return random_ops.random_flip(flip_key, image)
+
+
 def keep_size(recipe: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   """Binds a recipe's `size` to the height of each image it is given."""
 
@@ -187,4 +327,10 @@ def keep_size(recipe: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   return functools.update_wrapper(bound, recipe)
 
 
-RECIPES = {"moco_v1": moco_v1, "moco_v2": moco_v2, "digits": digits}
+RECIPES = {
+    "moco_v1": moco_v1,
+    "moco_v2": moco_v2,
+    "simclr": simclr,
+    "byol": byol,
+    "digits": digits,
+}

@@ -1,9 +1,40 @@
 """Losses: pure functions of raw embeddings, in float32.
 
 A loss L2-normalises its embeddings itself where its paper does, and returns the
-mean over the batch as a scalar.
+mean over the batch as a scalar. One that looks across the batch takes the name
+of the axis that the batch is split over; it then sees the global batch, and the
+mean of the devices' values is the value of the global batch. Average it with
+`jax.lax.pmean` inside the differentiated function, and the gradients outside.
 """
 
+from jssl.losses.all_pairs import dcl
+from jssl.losses.all_pairs import dclw
+from jssl.losses.all_pairs import nt_xent
+from jssl.losses.all_pairs import supcon
+from jssl.losses.clustering import dino
+from jssl.losses.clustering import sinkhorn
+from jssl.losses.clustering import swapped_prediction
+from jssl.losses.clustering import swav
+from jssl.losses.clustering import update_center
+from jssl.losses.contrastive import batch_info_nce
 from jssl.losses.contrastive import info_nce
+from jssl.losses.joint_embedding import barlow_twins
+from jssl.losses.joint_embedding import negative_cosine
+from jssl.losses.joint_embedding import vicreg
 
-__all__ = ["info_nce"]
+__all__ = [
+    "barlow_twins",
+    "batch_info_nce",
+    "dcl",
+    "dclw",
+    "dino",
+    "info_nce",
+    "negative_cosine",
+    "nt_xent",
+    "sinkhorn",
+    "supcon",
+    "swapped_prediction",
+    "swav",
+    "update_center",
+    "vicreg",
+]

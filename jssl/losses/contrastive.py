@@ -1,10 +1,17 @@
-"""Contrastive losses: tell a positive pair from negatives."""
+"""InfoNCE: tell the positive of a query from negatives.
+
+The negatives come from a queue or from the batch. Losses of all views against
+all views are in `jssl.losses.all_pairs`.
+"""
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jssl import parallel
 from jssl.embeddings import l2_normalize
+from jssl.losses.checks import check_pair
+from jssl.losses.checks import check_temperature
 
 
 def info_nce_logits(
@@ -70,15 +77,79 @@ def info_nce(
 
 def cross_entropy_of_first(logits: jax.Array) -> jax.Array:
   """Mean cross-entropy of logits `[B, N]` whose column 0 is the target."""
-  labels = jnp.zeros(logits.shape[0], jnp.int32)
+  return _cross_entropy(logits, jnp.zeros(logits.shape[0], jnp.int32))
+
+
+def batch_info_nce_logits(
+    query: jax.Array,
+    key: jax.Array,
+    *,
+    temperature: float | jax.Array,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Similarities of each query to every key of the global batch.
+
+  Args:
+    query: Embeddings, `[B, D]`, normalised here.
+    key: The positive of each query, `[B, D]`, normalised here.
+    temperature: Divisor of the cosine similarities, above 0.
+    axis_name: Axis that the batch is split over, or None.
+
+  Returns:
+    Logits, float32 `[B, N * B]` for N devices, and the column of each query's
+    positive, int32 `[B]`.
+
+  Raises:
+    ValueError: If shapes do not fit or the temperature is not positive.
+  """
+  check_pair(query=query, key=key)
+  check_temperature(temperature)
+  query = l2_normalize(query)
+  keys = parallel.all_gather(l2_normalize(key), axis_name)
+  logits = jnp.matmul(query, keys.T, precision=jax.lax.Precision.HIGHEST)
+  size = query.shape[0]
+  own = parallel.axis_index(axis_name) * size + jnp.arange(size)
+  return logits / temperature, own
+
+
+def batch_info_nce(
+    query: jax.Array,
+    key: jax.Array,
+    *,
+    temperature: float | jax.Array,
+    axis_name: str | None = None,
+) -> jax.Array:
+  """InfoNCE with the keys of the other images as negatives, one direction.
+
+  MoCo v3's loss is 2 T times the sum of two of these: the queries of each view
+  against the keys of the other.
+
+  Args:
+    query: Embeddings, `[B, D]`, normalised here.
+    key: The positive of each query, `[B, D]`, normalised here. Gradients flow
+      to it, from all devices; MoCo v3 stops them before.
+    temperature: Divisor of the cosine similarities, above 0.
+    axis_name: Axis that the batch is split over, or None. The negatives are
+      those of the global batch.
+
+  Returns:
+    The mean over this device's queries, a float32 scalar; log(N) is chance for
+    a global batch of N images.
+
+  Raises:
+    ValueError: If shapes do not fit or the temperature is not positive.
+
+  Reference:
+    Chen et al., An Empirical Study of Training Self-Supervised Vision
+    Transformers, 2021, equation 1; the factor 2 T is in algorithm 1.
+  """
+  return _cross_entropy(
+      *batch_info_nce_logits(
+          query, key, temperature=temperature, axis_name=axis_name
+      )
+  )
+
+
+def _cross_entropy(logits, labels):
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
   return jnp.mean(losses)
-
-
-def check_temperature(temperature: float) -> None:
-  """Raises ValueError unless the temperature is above 0 (or traced)."""
-  if not isinstance(temperature, jax.core.Tracer) and temperature <= 0:
-    raise ValueError(
-        f"temperature is {temperature}; expected a value above 0, for example"
-        " 0.07."
-    )

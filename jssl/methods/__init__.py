@@ -1,11 +1,31 @@
 """The methods, by name."""
 
+from jssl.methods.barlow_twins import barlow_twins
+from jssl.methods.byol import byol
+from jssl.methods.dino import dino
 from jssl.methods.moco import moco_v1
 from jssl.methods.moco import moco_v2
+from jssl.methods.moco_v3 import moco_v3
+from jssl.methods.nnclr import nnclr
+from jssl.methods.simclr import simclr
+from jssl.methods.simsiam import simsiam
+from jssl.methods.supcon import supcon
+from jssl.methods.swav import swav
+from jssl.methods.vicreg import vicreg
 
 METHODS = {
     "moco_v1": moco_v1,
     "moco_v2": moco_v2,
+    "moco_v3": moco_v3,
+    "simclr": simclr,
+    "nnclr": nnclr,
+    "byol": byol,
+    "simsiam": simsiam,
+    "barlow_twins": barlow_twins,
+    "vicreg": vicreg,
+    "swav": swav,
+    "dino": dino,
+    "supcon": supcon,
 }
 
 __all__ = ["METHODS"]

@@ -20,9 +20,11 @@ from jssl import ema
 from jssl import embeddings
 from jssl import parallel
 from jssl import queue as queues
+from jssl.losses import checks
 from jssl.losses import contrastive
 from jssl.method import Aux
 from jssl.method import Method
+from jssl.methods import branch as branches
 from jssl.nets import MLP
 
 
@@ -92,46 +94,41 @@ def moco(
   Raises:
     ValueError: If the temperature or the momentum is out of range.
   """
-  contrastive.check_temperature(temperature)
+  checks.check_temperature(temperature)
   momentum = ema.as_schedule(momentum)
-  head = MLP((None,) * hidden_layers + (dim,))
+  branch = branches.Branch(
+      net, MLP((None,) * hidden_layers + (dim,), dtype=branches.dtype_of(net))
+  )
 
-  def embed(params, batch_stats, images):
-    features, new = net.apply(
-        {"params": params["net"], "batch_stats": batch_stats},
-        images,
-        train=True,
-        mutable=["batch_stats"],
+  def embed(params, batch_stats, images, key):
+    embedding, batch_stats = branches.forward(
+        branch, params, batch_stats, images, key
     )
-    embedding = head.apply({"params": params["head"]}, features["pooled"])
-    return embedding, new.get("batch_stats", {})
+    return embedding.projection, batch_stats
 
-  def embed_keys(params, batch_stats, images, key):
+  def embed_keys(params, batch_stats, images, keys):
     """Embeds this device's `[B, ...]` images; returns the keys of all."""
     if not shuffle:
-      keys, batch_stats = embed(params, batch_stats, images)
-      return parallel.all_gather(keys, axis_name), batch_stats
+      embedding, batch_stats = embed(params, batch_stats, images, keys.local)
+      return parallel.all_gather(embedding, axis_name), batch_stats
     size = images.shape[0]
-    order = jax.random.permutation(key, size * parallel.axis_size(axis_name))
+    order = jax.random.permutation(
+        keys.shared, size * parallel.axis_size(axis_name)
+    )
     here = parallel.local_slice(order, size, axis_name)
     images = parallel.all_gather(images, axis_name)[here]
-    keys, batch_stats = embed(params, batch_stats, images)
-    return parallel.all_gather(keys, axis_name)[jnp.argsort(order)], batch_stats
+    embedding, batch_stats = embed(params, batch_stats, images, keys.local)
+    every = parallel.all_gather(embedding, axis_name)
+    return every[jnp.argsort(order)], batch_stats
 
   def views(key, batch):
     return augmentation.make_views(key, batch, (augment, augment))
 
   def init(key, views):
-    net_key, head_key, queue_key = jax.random.split(key, 3)
-    features, variables = net.init_with_output(net_key, views[0])
-    params = {
-        "net": variables["params"],
-        "head": head.init(head_key, features["pooled"])["params"],
-    }
-    batch_stats = variables.get("batch_stats", {})
+    branch_key, queue_key = jax.random.split(key)
+    params, batch_stats = branches.init(branch_key, branch, views[0])
     queue = queues.init(queue_key, queue_size, dim)
-    # The encoders start equal but must not share buffers: both are donated.
-    copy = jax.tree.map(jnp.copy, (params, batch_stats))
+    copy = branches.own_copy((params, batch_stats))
     return params, Carried(batch_stats, *copy, queue)
 
   def loss(params, carried, views, keys, step):
@@ -141,12 +138,10 @@ def moco(
     batch_stats, key_batch_stats = carried.batch_stats, carried.key_batch_stats
     queries, logits, pushed = [], [], []
     for q, k in ((0, 1), (1, 0)) if symmetric else ((0, 1),):
-      query, batch_stats = embed(params, batch_stats, views[q])
+      now = jax.tree.map(lambda key: jax.random.fold_in(key, k), keys)
+      query, batch_stats = embed(params, batch_stats, views[q], now.local)
       all_keys, key_batch_stats = embed_keys(
-          carried.key_params,
-          key_batch_stats,
-          views[k],
-          jax.random.fold_in(keys.shared, k),
+          carried.key_params, key_batch_stats, views[k], now
       )
       key = parallel.local_slice(all_keys, query.shape[0], axis_name)
       queries.append(query)
@@ -178,11 +173,7 @@ def moco(
         fresh.batch_stats, key_params, fresh.key_batch_stats, queue
     )
 
-  def encode(params, carried, images):
-    variables = {"params": params["net"], "batch_stats": carried.batch_stats}
-    return net.apply(variables, images, train=False)
-
-  return Method(views, init, loss, update, encode)
+  return Method(views, init, loss, update, branches.encoder(net))
 
 
 moco_v1 = moco

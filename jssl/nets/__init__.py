@@ -5,6 +5,7 @@ stage under its name, and "pooled", `[B, D]`.
 """
 
 from jssl.nets.heads import MLP
+from jssl.nets.micro_batches import MicroBatched
 from jssl.nets.norm import BatchNorm
 from jssl.nets.resnet import resnet101
 from jssl.nets.resnet import resnet18
@@ -12,6 +13,11 @@ from jssl.nets.resnet import resnet34
 from jssl.nets.resnet import resnet50
 from jssl.nets.resnet import resnet8
 from jssl.nets.resnet import ResNet
+from jssl.nets.vit import ViT
+from jssl.nets.vit import vit_base
+from jssl.nets.vit import vit_large
+from jssl.nets.vit import vit_small
+from jssl.nets.vit import vit_tiny
 
 NETS = {
     "resnet8": resnet8,
@@ -19,16 +25,26 @@ NETS = {
     "resnet34": resnet34,
     "resnet50": resnet50,
     "resnet101": resnet101,
+    "vit_tiny": vit_tiny,
+    "vit_small": vit_small,
+    "vit_base": vit_base,
+    "vit_large": vit_large,
 }
 
 __all__ = [
     "BatchNorm",
     "MLP",
+    "MicroBatched",
     "NETS",
     "ResNet",
+    "ViT",
     "resnet8",
     "resnet18",
     "resnet34",
     "resnet50",
     "resnet101",
+    "vit_base",
+    "vit_large",
+    "vit_small",
+    "vit_tiny",
 ]

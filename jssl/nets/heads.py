@@ -1,6 +1,6 @@
 """Heads: what stands between the encoder and the loss, thrown away after."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,25 +12,45 @@ _INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class MLP(nn.Module):
-  """Linear layers with ReLU between them.
+  """Linear layers with an activation, and perhaps a normalisation, between.
+
+  A layer that a normalisation follows has no bias of its own.
 
   Attributes:
     features: Width of each layer, None for the width of the input; one entry
       makes a linear head.
+    norm: Constructor of the normalisation after each layer but the last, such
+      as `BatchNorm`; None for none.
+    last_norm: The same after the last layer, which no activation follows.
+    last_bias: Whether the last layer has a bias where no normalisation does.
+    activation: Applied between layers, after the normalisation.
+    kernel_init: Initialiser of the kernels.
     dtype: Type of the computation; parameters are float32.
   """
 
   features: Sequence[int | None]
+  norm: Callable[..., nn.Module] | None = None
+  last_norm: Callable[..., nn.Module] | None = None
+  last_bias: bool = True
+  activation: Callable[[jax.Array], jax.Array] = nn.relu
+  kernel_init: Callable[..., jax.Array] = _INIT
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Maps `[B, D]` to `[B, features[-1]]`, float32."""
-    input_width = x.shape[-1]
-    for i, width in enumerate(self.features):
-      width = input_width if width is None else width
-      x = nn.relu(x) if i else x
+    input_width, last = x.shape[-1], len(self.features)
+    for i, width in enumerate(self.features, start=1):
+      norm = self.last_norm if i == last else self.norm
       x = nn.Dense(
-          width, dtype=self.dtype, kernel_init=_INIT, name=f"layer_{i + 1}"
+          input_width if width is None else width,
+          use_bias=norm is None and (i < last or self.last_bias),
+          dtype=self.dtype,
+          kernel_init=self.kernel_init,
+          name=f"layer_{i}",
       )(x)
+      if norm is not None:
+        x = norm(name=f"norm_{i}", dtype=self.dtype)(x, train=train)
+      if i < last:
+        x = self.activation(x)
     return x.astype(jnp.float32)

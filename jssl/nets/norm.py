@@ -29,6 +29,7 @@ class BatchNorm(nn.Module):
     axis_name: Axis that the batch is split over, or None.
     momentum: Share of the running statistics that is kept at a step.
     epsilon: Added to the variance.
+    affine: Whether a trained scale and shift follow.
     dtype: Type of the result; statistics are always float32.
 
   Reference:
@@ -40,6 +41,7 @@ class BatchNorm(nn.Module):
   axis_name: str | None = None
   momentum: float = 0.9
   epsilon: float = 1e-5
+  affine: bool = True
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -47,8 +49,10 @@ class BatchNorm(nn.Module):
     """Normalises `[B, ..., C]` over all but the last dimension."""
     features = x.shape[-1]
     zeros, ones = nn.initializers.zeros, nn.initializers.ones
-    scale = self.param("scale", ones, (features,), jnp.float32)
-    bias = self.param("bias", zeros, (features,), jnp.float32)
+    scale, bias = 1.0, 0.0
+    if self.affine:
+      scale = self.param("scale", ones, (features,), jnp.float32)
+      bias = self.param("bias", zeros, (features,), jnp.float32)
     running = {
         name: self.variable("batch_stats", name, init, (features,), jnp.float32)
         for name, init in (("mean", jnp.zeros), ("var", jnp.ones))

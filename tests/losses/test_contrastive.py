@@ -154,3 +154,83 @@ def test_shards_equal_the_global_batch(devices):
     )
   for row in queue_gradient:
     np.testing.assert_allclose(row, gradients[2], atol=1e-6)
+
+
+value_and_batch_gradients = jax.jit(
+    jax.value_and_grad(losses.batch_info_nce, argnums=(0, 1)),
+    static_argnames="temperature",
+)
+
+
+def _slow_batch_info_nce(query, key, temperature):
+  """Equation 1 of MoCo v3's paper, query by query, in float64."""
+  query, key = (
+      x / np.linalg.norm(x, axis=-1, keepdims=True)
+      for x in (query.astype(np.float64), key.astype(np.float64))
+  )
+  total = 0.0
+  for i, q in enumerate(query):
+    terms = [np.exp(q @ k / temperature) for k in key]
+    total -= np.log(terms[i] / sum(terms))
+  return total / len(query)
+
+
+def test_batch_info_nce_agrees_with_the_reference(golden):
+  data = golden("moco_v3")
+  temperature = float(data["temperature"])
+  total = 0.0
+  # The query of a view meets the key of the other view.
+  for query, key in (("q1", "k2"), ("q2", "k1")):
+    value, (gradient, _) = value_and_batch_gradients(
+        data[query], data[key], temperature=temperature
+    )
+    total += 2 * temperature * value
+    np.testing.assert_allclose(
+        2 * temperature * gradient,
+        data[f"grad_{query}"],
+        rtol=TOLERANCE,
+        atol=1e-7,
+    )
+  np.testing.assert_allclose(total, data["loss"], rtol=TOLERANCE)
+
+
+def test_batch_info_nce_is_the_equation_of_the_paper():
+  query, key, _ = _inputs()
+  value, gradients = value_and_batch_gradients(query, key, temperature=0.2)
+  slow = lambda q, k: _slow_batch_info_nce(q, k, 0.2)
+  np.testing.assert_allclose(value, slow(query, key), rtol=TOLERANCE)
+  # The reference has no gradient of the keys, which NNCLR trains through.
+  step = 1e-5 * np.random.default_rng(1).normal(size=key.shape)
+  change = slow(query, key + step) - slow(query, key - step)
+  np.testing.assert_allclose(
+      2 * np.sum(step * gradients[1]), change, rtol=1e-4
+  )
+
+
+def test_batch_info_nce_of_constant_embeddings_is_chance():
+  same = jnp.ones((16, 8))
+  loss = losses.batch_info_nce(same, same, temperature=0.2)
+  np.testing.assert_allclose(loss, np.log(16), rtol=TOLERANCE)
+
+
+def test_batch_logits_hold_the_positives_at_their_labels():
+  query, _, _ = _inputs()
+
+  def shard(query):
+    return contrastive.batch_info_nce_logits(
+        query, 2 * query, temperature=0.5, axis_name="shards"
+    )
+
+  logits, labels = jax.vmap(shard, axis_name="shards")(query.reshape(4, 4, 8))
+  assert logits.shape == (4, 4, 16) and labels.shape == (4, 4)
+  np.testing.assert_array_equal(labels.ravel(), np.arange(16))
+  positives = np.take_along_axis(logits, labels[..., None], axis=-1)
+  np.testing.assert_allclose(positives, 1 / 0.5, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_batch_whose_shapes_do_not_fit_is_refused(bad):
+  inputs = list(_inputs()[:2])
+  inputs[bad] = inputs[bad][:-1]
+  with pytest.raises(ValueError, match=r"\(15, 8\).* expected \[B, D\]"):
+    losses.batch_info_nce(*inputs, temperature=0.1)

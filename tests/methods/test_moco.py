@@ -155,7 +155,7 @@ def test_the_positive_of_a_query_is_its_own_image(devices):
 
 def _embed(params, images):
   features = Pixels().apply({"params": params["net"]}, images)["pooled"]
-  head = params["head"]
+  head = params["projector"]
   for i, name in enumerate(sorted(head)):
     features = np.maximum(features, 0) if i else features
     features = features @ head[name]["kernel"] + head[name]["bias"]
@@ -262,7 +262,7 @@ def test_version_1_has_a_linear_head_and_version_2_an_mlp():
         _method(tiny.resnet(), name).init, jax.random.key(0), _views()
     )
     shapes[name] = {
-        layer: leaf["kernel"].shape for layer, leaf in params["head"].items()
+        layer: leaf["kernel"].shape for layer, leaf in params["projector"].items()
     }
   assert shapes == {
       "moco_v1": {"layer_1": (16, DIM)},

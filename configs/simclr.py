@@ -1,0 +1,47 @@
+"""SimCLR: each image against all others of the batch.
+
+  python -m jssl.train --config=configs/simclr.py:digits --workdir=runs/simclr
+
+imagenet2012 as in the paper (Chen et al., 2020: batch 4096, LARS at 0.3 x batch
+/ 256, warm-up of 10 epochs); method.hidden_layers=2 is version 2's head. Where
+memory is short, net.micro_batches=8 gives the same loss and gradient. cifar10
+as in lightly's CIFAR-10 benchmark: SGD at 0.06 x batch / 128, decay 5e-4,
+temperature 0.5, jitter of half strength, no blur (there 84.8% kNN after 200
+epochs at batch 512). method.loss=dcl or dclw is decoupled contrastive learning
+(there 84.4%, temperature 0.1). digits was tuned here for a short CPU run. Other
+data sets get the recipe of cifar10 with the paper's augmentation.
+"""
+
+from jssl import config as configs
+
+
+def get_config(dataset: str = "digits") -> configs.ConfigDict:
+  """Returns the config for digits, a name of TFDS, or folder:PATH."""
+  config = configs.base(dataset)
+  config.method = {
+      "name": "simclr",
+      "dim": 128,
+      "hidden_layers": 1,
+      "temperature": 0.1,
+      "loss": "nt_xent",
+  }
+  config.augment = {
+      "name": "simclr",
+      "scale": (0.08, 1.0),
+      "strength": 1.0,
+      "blur_probability": 0.5,
+  }
+  name = configs.set_name(dataset)
+  if name == "imagenet2012":
+    config.batch_size = 4096
+    config.optimizer = configs.lars(
+        learning_rate=0.3, weight_decay=1e-6, warmup_epochs=10
+    )
+    return config
+  config.method.temperature = 0.5
+  config.optimizer = configs.sgd(learning_rate=0.06, weight_decay=5e-4)
+  if name == "digits":
+    config.augment = {"name": "digits"}
+  elif name in ("cifar10", "cifar100"):
+    config.augment.update(strength=0.5, blur_probability=0.0)
+  return config

@@ -1,0 +1,57 @@
+"""VICReg: invariance, variance and covariance, each with its own term.
+
+  python -m jssl.train --config=configs/vicreg.py:digits --workdir=runs/vicreg
+
+imagenet2012 as in the paper (Bardes et al., 2022: batch 2048, LARS at 0.2 x
+batch / 256, decay 1e-6). cifar10 as in solo-learn's recipe: LARS at 0.3 x batch
+/ 256, decay 1e-4, a projector of three layers of 2,048, crops of a fifth and
+more, no blur. digits was tuned here for a short CPU run. Other data sets get
+the recipe of cifar10 with the paper's augmentation.
+"""
+
+from jssl import config as configs
+
+
+def get_config(dataset: str = "digits") -> configs.ConfigDict:
+  """Returns the config for digits, a name of TFDS, or folder:PATH."""
+  config = configs.base(dataset)
+  config.method = {
+      "name": "vicreg",
+      "dim": 8192,
+      "projector_layers": 3,
+      "invariance": 25.0,
+      "variance": 25.0,
+      "covariance": 1.0,
+  }
+  config.augment = {
+      "name": "byol",
+      "scale": (0.08, 1.0),
+      "blur_probability": 1.0,
+      "solarize_probability": 0.0,
+  }
+  config.second_augment = {
+      "name": "byol",
+      "scale": (0.08, 1.0),
+      "blur_probability": 0.1,
+      "solarize_probability": 0.2,
+  }
+  name = configs.set_name(dataset)
+  if name == "imagenet2012":
+    config.batch_size = 2048
+    config.optimizer = configs.lars(
+        learning_rate=0.2, weight_decay=1e-6, warmup_epochs=10
+    )
+    return config
+  config.method.dim = 2048
+  config.optimizer = configs.lars(
+      learning_rate=0.3, weight_decay=1e-4, warmup_epochs=10
+  )
+  if name == "digits":
+    config.method.update(dim=256, projector_layers=2)
+    config.optimizer = configs.sgd(learning_rate=0.01, weight_decay=5e-4)
+    config.augment = {"name": "digits"}
+    del config.second_augment
+  elif name in ("cifar10", "cifar100"):
+    config.augment.update(scale=(0.2, 1.0), blur_probability=0.0)
+    config.second_augment.update(scale=(0.2, 1.0), blur_probability=0.0)
+  return config

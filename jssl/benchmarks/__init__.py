@@ -1,0 +1,1 @@
+"""Measurements, each a function from settings to a table."""

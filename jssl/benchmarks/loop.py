@@ -1,0 +1,72 @@
+"""Which share of a training's time is spent outside the compiled step.
+
+On evaluations, checkpoints and logging. What the loop does while the device
+works (the order of the data, the next call) shows as a step that is slower than
+alone; the step is timed alone before and after, since machines drift.
+Compilation is left out.
+"""
+
+import statistics
+import tempfile
+import time
+from typing import Any
+
+import jax
+
+from jssl import loop
+from jssl import run as runs
+from jssl.checkpoint import Checkpoints
+from jssl.config import ConfigDict
+from jssl.recorder import Recorder
+
+_WINDOWS = 5
+
+
+def measure(config: ConfigDict) -> dict[str, Any]:
+  """Returns seconds of the step, of the loop, and the share outside."""
+  run = runs.prepare(config)
+  dispatch = runs.make_dispatch(run)
+  alone = _time_step(run, dispatch)
+  with tempfile.TemporaryDirectory() as workdir:
+    recorder = Recorder(run, workdir, step=0)
+    checkpoints = Checkpoints(workdir)
+    state = runs.initial_state(run)
+    runs.look(run, runs.encoder_of(run, state))  # Compiles, as above.
+    start = time.perf_counter()
+    loop.run_steps(run, dispatch, recorder, checkpoints, state)
+    seconds = time.perf_counter() - start
+    recorder.close()
+    checkpoints.close()
+  alone = statistics.median(alone + _time_step(run, dispatch))
+  rows = [row for row in recorder.rows if "loss" in row]
+  # The clock of the first row starts after the first call.
+  edges = [run.steps_per_dispatch, *(row["step"] for row in rows)]
+  in_steps = run.steps_per_dispatch * alone + sum(
+      (end - begin) * config.batch_size / row["images_per_second"]
+      for begin, end, row in zip(edges, edges[1:], rows)
+  )
+  return {
+      "steps": run.total_steps,
+      "seconds_per_step": alone,
+      "images_per_second": run.config.batch_size / alone,
+      "seconds_in_loop": seconds,
+      "share_outside_step": 1 - in_steps / seconds,
+      "step_in_loop_over_alone": in_steps / run.total_steps / alone,
+      "device": jax.devices()[0].device_kind,
+  }
+
+
+def _time_step(run, dispatch):
+  """Returns seconds a step, of windows of an epoch each, synchronised."""
+  state, images = runs.initial_state(run), runs.resident(run.train)
+  calls = max(1, run.steps_per_epoch // run.steps_per_dispatch)
+  index = runs.batch_indices(run, 0, run.steps_per_dispatch)
+  seconds = []
+  for _ in range(1 + _WINDOWS):
+    start = time.perf_counter()
+    for _ in range(calls):
+      state, metrics = dispatch(state, images, index)
+    jax.block_until_ready((state, metrics))
+    taken = time.perf_counter() - start
+    seconds.append(taken / calls / run.steps_per_dispatch)
+  return seconds[1:]  # The first window compiles.

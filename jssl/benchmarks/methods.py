@@ -1,0 +1,215 @@
+"""Every method at the same small budget: which encoder is worth what."""
+
+from collections.abc import Sequence
+import csv
+import importlib.util
+import pathlib
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import jax
+
+from jssl import encoder
+from jssl import parallel
+from jssl import run as runs
+from jssl.config import ConfigDict
+from jssl.report import bars
+from jssl.run import Run
+
+SCORES = ("knn", "one_shot", "five_shot")
+
+
+class Row(NamedTuple):
+  """One line of the table: an encoder judged over seeds.
+
+  Attributes:
+    name: The method, or the baseline.
+    knn: Accuracy of each seed, in [0, 1]; as are the next two.
+    one_shot: See `jssl.evals.few_shot`.
+    five_shot: The same.
+    untrained_one_shot: One-shot accuracy of the same nets before training.
+    seconds: Training time a seed, without compilation; None for a baseline.
+    step_bytes: Memory of the compiled step on one device: its arguments,
+      results and temporaries, the data set included; None for a baseline.
+  """
+
+  name: str
+  knn: list[float]
+  one_shot: list[float]
+  five_shot: list[float]
+  untrained_one_shot: list[float] | None = None
+  seconds: float | None = None
+  step_bytes: int | None = None
+
+
+def measure(
+    names: Sequence[str],
+    dataset: str,
+    *,
+    configs: pathlib.Path,
+    output: pathlib.Path,
+    seeds: int,
+    overrides: dict[str, Any],
+) -> dict[str, Any]:
+  """Trains methods and writes `methods.md`, `methods.csv` and `methods.png`.
+
+  The files are written anew after each method, so that an interrupted
+  comparison leaves what it found.
+
+  Args:
+    names: Methods, in the order of the table.
+    dataset: A labelled data set, as in a config.
+    configs: Folder with a file for each method.
+    output: Folder of the results, made if need be.
+    seeds: Number of seeds, 0 and up.
+    overrides: Config entries for all methods, `{"net.width": 16}`.
+
+  Returns:
+    The last row's numbers by method: the means over the seeds.
+
+  Raises:
+    ValueError: If the data set has no labels.
+    OSError: If a config or the data cannot be found.
+  """
+  output.mkdir(parents=True, exist_ok=True)
+  rows = []
+  for name in names:
+    config = _config(configs / f"{name}.py", dataset, overrides)
+    run = runs.prepare(config)
+    if run.train.label is None or run.test.label is None:
+      raise ValueError(
+          f"{dataset} has no labels to judge by; expected a labelled data set"
+          " such as digits."
+      )
+    if not rows:
+      rows.append(_raw_pixels(run))
+    untrained, trained = _train(run, name, seeds)
+    if len(rows) == 1:
+      rows.append(untrained)
+    rows.append(trained)
+    _write(output, rows, _title(run, dataset, seeds))
+    print(_line(trained), flush=True)
+  print(f"In {output}: methods.md, methods.csv, methods.png")
+  return {row.name: _means(row) for row in rows}
+
+
+def _config(path, dataset, overrides) -> ConfigDict:
+  if not path.is_file():
+    raise FileNotFoundError(f"{path} does not exist; name its folder --configs.")
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = module.get_config(dataset)
+  config.update_from_flattened_dict(overrides)
+  return config
+
+
+def _raw_pixels(run: Run) -> Row:
+  raw = encoder.make_raw_pixels(
+      image_size=run.config.image_size,
+      crop_fraction=run.config.eval.crop_fraction,
+  )
+  scores = runs.judge(run, raw)
+  return Row("raw pixels", *([scores[name]] for name in SCORES))
+
+
+def _train(run: Run, name: str, seeds: int) -> tuple[Row, Row]:
+  """Trains one method with every seed by one compiled program."""
+  images = runs.resident(run.train)
+  compiled, before, after, seconds = None, [], [], []
+  for seed in range(seeds):
+    state = parallel.replicate(run.init(jax.random.key(seed)))
+    before.append(runs.judge(run, runs.encoder_of(run, state)))
+    own = run._replace(config=run.config.copy_and_resolve_references())
+    own.config.seed = seed
+    if compiled is None:
+      count = run.steps_per_dispatch
+      index = runs.batch_indices(own, 0, count)
+      dispatch = runs.make_dispatch(run)
+      compiled = dispatch.lower(state, images, index).compile()
+    start = time.perf_counter()
+    for step in range(0, run.total_steps - count + 1, count):
+      index = runs.batch_indices(own, step, count)
+      state, _ = compiled(state, images, index)
+    jax.block_until_ready(state.params)
+    seconds.append(time.perf_counter() - start)
+    after.append(runs.judge(run, runs.encoder_of(run, state)))
+  columns = lambda scores: [[row[key] for row in scores] for key in SCORES]
+  untrained = Row("untrained net", *columns(before))
+  trained = Row(
+      name,
+      *columns(after),
+      untrained_one_shot=untrained.one_shot,
+      seconds=statistics.median(seconds),
+      step_bytes=_bytes(compiled),
+  )
+  return untrained, trained
+
+
+def _bytes(compiled) -> int | None:
+  """Memory of a compiled program, where the backend tells it."""
+  stats = compiled.memory_analysis()
+  if stats is None:
+    return None
+  return (
+      stats.argument_size_in_bytes
+      + stats.output_size_in_bytes
+      + stats.temp_size_in_bytes
+      - stats.alias_size_in_bytes
+  )
+
+
+def _means(row: Row) -> dict[str, Any]:
+  scores = {name: statistics.mean(getattr(row, name)) for name in SCORES}
+  return {**scores, "seconds": row.seconds, "step_bytes": row.step_bytes}
+
+
+def _text(values: list[float]) -> str:
+  """Mean and, of several seeds, standard deviation."""
+  mean = f"{statistics.mean(values):.3f}"
+  return f"{mean} ± {statistics.stdev(values):.3f}" if values[1:] else mean
+
+
+def _line(row: Row) -> str:
+  cells = [_text(getattr(row, name)) for name in SCORES]
+  seconds = "" if row.seconds is None else f"{row.seconds:.0f}"
+  memory = "" if row.step_bytes is None else f"{row.step_bytes / 2**20:.0f}"
+  return f"| {' | '.join([row.name, *cells, seconds, memory])} |"
+
+
+def _title(run: Run, dataset: str, seeds: int) -> str:
+  config = run.config
+  return (
+      f"{dataset}, {config.net.name} of width {config.net.width}, batch"
+      f" {config.batch_size}, {config.epochs:g} epochs, {seeds} seeds, last"
+      f" epoch, on {jax.devices()[0].device_kind}"
+  )
+
+
+def _write(output: pathlib.Path, rows: list[Row], title: str) -> None:
+  head = ("method", "kNN", "one-shot", "five-shot", "seconds", "MiB a step")
+  lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+  lines += [_line(row) for row in rows]
+  text = f"{title} (mean ± standard deviation)\n\n" + "\n".join(lines) + "\n"
+  (output / "methods.md").write_text(text)
+  with (output / "methods.csv").open("w", newline="") as file:
+    writer = csv.writer(file)
+    writer.writerow(("name", "seed", *Row._fields[1:]))
+    for row in rows:
+      for seed in range(len(row.knn)):
+        before = row.untrained_one_shot
+        writer.writerow((
+            row.name,
+            seed,
+            *(getattr(row, name)[seed] for name in SCORES),
+            before[seed] if before else "",
+            row.seconds,
+            row.step_bytes,
+        ))
+  bars.draw(
+      [row.name for row in rows],
+      {name: [getattr(row, name) for row in rows] for name in SCORES},
+      str(output / "methods.png"),
+      title=title,
+  )

@@ -1,0 +1,64 @@
+"""Barlow Twins: the cross-correlation of two views becomes the identity.
+
+Reference:
+  Zbontar et al., Barlow Twins: Self-Supervised Learning via Redundancy
+  Reduction, 2021.
+"""
+
+import flax.linen as nn
+
+from jssl import losses
+from jssl.method import Method
+from jssl.methods import branch as branches
+from jssl.methods import crops
+from jssl.methods import siamese
+
+
+def barlow_twins(
+    net: nn.Module,
+    *,
+    augment: crops.Recipe = crops.FIRST_VIEW,
+    second_augment: crops.Recipe | None = crops.SECOND_VIEW,
+    dim: int = 8192,
+    projector_layers: int = 3,
+    off_diagonal_weight: float = 0.005,
+    axis_name: str | None = None,
+) -> Method:
+  """Makes Barlow Twins over a backbone.
+
+  Args:
+    net: A backbone of `jssl.nets`.
+    augment: The recipe of the first view, `(key, image, *, extent) -> view`; by
+      default the paper's, at the size of the images.
+    second_augment: The recipe of the second view, None for the same.
+    dim: Width of the projector's layers, and length of the embeddings.
+    projector_layers: Layers of the projector.
+    off_diagonal_weight: Weight of the redundancy term, lambda.
+    axis_name: Axis that the batch is split over, or None. The correlations are
+      those of the global batch.
+
+  Returns:
+    The method. Its metric is "feature_std" (see
+    `embeddings.feature_std`).
+  """
+  projector = branches.head(
+      net, (dim,) * projector_layers, last_bias=False, axis_name=axis_name
+  )
+
+  def views(key, batch):
+    images = crops.two_views(key, batch, augment, second_augment)
+    return siamese.Views(images)
+
+  def criterion(embedding, label):
+    del label
+    z = embedding.projection  # [2, B, D]
+    value = losses.barlow_twins(
+        z[0],
+        z[1],
+        off_diagonal_weight=off_diagonal_weight,
+        axis_name=axis_name,
+    )
+    return value, {}
+
+  branch = branches.Branch(net, projector)
+  return siamese.make(branch, views, criterion, axis_name=axis_name)

@@ -1,0 +1,98 @@
+"""BYOL: predict what a slowly following target makes of the other view.
+
+Reference:
+  Grill et al., Bootstrap Your Own Latent, 2020.
+"""
+
+from collections.abc import Callable
+import functools
+
+import flax.linen as nn
+import jax
+
+from jssl import ema
+from jssl import embeddings
+from jssl import losses
+from jssl import parallel
+from jssl.method import Aux
+from jssl.method import Method
+from jssl.methods import branch as branches
+from jssl.methods import crops
+from jssl.methods import target as target_nets
+
+
+def byol(
+    net: nn.Module,
+    *,
+    augment: crops.Recipe = crops.FIRST_VIEW,
+    second_augment: crops.Recipe | None = crops.SECOND_VIEW,
+    dim: int = 256,
+    hidden_dim: int = 4096,
+    momentum: float | Callable = 0.996,
+    axis_name: str | None = None,
+) -> Method:
+  """Makes BYOL over a backbone.
+
+  Args:
+    net: A backbone of `jssl.nets`.
+    augment: The recipe of the first view, `(key, image, *, extent) -> view`; by
+      default the paper's, at the size of the images.
+    second_augment: The recipe of the second view, None for the same.
+    dim: Length of the embeddings.
+    hidden_dim: Width of the hidden layer of projector and predictor.
+    momentum: Share of the target that is kept at a step, in [0, 1]: a constant,
+      or a function of the step. The paper raises it from 0.996 to 1 along a
+      cosine.
+    axis_name: Axis that the batch is split over, or None.
+
+  Returns:
+    The method. Its views are `[2, B, H, W, C]`; its metric "feature_std" (see
+    `embeddings.feature_std`). The loss is in [0, 8].
+
+  Raises:
+    ValueError: If the momentum is out of range.
+  """
+  momentum = ema.as_schedule(momentum)
+  head = functools.partial(branches.head, net, axis_name=axis_name)
+  projector = head((hidden_dim, dim))
+  online = branches.Branch(net, projector, head((hidden_dim, dim)))
+  target = branches.Branch(net, projector)
+
+  def views(key, batch):
+    return crops.two_views(key, batch, augment, second_augment)
+
+  def init(key, views):
+    params, batch_stats = branches.init(key, online, views[0])
+    return params, target_nets.start(params, batch_stats)
+
+  def loss(params, carried, views, keys, step):
+    del step
+    carried = jax.lax.stop_gradient(carried)
+    embedding, batch_stats = branches.embed(
+        online, params, carried.batch_stats, views, keys.local
+    )
+    targets, target_batch_stats = branches.embed(
+        target,
+        carried.target_params,
+        carried.target_batch_stats,
+        views,
+        jax.random.fold_in(keys.local, 1),
+    )
+    predictions, targets = embedding.prediction, targets.projection
+    # The squared distance of unit vectors, of both directions (equation 2).
+    value = sum(
+        2 + 2 * losses.negative_cosine(predictions[i], targets[1 - i])
+        for i in range(2)
+    )
+    metrics = {
+        "feature_std": embeddings.feature_std(
+            embedding.projection[0], axis_name=axis_name
+        )
+    }
+    fresh = parallel.pmean((batch_stats, target_batch_stats), axis_name)
+    return value, Aux(fresh, metrics)
+
+  def update(params, carried, fresh, step):
+    return params, target_nets.follow(carried, params, fresh, momentum(step))
+
+  return Method(views, init, loss, update, branches.encoder(net))

@@ -1,0 +1,189 @@
+"""DINO: a student matches a teacher that is an average of itself.
+
+Reference:
+  Caron et al., Emerging Properties in Self-Supervised Vision Transformers,
+  2021.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from jssl import ema
+from jssl import embeddings
+from jssl import losses
+from jssl import parallel
+from jssl.embeddings import l2_normalize
+from jssl.losses import checks
+from jssl.method import Aux
+from jssl.method import Method
+from jssl.methods import branch as branches
+from jssl.methods import crops
+from jssl.methods import siamese
+from jssl.nets import BatchNorm
+from jssl.nets import MLP
+
+_INIT = nn.initializers.truncated_normal(0.02)
+
+
+class Carried(NamedTuple):
+  """What DINO keeps.
+
+  Attributes:
+    batch_stats: Running statistics of the student.
+    target_params: The teacher: an EMA of `params`, a tree of its own.
+    target_batch_stats: Running statistics of the teacher.
+    center: Average of the teacher's scores, `[P]`.
+  """
+
+  batch_stats: Any
+  target_params: Any
+  target_batch_stats: Any
+  center: jax.Array
+
+
+def dino(
+    net: nn.Module,
+    *,
+    augment: crops.Recipe = crops.FIRST_VIEW,
+    second_augment: crops.Recipe | None = crops.SECOND_VIEW,
+    local_augment: crops.Recipe | None = None,
+    local_views: int = 0,
+    dim: int = 256,
+    hidden_dim: int = 2048,
+    projector_layers: int = 3,
+    projector_norm: bool = False,
+    prototypes: int = 65536,
+    student_temperature: float = 0.1,
+    teacher_temperature: float | Callable = 0.04,
+    momentum: float | Callable = 0.996,
+    center_momentum: float = 0.9,
+    frozen_steps: int = 0,
+    axis_name: str | None = None,
+) -> Method:
+  """Makes DINO over a backbone.
+
+  Args:
+    net: A backbone of `jssl.nets`.
+    augment: The recipe of the first large view, `(key, image, *, extent) ->
+      view`; by default the paper's colors, at the size of the images.
+    second_augment: The recipe of the second large view, None for the same.
+    local_augment: The recipe of the small views, which the student alone sees.
+    local_views: Number of small views: 8 in the paper.
+    dim: Length of the embeddings that the prototypes are compared with.
+    hidden_dim: Width of the projector's hidden layers.
+    projector_layers: Layers of the projector.
+    projector_norm: Whether it has BatchNorm; not in the paper, but usual for
+      small ResNets.
+    prototypes: Number of scores, K.
+    student_temperature: Divisor of the student's scores, above 0.
+    teacher_temperature: Divisor of the teacher's, above 0 and smaller: a
+      constant, or a function of the step. The paper warms up to 0.07.
+    momentum: Share of the teacher that is kept at a step, in [0, 1]: a
+      constant, or a function of the step. The paper raises it from 0.996 to 1
+      along a cosine.
+    center_momentum: Share of the centre that is kept at a step, in [0, 1].
+    frozen_steps: Steps before the prototypes learn: an epoch in the paper.
+    axis_name: Axis that the batch is split over, or None.
+
+  Returns:
+    The method; it encodes by its teacher. Its views are the two large ones and
+    the small ones (or None); its metrics "chance_loss" (log K) and
+    "feature_std" (see `embeddings.feature_std`).
+
+  Raises:
+    ValueError: If a temperature, a momentum or a count is out of range.
+  """
+  checks.check_temperature(student_temperature)
+  if not callable(teacher_temperature):
+    checks.check_temperature(teacher_temperature)
+    teacher_temperature = optax.constant_schedule(teacher_temperature)
+  momentum = ema.as_schedule(momentum)
+  ema.as_schedule(center_momentum)
+  crops.check_local_views(local_views, local_augment)
+  projector = MLP(
+      (hidden_dim,) * (projector_layers - 1) + (dim,),
+      norm=functools.partial(BatchNorm, axis_name=axis_name)
+      if projector_norm
+      else None,
+      activation=functools.partial(nn.gelu, approximate=False),
+      kernel_init=_INIT,
+      dtype=branches.dtype_of(net),
+  )
+  branch = branches.Branch(net, projector)
+
+  def views(key, batch):
+    return crops.multi(
+        key, batch, (augment, second_augment), local_augment, local_views
+    )
+
+  def init(key, views):
+    branch_key, prototype_key = jax.random.split(key)
+    params, batch_stats = branches.init(branch_key, branch, views.large[0])
+    drawn = _INIT(prototype_key, (prototypes, dim))
+    params = {**params, "prototypes": drawn}
+    copy = branches.own_copy((params, batch_stats))
+    return params, Carried(batch_stats, *copy, jnp.zeros(prototypes))
+
+  def loss(params, carried, views, keys, step):
+    carried = jax.lax.stop_gradient(carried)
+    projections, batch_stats = branches.embed_crops(
+        branch, params, carried.batch_stats, views, keys.local
+    )
+    targets, target_batch_stats = branches.embed(
+        branch,
+        carried.target_params,
+        carried.target_batch_stats,
+        views.large,
+        jax.random.fold_in(keys.local, 1),
+    )
+    prototypes = params["prototypes"]
+    prototypes = jnp.where(
+        step < frozen_steps, jax.lax.stop_gradient(prototypes), prototypes
+    )
+    student = jnp.concatenate([_scores(z, prototypes) for z in projections])
+    teacher = _scores(targets.projection, carried.target_params["prototypes"])
+    value = losses.dino(
+        student,
+        teacher,
+        carried.center,
+        student_temperature=student_temperature,
+        teacher_temperature=teacher_temperature(step),
+    )
+    metrics = {
+        "chance_loss": jnp.log(student.shape[-1]),
+        "feature_std": embeddings.feature_std(
+            projections[0][0], axis_name=axis_name
+        ),
+    }
+    center = losses.update_center(
+        carried.center, teacher, momentum=center_momentum, axis_name=axis_name
+    )
+    stats = parallel.pmean((batch_stats, target_batch_stats), axis_name)
+    return value, Aux((*stats, center), metrics)
+
+  def update(params, carried, fresh, step):
+    batch_stats, target_batch_stats, center = fresh
+    teacher = ema.update(carried.target_params, params, momentum(step))
+    return params, Carried(batch_stats, teacher, target_batch_stats, center)
+
+  def encode(params, carried, images):
+    del params
+    return branches.encoder(net)(
+        carried.target_params,
+        siamese.Statistics(carried.target_batch_stats),
+        images,
+    )
+
+  return Method(views, init, loss, update, encode)
+
+
+def _scores(projections, prototypes):
+  """Cosine similarities to the prototypes, `[V, B, K]`."""
+  # The paper's weight-normalised layer, its lengths fixed at 1.
+  return jnp.matmul(l2_normalize(projections), l2_normalize(prototypes).T)

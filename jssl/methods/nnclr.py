@@ -1,0 +1,139 @@
+"""NNCLR: the positive is the nearest neighbour of the other view.
+
+Reference:
+  Dwibedi et al., With a Little Help from My Friends: Nearest-Neighbor
+  Contrastive Learning of Visual Representations, 2021.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jssl import augment as augmentation
+from jssl import embeddings
+from jssl import losses
+from jssl import parallel
+from jssl import queue as queues
+from jssl.losses import checks
+from jssl.method import Aux
+from jssl.method import Method
+from jssl.methods import branch as branches
+from jssl.methods import crops
+
+
+class Carried(NamedTuple):
+  """What NNCLR keeps.
+
+  Attributes:
+    batch_stats: Running statistics of the branch.
+    queue: The support set: projections of earlier batches.
+  """
+
+  batch_stats: Any
+  queue: queues.Queue
+
+
+class Fresh(NamedTuple):
+  """What the loss hands to the update: statistics, and new support."""
+
+  batch_stats: Any
+  projections: jax.Array
+
+
+def nnclr(
+    net: nn.Module,
+    *,
+    augment: crops.Recipe = augmentation.keep_size(augmentation.simclr),
+    dim: int = 256,
+    hidden_dim: int = 2048,
+    projector_layers: int = 3,
+    predictor_dim: int = 4096,
+    queue_size: int = 98304,
+    temperature: float = 0.1,
+    axis_name: str | None = None,
+) -> Method:
+  """Makes NNCLR over a backbone.
+
+  Args:
+    net: A backbone of `jssl.nets`.
+    augment: The recipe of both views, `(key, image, *, extent) -> view`; by
+      default the paper's, at the size of the images.
+    dim: Length of the embeddings.
+    hidden_dim: Width of the projector's hidden layers.
+    projector_layers: Layers of the projector.
+    predictor_dim: Width of the predictor's hidden layer.
+    queue_size: Size of the support set, a multiple of the global batch.
+    temperature: Divisor of the cosine similarities, above 0.
+    axis_name: Axis that the batch is split over, or None.
+
+  Returns:
+    The method. Its views are `[2, B, H, W, C]`; its metrics "chance_loss" (log
+    N for a global batch of N images) and "feature_std" (see
+    `embeddings.feature_std`).
+
+  Raises:
+    ValueError: If the temperature is not above 0.
+  """
+  checks.check_temperature(temperature)
+  head = functools.partial(branches.head, net, axis_name=axis_name)
+  widths = (hidden_dim,) * (projector_layers - 1) + (dim,)
+  branch = branches.Branch(
+      net, head(widths, last_norm=True), head((predictor_dim, dim))
+  )
+
+  def views(key, batch):
+    return crops.two_views(key, batch, augment)
+
+  def init(key, views):
+    branch_key, queue_key = jax.random.split(key)
+    params, batch_stats = branches.init(branch_key, branch, views[0])
+    queue = queues.init(queue_key, queue_size, dim)
+    return params, Carried(batch_stats, queue)
+
+  def loss(params, carried, views, keys, step):
+    del step
+    carried = jax.lax.stop_gradient(carried)
+    (projections, predictions), batch_stats = branches.embed(
+        branch, params, carried.batch_stats, views, keys.local
+    )
+    projections = jax.lax.stop_gradient(projections)
+    neighbours = nearest(projections, carried.queue.keys)
+    value = sum(
+        losses.batch_info_nce(
+            neighbours[i],
+            predictions[1 - i],
+            temperature=temperature,
+            axis_name=axis_name,
+        )
+        / 2
+        for i in range(2)
+    )
+    images = views.shape[1] * parallel.axis_size(axis_name)
+    metrics = {
+        "chance_loss": math.log(images),
+        "feature_std": embeddings.feature_std(
+            projections[0], axis_name=axis_name
+        ),
+    }
+    fresh = Fresh(
+        parallel.pmean(batch_stats, axis_name),
+        parallel.all_gather(projections[0], axis_name),
+    )
+    return value, Aux(fresh, metrics)
+
+  def update(params, carried, fresh, step):
+    del step
+    queue = queues.push(carried.queue, fresh.projections)
+    return params, Carried(fresh.batch_stats, queue)
+
+  return Method(views, init, loss, update, branches.encoder(net))
+
+
+def nearest(x: jax.Array, support: jax.Array) -> jax.Array:
+  """Replaces vectors `[..., D]` by the most similar of `[K, D]` unit ones."""
+  # The length of x does not change which is nearest.
+  return support[jnp.argmax(x @ support.T, axis=-1)]

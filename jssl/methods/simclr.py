@@ -1,0 +1,90 @@
+"""SimCLR, with its own loss or a decoupled one.
+
+References:
+  Chen et al., A Simple Framework for Contrastive Learning of Visual
+  Representations, 2020 (v1); Chen et al., Big Self-Supervised Models are Strong
+  Semi-Supervised Learners, 2020 (v2); Yeh et al., Decoupled Contrastive
+  Learning, 2022 (DCL and DCLW).
+"""
+
+import math
+
+import flax.linen as nn
+
+from jssl import augment as augmentation
+from jssl import losses
+from jssl import parallel
+from jssl.losses import checks
+from jssl.method import Method
+from jssl.methods import branch as branches
+from jssl.methods import crops
+from jssl.methods import siamese
+
+_LOSSES = {
+    "nt_xent": losses.nt_xent,
+    "dcl": losses.dcl,
+    "dclw": losses.dclw,
+}
+
+
+def simclr(
+    net: nn.Module,
+    *,
+    augment: crops.Recipe = augmentation.keep_size(augmentation.simclr),
+    dim: int = 128,
+    hidden_dim: int | None = None,
+    hidden_layers: int = 1,
+    temperature: float = 0.1,
+    loss: str = "nt_xent",
+    axis_name: str | None = None,
+) -> Method:
+  """Makes SimCLR over a backbone.
+
+  Args:
+    net: A backbone of `jssl.nets`.
+    augment: The recipe of both views, `(key, image, *, extent) -> view`; by
+      default the paper's, at the size of the images.
+    dim: Length of the embeddings.
+    hidden_dim: Width of the projector's hidden layers, None for the width of
+      the features.
+    hidden_layers: Their number: 1 in v1, 2 in v2.
+    temperature: Divisor of the cosine similarities, above 0.
+    loss: "nt_xent" (the paper's), "dcl" (the positive left out of the
+      denominator) or "dclw" (which also weighs hard positives up). Negatives
+      are the images of the global batch.
+    axis_name: Axis that the batch is split over, or None.
+
+  Returns:
+    The method. Its metrics are "feature_std" (see
+    `embeddings.feature_std`) and for NT-Xent "chance_loss", log(2 N - 1) for a
+    global batch of N images.
+
+  Raises:
+    ValueError: If the temperature is not above 0 or the loss not known.
+  """
+  checks.check_temperature(temperature)
+  if loss not in _LOSSES:
+    raise ValueError(f"loss is {loss!r}; expected one of {tuple(_LOSSES)}.")
+  projector = branches.head(
+      net,
+      (hidden_dim,) * hidden_layers + (dim,),
+      last_norm=True,
+      axis_name=axis_name,
+  )
+
+  def views(key, batch):
+    return siamese.Views(crops.two_views(key, batch, augment))
+
+  def criterion(embedding, label):
+    del label
+    z = embedding.projection  # [2, B, D]
+    value = _LOSSES[loss](
+        z[0], z[1], temperature=temperature, axis_name=axis_name
+    )
+    if loss != "nt_xent":
+      return value, {}
+    images = z.shape[1] * parallel.axis_size(axis_name)
+    return value, {"chance_loss": math.log(2 * images - 1)}
+
+  branch = branches.Branch(net, projector)
+  return siamese.make(branch, views, criterion, axis_name=axis_name)

@@ -1,0 +1,62 @@
+"""SimSiam: BYOL without a target, held up by the stopped gradient alone.
+
+Reference:
+  Chen and He, Exploring Simple Siamese Representation Learning, 2021.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+
+from jssl import augment as augmentation
+from jssl import losses
+from jssl.method import Method
+from jssl.methods import branch as branches
+from jssl.methods import crops
+from jssl.methods import siamese
+
+
+def simsiam(
+    net: nn.Module,
+    *,
+    augment: crops.Recipe = augmentation.keep_size(augmentation.moco_v2),
+    dim: int = 2048,
+    projector_layers: int = 3,
+    predictor_dim: int = 512,
+    axis_name: str | None = None,
+) -> Method:
+  """Makes SimSiam over a backbone.
+
+  Args:
+    net: A backbone of `jssl.nets`.
+    augment: The recipe of both views, `(key, image, *, extent) -> view`; by
+      default the paper's, at the size of the images.
+    dim: Width of the projector's layers, and length of the embeddings.
+    projector_layers: Layers of the projector; 2 in the paper for CIFAR.
+    predictor_dim: Width of the predictor's hidden layer, a bottleneck.
+    axis_name: Axis that the batch is split over, or None.
+
+  Returns:
+    The method. Its metric is "feature_std" (see
+    `embeddings.feature_std`). The loss is in [-1, 1]; -1 with a "feature_std"
+    near 0 is collapse.
+  """
+  head = functools.partial(branches.head, net, axis_name=axis_name)
+  projector = head((dim,) * projector_layers, last_norm=True, last_affine=False)
+  branch = branches.Branch(net, projector, head((predictor_dim, dim)))
+
+  def views(key, batch):
+    return siamese.Views(crops.two_views(key, batch, augment))
+
+  def criterion(embedding, label):
+    del label
+    predictions = embedding.prediction  # [2, B, D]
+    targets = jax.lax.stop_gradient(embedding.projection)
+    value = sum(  # Equation 4.
+        losses.negative_cosine(predictions[i], targets[1 - i]) / 2
+        for i in range(2)
+    )
+    return value, {}
+
+  return siamese.make(branch, views, criterion, axis_name=axis_name)

@@ -1,0 +1,70 @@
+"""SupCon: contrastive learning with labels, as an upper reference.
+
+Reference:
+  Khosla et al., Supervised Contrastive Learning, 2020.
+"""
+
+import flax.linen as nn
+
+from jssl import augment as augmentation
+from jssl import losses
+from jssl.losses import checks
+from jssl.method import Method
+from jssl.methods import branch as branches
+from jssl.methods import crops
+from jssl.methods import siamese
+from jssl.nets import MLP
+
+
+def supcon(
+    net: nn.Module,
+    *,
+    augment: crops.Recipe = augmentation.keep_size(augmentation.simclr),
+    dim: int = 128,
+    hidden_layers: int = 1,
+    temperature: float = 0.1,
+    axis_name: str | None = None,
+) -> Method:
+  """Makes SupCon over a backbone: it needs labels, unlike all others.
+
+  Args:
+    net: A backbone of `jssl.nets`.
+    augment: The recipe of both views, `(key, image, *, extent) -> view`; by
+      default the paper's, at the size of the images.
+    dim: Length of the embeddings.
+    hidden_layers: Hidden layers of the projector, each as wide as the features.
+    temperature: Divisor of the cosine similarities, above 0.
+    axis_name: Axis that the batch is split over, or None.
+
+  Returns:
+    The method. Its metric is "feature_std" (see `embeddings.feature_std`).
+    `views` raises ValueError for a batch without labels.
+
+  Raises:
+    ValueError: If the temperature is not above 0.
+  """
+  checks.check_temperature(temperature)
+  projector = MLP(
+      (None,) * hidden_layers + (dim,), dtype=branches.dtype_of(net)
+  )
+
+  def views(key, batch):
+    if "label" not in batch:
+      raise ValueError(
+          "The batch has no labels, and supcon learns from them; use a data set"
+          " with classes, or a method without labels such as simclr."
+      )
+    images = crops.two_views(key, batch, augment)
+    return siamese.Views(images, batch["label"])
+
+  def criterion(embedding, label):
+    value = losses.supcon(
+        embedding.projection,
+        label,
+        temperature=temperature,
+        axis_name=axis_name,
+    )
+    return value, {}
+
+  branch = branches.Branch(net, projector)
+  return siamese.make(branch, views, criterion, axis_name=axis_name)

@@ -1,0 +1,70 @@
+"""VICReg: views agree, each dimension varies, no two vary together.
+
+Reference:
+  Bardes et al., VICReg: Variance-Invariance-Covariance Regularization for
+  Self-Supervised Learning, 2022.
+"""
+
+import flax.linen as nn
+
+from jssl import losses
+from jssl.method import Method
+from jssl.methods import branch as branches
+from jssl.methods import crops
+from jssl.methods import siamese
+
+
+def vicreg(
+    net: nn.Module,
+    *,
+    augment: crops.Recipe = crops.FIRST_VIEW,
+    second_augment: crops.Recipe | None = crops.SECOND_VIEW,
+    dim: int = 8192,
+    projector_layers: int = 3,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+    axis_name: str | None = None,
+) -> Method:
+  """Makes VICReg over a backbone.
+
+  Args:
+    net: A backbone of `jssl.nets`.
+    augment: The recipe of the first view, `(key, image, *, extent) -> view`; by
+      default the paper's, at the size of the images.
+    second_augment: The recipe of the second view, None for the same.
+    dim: Width of the expander's layers, and length of the embeddings.
+    projector_layers: Layers of the projector, the paper's expander.
+    invariance: Weight of the squared distance of the views.
+    variance: Weight of the hinge that keeps standard deviations above 1.
+    covariance: Weight of the squared covariances.
+    axis_name: Axis that the batch is split over, or None. Variances and
+      covariances are those of the global batch.
+
+  Returns:
+    The method. Its metric is "feature_std" (see
+    `embeddings.feature_std`).
+  """
+  projector = branches.head(
+      net, (dim,) * projector_layers, last_bias=False, axis_name=axis_name
+  )
+
+  def views(key, batch):
+    images = crops.two_views(key, batch, augment, second_augment)
+    return siamese.Views(images)
+
+  def criterion(embedding, label):
+    del label
+    z = embedding.projection  # [2, B, D]
+    value = losses.vicreg(
+        z[0],
+        z[1],
+        invariance=invariance,
+        variance=variance,
+        covariance=covariance,
+        axis_name=axis_name,
+    )
+    return value, {}
+
+  branch = branches.Branch(net, projector)
+  return siamese.make(branch, views, criterion, axis_name=axis_name)

@@ -1,0 +1,533 @@
+"""Vision transformers."""
+
+import functools
+import inspect
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jssl.nets import MicroBatched
+from jssl.nets import vit
+
+# Of timm's models without the last linear layer.
+PUBLISHED = {
+    "vit_tiny": 5_524_416,
+    "vit_small": 21_665_664,
+    "vit_base": 85_798_656,
+    "vit_large": 303_301_632,
+}
+WIDTH, HEADS, PATCH, SIDE = 16, 2, 4, 16
+
+
+def _tiny(**arguments):
+  sizes = dict(width=WIDTH, depth=2, heads=HEADS, patch_size=PATCH)
+  return vit.ViT(**sizes | {"image_size": SIDE} | arguments)
+
+
+def _images(height=SIDE, width=SIDE):
+  random = np.random.default_rng(0)
+  return random.uniform(size=(3, height, width, 3)).astype(np.float32)
+
+
+def _randomised(tree):
+  """Parameters that no default could stand in for, and attention that peaks."""
+  random = np.random.default_rng(1)
+  return jax.tree.map(
+      lambda x: random.normal(size=x.shape, scale=0.4).astype(np.float32), tree
+  )
+
+
+@functools.cache
+def _variables(**arguments):
+  return _randomised(
+      jax.eval_shape(_tiny(**arguments).init, jax.random.key(0), _images())
+  )
+
+
+def _apply(images, variables=None, rngs=None, train=False, **arguments):
+  variables = _variables(**arguments) if variables is None else variables
+  apply = functools.partial(_tiny(**arguments).apply, train=train, rngs=rngs)
+  return jax.jit(apply)(variables, images)
+
+
+def _shapes(net, size):
+  """Shapes of the features and variables; nothing is computed."""
+  images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+  return jax.eval_shape(net.init_with_output, jax.random.key(0), images)
+
+
+def _edited(variables, changes):
+  """Variables with some leaves multiplied: `{"out": 0}` clears those below."""
+
+  def edit(path, x):
+    for name, factor in changes.items():
+      if name in jax.tree_util.keystr(path, simple=True, separator="/"):
+        x = x * np.float32(factor)
+    return x
+
+  return jax.tree_util.tree_map_with_path(edit, variables)
+
+
+# Without branches, a block gives what it takes.
+NO_BRANCHES = {"/out/": 0, "/mlp_2/": 0}
+
+
+# The slow reference, float64, image by image and head by head.
+
+
+def _dense(x, params):
+  return x @ params["kernel"] + params["bias"]
+
+
+def _norm(x, params):
+  x = x - x.mean(-1, keepdims=True)
+  x = x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-6)
+  return x * params["scale"] + params["bias"]
+
+
+def _gelu(x):
+  return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
+
+
+def _numpy_block(x, params):
+  """A block on one image, `[T, D]`."""
+  q, k, v = np.split(_dense(_norm(x, params["norm_1"]), params["qkv"]), 3, 1)
+  heads = []
+  for i in range(HEADS):
+    of_head = np.s_[:, i * WIDTH // HEADS : (i + 1) * WIDTH // HEADS]
+    scores = q[of_head] @ k[of_head].T / math.sqrt(WIDTH / HEADS)
+    weights = np.exp(scores)
+    heads.append(weights / weights.sum(1, keepdims=True) @ v[of_head])
+  x = x + _dense(np.concatenate(heads, 1), params["out"])
+  y = _gelu(_dense(_norm(x, params["norm_2"]), params["mlp_1"]))
+  return x + _dense(y, params["mlp_2"])
+
+
+def _numpy_vit(params, image):
+  """Normalised tokens of one image, the class token first: `[1 + T, D]`."""
+  image = (image - 0.5) / 0.25
+  tokens = [params["class_token"] + params["class_position"]]
+  for i in range(SIDE // PATCH):
+    for j in range(SIDE // PATCH):
+      patch = image[i * PATCH :, j * PATCH :][:PATCH, :PATCH]
+      kernel = params["patch"]["kernel"]
+      token = np.einsum("ijc,ijcd->d", patch, kernel) + params["patch"]["bias"]
+      tokens.append(token + params["patch_positions"][i, j])
+  x = np.stack(tokens)
+  for i in (1, 2):
+    x = _numpy_block(x, params[f"block_{i}"])
+  return _norm(x, params["norm"])
+
+
+def _double(tree):
+  return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+
+
+def test_the_net_is_the_equation_of_the_paper():
+  images, variables = _images(), _variables()
+  features = _apply(images)
+  params = _double(variables["params"])
+  expected = np.stack([_numpy_vit(params, image) for image in _double(images)])
+  np.testing.assert_allclose(
+      features["pooled"], expected[:, 0], rtol=1e-4, atol=1e-4
+  )
+  np.testing.assert_allclose(
+      features["stage_2"].reshape(3, -1, WIDTH),
+      expected[:, 1:],
+      rtol=1e-4,
+      atol=1e-4,
+  )
+
+
+def _block_inputs(scale):
+  random = np.random.default_rng(2)
+  x = random.normal(size=(2, 5, WIDTH), scale=scale).astype(np.float32)
+  weights = random.normal(size=x.shape)
+  return _variables()["params"]["block_1"], x, weights.astype(np.float32)
+
+
+def _block(drop_path=0.0):
+  return vit.Block(HEADS, 4, drop_path, jnp.float32)
+
+
+# The variance of small tokens is that of the normalisation's epsilon.
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_a_block_agrees_with_slow_attention_in_value_and_gradient(scale):
+  params, x, weights = _block_inputs(scale)
+
+  def loss(params, x):
+    y = _block().apply({"params": params}, x, train=True)
+    return jnp.sum(y * weights), y
+
+  grad = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+  (_, y), gradients = grad(params, x)
+
+  def numpy_block(params, x):
+    return np.stack([_numpy_block(image, params) for image in x])
+
+  inputs = _double((params, x))
+  np.testing.assert_allclose(y, numpy_block(*inputs), rtol=1e-4, atol=1e-4)
+
+  # The slope along a random direction, one parameter at a time.
+  random = np.random.default_rng(3)
+  leaves, structure = jax.tree.flatten(inputs)
+  for i, gradient in enumerate(jax.tree.leaves(gradients)):
+    step = 1e-4 * min(scale, 0.1) * random.normal(size=leaves[i].shape)
+    high, low = (
+        numpy_block(*structure.unflatten(leaves[:i] + [x] + leaves[i + 1 :]))
+        for x in (leaves[i] + step, leaves[i] - step)
+    )
+    np.testing.assert_allclose(
+        np.sum(gradient * step) / np.linalg.norm(step),
+        np.sum((high - low) * weights) / 2 / np.linalg.norm(step),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+def test_the_last_normalisation_has_the_same_epsilon():
+  variables = _edited(
+      _variables(), NO_BRANCHES | {"class_": 1e-3, "patch": 1e-3}
+  )
+  params = _double(variables["params"])
+  token = params["class_token"] + params["class_position"]
+  expected = _norm(token, params["norm"])
+  pooled = _apply(_images(), variables)["pooled"]
+  np.testing.assert_allclose(pooled[0], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_as_many_as_published(name):
+  net = getattr(vit, name)()
+  _, variables = _shapes(net, 224)
+  shapes = [x.shape for x in jax.tree.leaves(variables["params"])]
+  assert sum(map(math.prod, shapes)) == PUBLISHED[name]
+  assert net.width == 64 * net.heads  # Which the count does not tell.
+
+
+def test_a_config_can_change_all_of_a_named_net_but_its_width():
+  net = vit.vit_small(heads=12, depth=1)
+  assert (net.width, net.depth, net.heads) == (384, 1, 12)
+  # `jssl.build` leaves out keys that are not in the signature.
+  assert "width" not in inspect.signature(vit.vit_small).parameters
+
+
+@pytest.mark.parametrize("size,grid", [(224, 14), (96, 6), (384, 24)])
+def test_stages_are_maps_of_the_patches(size, grid):
+  features, _ = _shapes(vit.vit_tiny(), size)
+  assert {key: x.shape for key, x in features.items()} == {
+      **{f"stage_{i}": (2, grid, grid, 192) for i in (1, 2, 3, 4)},
+      "pooled": (2, 192),
+  }
+
+
+@pytest.mark.parametrize(
+    "depth,ends",
+    [(1, [1]), (3, [1, 2, 3]), (4, [1, 2, 3, 4]), (6, [1, 3, 4, 6])],
+)
+def test_stages_are_quarters_of_the_depth(depth, ends):
+  arguments = dict(depth=depth, pooling="mean")
+  images, variables = _images(), _variables(**arguments)
+  features = _apply(images, **arguments)
+  assert set(features) - {"pooled"} == {
+      f"stage_{i + 1}" for i in range(len(ends))
+  }
+  x = _tiny(**arguments).apply(variables, images, method="embed")
+  x = x.reshape(3, -1, WIDTH)
+  for i in range(1, depth + 1):
+    x = _block().apply(
+        {"params": variables["params"][f"block_{i}"]}, x, train=False
+    )
+    if i == depth:
+      x = _norm(np.asarray(x), variables["params"]["norm"])
+    if i in ends:
+      actual = features[f"stage_{ends.index(i) + 1}"]
+      np.testing.assert_allclose(
+          actual.reshape(x.shape), x, rtol=1e-4, atol=1e-4
+      )
+
+
+def test_blocks_take_any_number_of_tokens():
+  net, variables = _tiny(), _variables()
+  patches = net.apply(variables, _images(), method="embed")
+  tokens = patches.reshape(3, -1, WIDTH)[:, ::3]
+  *_, last = net.apply(variables, tokens, train=False, method="blocks")
+  assert last.shape == (3, 1 + 6, WIDTH)
+
+
+def test_sincos_positions_agree_with_the_reference(golden):
+  expected = golden("sincos_2d")
+  table = vit.sincos_2d(int(expected["dim"]), tuple(map(int, expected["grid"])))
+  assert table.dtype == jnp.float32
+  np.testing.assert_allclose(table, expected["embedding"], atol=1e-6)
+
+
+@pytest.mark.parametrize("height,width", [(16, 16), (8, 24)])
+def test_sincos_positions_are_those_of_the_grid_at_hand(height, width):
+  net = _tiny(positions="sincos")
+  variables = _variables(positions="sincos")
+  assert not [name for name in variables["params"] if "position" in name]
+  grid = (height // PATCH, width // PATCH)
+  # Of gray pictures only the projection's bias is left.
+  gray = np.full((1, height, width, 3), 0.5, np.float32)
+  embedded = net.apply(variables, gray, method="embed")
+  table = embedded[0] - variables["params"]["patch"]["bias"]
+  np.testing.assert_allclose(
+      table.reshape(-1, WIDTH), vit.sincos_2d(WIDTH, grid), atol=1e-6
+  )
+
+
+def _resized(table, grid):
+  """The table that a net uses for images of a grid of patches."""
+  variables = _edited(_variables(), {"patch/": 0})
+  variables["params"]["patch_positions"] = table.astype(np.float32)
+  images = _images(grid[0] * PATCH, grid[1] * PATCH)
+  return _tiny().apply(variables, images, method="embed")[0]
+
+
+def test_learned_positions_of_the_native_size_are_the_table():
+  table = _variables()["params"]["patch_positions"]
+  np.testing.assert_array_equal(_resized(table, (4, 4)), table)
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (6, 12), (3, 5)])
+def test_a_smooth_table_stays_smooth_at_other_sizes(grid):
+  ramp = lambda count, new: (np.arange(new) + 0.5) * count / new - 0.5
+  slopes = np.random.default_rng(4).normal(size=(2, WIDTH))
+  table = lambda rows, columns: (
+      rows[:, None, None] * slopes[0] + columns[None, :, None] * slopes[1]
+  )
+  actual = _resized(table(np.arange(4), np.arange(4)), grid)
+  expected = table(ramp(4, grid[0]), ramp(4, grid[1]))
+  assert actual.shape == expected.shape
+  # Beyond the outermost centres there is nothing to interpolate.
+  inner = lambda new: (ramp(4, new) >= 1) & (ramp(4, new) <= 2)
+  inside = np.ix_(inner(grid[0]), inner(grid[1]))
+  assert expected[inside].size
+  np.testing.assert_allclose(actual[inside], expected[inside], atol=1e-5)
+  assert np.max(np.abs(actual - expected)) < 0.5 * np.max(np.abs(slopes))
+
+
+def test_positions_shrink_by_cubic_interpolation_without_antialiasing():
+  table = np.random.default_rng(5).normal(size=(4, 4, WIDTH))
+  # Halfway between two centres; at the border the taps outside drop out.
+  first, second = np.array([9, 9, -1, 0]) / 17, np.array([0, -1, 9, 9]) / 17
+  taps = np.stack([first, second])
+  expected = np.einsum("ai,bj,ijd->abd", taps, taps, table)
+  np.testing.assert_allclose(_resized(table, (2, 2)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sincos"])
+@pytest.mark.parametrize("side", [16, 24])
+def test_the_position_of_the_class_token_is_its_own(positions, side):
+  variables = _edited(_variables(positions=positions), NO_BRANCHES)
+  params = _double(variables["params"])
+  token = params["class_token"] + params.get("class_position", 0)
+  expected = _norm(token, params["norm"])
+  pooled = _apply(_images(side, side), variables, positions=positions)["pooled"]
+  np.testing.assert_allclose(
+      pooled, np.broadcast_to(expected, pooled.shape), rtol=1e-4, atol=1e-4
+  )
+
+
+def test_pooling_is_of_the_class_token_or_of_the_patches():
+  token, mean = _variables()["params"], _variables(pooling="mean")["params"]
+  assert set(token) - set(mean) == {"class_token", "class_position"}
+  # The same numbers in both, but for the class token.
+  mean = {"params": {name: token[name] for name in mean}}
+  of_token, of_mean = _apply(_images()), _apply(_images(), mean, pooling="mean")
+  for features, same in ((of_token, False), (of_mean, True)):
+    expected = features["stage_2"].mean((1, 2))
+    assert np.allclose(features["pooled"], expected, atol=1e-5) == same
+  # Patches attend to the class token where there is one.
+  assert not np.allclose(of_token["stage_1"], of_mean["stage_1"], atol=1e-3)
+
+
+def test_images_are_normalised_by_mean_and_std():
+  images = _images()
+  mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+  inside = _apply(images, mean=mean, std=std)
+  outside = (images - np.float32(mean)) / np.float32(std)
+  outside = _apply(outside, mean=0.0, std=1.0)
+  np.testing.assert_allclose(
+      inside["pooled"], outside["pooled"], rtol=1e-4, atol=1e-5
+  )
+
+
+def test_parameters_start_as_told():
+  net = vit.vit_tiny(depth=1, patch_size=8, image_size=64)
+  images = np.zeros((1, 64, 64, 3), np.float32)
+  params = jax.jit(net.init)(jax.random.key(0), images)["params"]
+  for name in ("qkv", "out", "mlp_1", "mlp_2"):
+    layer = params["block_1"][name]
+    assert np.std(layer["kernel"]) == pytest.approx(0.02, rel=0.03)
+    assert not np.any(layer["bias"])
+  for name in ("patch_positions", "class_token", "class_position"):
+    assert np.std(params[name]) == pytest.approx(0.02, rel=0.15)
+  bound = math.sqrt(6 / (3 * 8 * 8 + 192))
+  assert 0.99 * bound < np.max(np.abs(params["patch"]["kernel"])) <= bound
+
+
+def test_training_without_drop_path_needs_no_prng_key():
+  train, evaluation = (_apply(_images(), train=x) for x in (True, False))
+  jax.tree.map(np.testing.assert_array_equal, train, evaluation)
+
+
+def test_drop_path_is_off_in_evaluation():
+  plain, dropping = _apply(_images()), _apply(_images(), drop_path=0.5)
+  jax.tree.map(np.testing.assert_array_equal, plain, dropping)
+
+
+def test_drop_path_grows_linearly_over_the_depth():
+  net = _tiny(depth=5, drop_path=0.2).bind(_variables(depth=5))
+  rates = [net.block[str(i)].drop_path for i in range(1, 6)]
+  np.testing.assert_allclose(rates, [0, 0.05, 0.1, 0.15, 0.2])
+  # As it runs: the last block is always left out, the first never.
+  features = _apply(
+      _images(),
+      _variables(),
+      {"dropout": jax.random.key(0)},
+      train=True,
+      drop_path=1.0,
+  )
+  plain = _apply(_images())
+  np.testing.assert_array_equal(features["stage_1"], plain["stage_1"])
+  np.testing.assert_allclose(
+      features["stage_2"],
+      _norm(np.asarray(plain["stage_1"]), _variables()["params"]["norm"]),
+      rtol=1e-4,
+      atol=1e-4,
+  )
+
+
+def _dropped(params, x, rate, count=4000):
+  """One image many times through a block in training: `[count, T, D]`."""
+  apply = functools.partial(
+      _block(rate).apply, train=True, rngs={"dropout": jax.random.key(0)}
+  )
+  return np.asarray(
+      jax.jit(apply)({"params": params}, np.broadcast_to(x, (count, *x.shape)))
+  )
+
+
+@pytest.mark.parametrize("cleared", ["out", "mlp_2"])
+def test_drop_path_leaves_out_a_branch_and_keeps_its_expectation(cleared):
+  params, x, _ = _block_inputs(1.0)
+  params = _edited({"p": params}, {f"/{cleared}/": 0})["p"]
+  whole = _block().apply({"params": params}, x, train=False)[0]
+  many = _dropped(params, x[0], 0.25)
+  # All tokens of an image share its lot, and images do not.
+  kept = np.any(many != x[0], axis=(1, 2))
+  branch = x[0] + (whole - x[0]) / 0.75
+  for lot, expected in ((True, branch), (False, x[0])):
+    of_lot = many[kept == lot]
+    expected = np.broadcast_to(expected, of_lot.shape)
+    np.testing.assert_allclose(of_lot, expected, rtol=1e-4, atol=1e-4)
+  # 0.007 is a deviation.
+  assert np.mean(kept) == pytest.approx(0.75, abs=0.03)
+  scale = np.max(np.abs(whole - x[0]))
+  np.testing.assert_allclose(many.mean(0), whole, atol=0.04 * scale)
+
+
+def test_the_two_branches_of_a_block_are_left_out_apart():
+  params, x, _ = _block_inputs(1.0)
+  firsts = _dropped(params, x[0], 0.5)[:, 0, 0]
+  _, counts = np.unique(firsts.round(3), return_counts=True)
+  assert len(counts) == 4
+  np.testing.assert_allclose(counts / firsts.size, 0.25, atol=0.04)
+
+
+@pytest.mark.parametrize("pooling", ["token", "mean"])
+def test_bfloat16_keeps_parameters_and_pooled_float32(pooling):
+  net = _tiny(dtype=jnp.bfloat16, pooling=pooling)
+  features, variables = _shapes(net, SIDE)
+  assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.float32.dtype}
+  assert features["stage_1"].dtype == features["stage_2"].dtype == jnp.bfloat16
+  assert features["pooled"].dtype == jnp.float32
+
+
+def test_bfloat16_features_are_near_those_of_float32():
+  # As at the start of training; with large weights, attention is a choice.
+  variables = jax.jit(_tiny().init)(jax.random.key(0), _images())
+  exact, rough = (
+      _apply(_images(), variables, dtype=dtype)["pooled"]
+      for dtype in (jnp.float32, jnp.bfloat16)
+  )
+  np.testing.assert_allclose(rough, exact, atol=0.05)
+  assert not np.allclose(rough, exact, atol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["token", "mean"])
+@pytest.mark.parametrize("positions", ["learned", "sincos"])
+@pytest.mark.parametrize("side", [16, 24])
+def test_gradient_reaches_every_parameter(pooling, positions, side):
+  arguments = dict(pooling=pooling, positions=positions)
+  weights = np.random.default_rng(6).normal(size=WIDTH)
+
+  def loss(variables):
+    images = _images(side, side)
+    features = _tiny(**arguments).apply(variables, images, train=True)
+    return jnp.sum(features["pooled"] * weights)
+
+  gradients = jax.jit(jax.grad(loss))(_variables(**arguments))
+  for path, x in jax.tree_util.tree_leaves_with_path(gradients):
+    assert np.max(np.abs(x)) > 1e-4, jax.tree_util.keystr(path)
+    if "patch" in path:
+      assert np.all(np.any(x, axis=-1))
+
+
+def test_views_can_be_mapped():
+  views = _images().reshape(3, 1, SIDE, SIDE, 3)
+  apply = functools.partial(_tiny().apply, _variables())
+  mapped = jax.jit(jax.vmap(apply))(views)["pooled"]
+  np.testing.assert_allclose(
+      mapped[:, 0], _apply(_images())["pooled"], rtol=1e-4, atol=1e-4
+  )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_training_compiles_for_accelerators(dtype):
+  def loss(variables, images):
+    net = _tiny(dtype=dtype)
+    return jnp.sum(net.apply(variables, images, train=True)["pooled"])
+
+  platforms = ["tpu", "cuda"]
+  function = jax.jit(jax.grad(loss))
+  exported = jax.export.export(function, platforms=platforms)
+  assert exported(_variables(), _images()).platforms == tuple(platforms)
+
+
+def test_parts_of_the_batch_give_the_same_features():
+  net, images = _tiny(), _images()
+  whole = _apply(images, train=True)
+  apply = functools.partial(MicroBatched(net, 3).apply, train=True)
+  parts = jax.jit(apply)(_variables(), images)
+  for name, expected in whole.items():
+    np.testing.assert_allclose(parts[name], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        ({"pooling": "max"}, "'max'.*'token', 'mean'"),
+        ({"positions": "none"}, "'none'.*'learned', 'sincos'"),
+        ({"heads": 3}, "width of 16 .* 3 heads; change"),
+        ({"image_size": 18}, "18 x 18 .* 4 x 4; change the image size"),
+        (
+            {"width": 18, "positions": "sincos"},
+            "width 18 need a multiple of 4; change",
+        ),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(_tiny(**arguments).init, jax.random.key(0), _images())
+
+
+@pytest.mark.parametrize("height,width", [(16, 18), (18, 16)])
+def test_images_that_patches_do_not_divide_are_refused(height, width):
+  with pytest.raises(ValueError, match=f"{height} x {width} .* 4 x 4; change"):
+    jax.eval_shape(_tiny().apply, _variables(), _images(height, width))

@@ -1,0 +1,101 @@
+"""Every method on eight devices: as on one, and no more talk than needed."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jssl import optim
+from jssl import parallel
+from jssl.methods import METHODS
+from jssl.step import init_state
+from jssl.step import make_step
+from test_contract import ARGUMENTS
+import tiny
+
+DEVICES, BATCH = 8, 16
+OPTIMIZER = optim.sgd(0.05)
+
+each_method = pytest.mark.parametrize("name", METHODS)
+
+
+def _method(name, axis_name):
+  groups = 8 if name.startswith(("moco_v1", "moco_v2")) else 1
+  net = tiny.Net(groups=groups, axis_name=axis_name)
+  return METHODS[name](net, axis_name=axis_name, **ARGUMENTS[name])
+
+
+def _batch():
+  return {"image": tiny.images(BATCH), "label": jnp.arange(BATCH) % 5}
+
+
+@functools.cache
+def _start(name):
+  return init_state(
+      _method(name, None), OPTIMIZER, jax.random.key(0), _batch()
+  )
+
+
+@functools.cache
+def _compiled(name):
+  """The step on eight devices, its outputs not taken for equal."""
+  method = _method(name, parallel.AXIS_NAME)
+  step = jax.pmap(
+      make_step(method, OPTIMIZER, parallel.AXIS_NAME),
+      axis_name=parallel.AXIS_NAME,
+      in_axes=(None, 0),
+  )
+  return step.lower(_start(name), tiny.shards(_batch(), DEVICES)).compile()
+
+
+@each_method
+def test_eight_devices_are_equal_to_each_other_and_to_one(name):
+  batch = tiny.shards(_batch(), DEVICES)
+  state, metrics = _compiled(name)(_start(name), batch)
+  state = state._replace(key=jax.random.key_data(state.key))
+  for leaf in jax.tree.leaves((state, metrics)):
+    for copy in leaf[1:]:
+      np.testing.assert_array_equal(copy, leaf[0])
+  one = jax.jit(make_step(_method(name, None), OPTIMIZER))
+  expected, expected_metrics = one(_start(name), _batch())
+  expected = expected._replace(key=jax.random.key_data(expected.key))
+  first = jax.tree.map(lambda x: x[0], (state, metrics))
+  tiny.assert_trees_close(first, (expected, expected_metrics), 2e-4)
+
+
+# What theory says: synchronised BatchNorms in a row (each is reduced once
+# forward and once backward), reductions of the loss itself, gathers of
+# embeddings or images, and gathers whose gradient flows back (a scatter).
+TALK = {
+    "moco_v1": (0, 0, 2, 0),  # Images for the shuffle; keys.
+    "moco_v2": (0, 0, 4, 0),  # Both directions.
+    "moco_v3": (6, 0, 2, 0),  # Keys of both directions.
+    "simclr": (3, 0, 1, 1),
+    "nnclr": (5, 0, 3, 2),  # Predictions of both directions; the queue's.
+    "byol": (3, 0, 0, 0),
+    "simsiam": (5, 0, 0, 0),
+    "barlow_twins": (4, 4, 0, 0),  # Its own normalisation; the correlation.
+    "vicreg": (3, 4, 0, 0),  # Means and covariances, and backward.
+    "swav": (2, 12, 1, 0),  # Sinkhorn: a maximum and a sum, 3 times, by 2.
+    "dino": (1, 0, 0, 0),
+    "supcon": (1, 0, 2, 1),  # Embeddings and labels.
+}
+# Gradients, the value, metrics and statistics; XLA merges some of them.
+COMMON = 5
+
+
+@each_method
+def test_collectives_are_those_of_theory(name):
+  text = _compiled(name).as_text()
+  norms, reductions, gathers, scatters = TALK[name]
+
+  def count(kind):
+    return len(re.findall(rf" {kind}(?:-start)?\(", text))
+
+  assert 0 < count("all-reduce") <= 2 * norms + reductions + COMMON
+  assert count("all-gather") == gathers
+  assert count("reduce-scatter") == scatters
+  assert count("all-to-all") == count("collective-permute") == 0
