@@ -45,7 +45,9 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   config.method.update(dim=2048, projector_layers=2)
   config.optimizer = configs.sgd(learning_rate=0.06, weight_decay=5e-4)
   if name == "digits":
-    config.method.dim = 256
+    config.batch_size = 64
+    config.method.dim = 128
+    config.optimizer.learning_rate = 5e-4
     config.augment = {"name": "digits"}
     del config.second_augment
   elif name in ("cifar10", "cifar100"):

@@ -45,7 +45,10 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   config.method.hidden_dim = 1024
   config.optimizer = configs.sgd(learning_rate=0.015, weight_decay=2e-3)
   if name == "digits":
+    config.batch_size = 64
     config.method.update(dim=64, hidden_dim=256)
+    config.method.momentum.value = 0.9
+    config.optimizer = configs.sgd(learning_rate=0.2, weight_decay=1e-4)
     config.augment = {"name": "digits"}
     del config.second_augment
   elif name in ("cifar10", "cifar100"):

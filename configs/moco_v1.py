@@ -29,24 +29,18 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "shuffle": True,
   }
   config.augment = {"name": "moco_v1", "scale": (0.2, 1.0)}
-  config.optimizer = {
-      "name": "sgd",
-      "learning_rate": 0.03,
-      # The rate is for batches of this size and grows in proportion; 0: as is.
-      "reference_batch_size": 256,
-      "momentum": 0.9,
-      "weight_decay": 1e-4,
-      "schedule": {
-          "name": "staircase",
-          "drop_epochs": (120, 160),
-          "factor": 0.1,
-      },
-  }
+  config.optimizer = configs.sgd(
+      learning_rate=0.03, reference_batch_size=256, weight_decay=1e-4
+  )
   name = configs.set_name(dataset)
   if name == "imagenet2012":
+    config.optimizer.schedule = {
+        "name": "staircase",
+        "drop_epochs": (120, 160),
+        "factor": 0.1,
+    }
     return config
   config.method.update(momentum=0.99, queue_size=4096)
-  config.optimizer.schedule = {"name": "cosine", "warmup_epochs": 0.0}
   if name == "digits":
     config.method.update(queue_size=1024, temperature=0.3)
     config.augment = {"name": "digits"}

@@ -32,15 +32,9 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "scale": (0.2, 1.0),
       "blur_probability": 0.5,
   }
-  config.optimizer = {
-      "name": "sgd",
-      "learning_rate": 0.03,
-      # The rate is for batches of this size and grows in proportion; 0: as is.
-      "reference_batch_size": 256,
-      "momentum": 0.9,
-      "weight_decay": 1e-4,
-      "schedule": {"name": "cosine", "warmup_epochs": 0.0},
-  }
+  config.optimizer = configs.sgd(
+      learning_rate=0.03, reference_batch_size=256, weight_decay=1e-4
+  )
   name = configs.set_name(dataset)
   if name == "imagenet2012":
     return config

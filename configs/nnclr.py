@@ -42,7 +42,11 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   config.optimizer = configs.sgd(learning_rate=0.06, weight_decay=5e-4)
   if name == "digits":
     config.method.update(
-        dim=64, hidden_dim=256, predictor_dim=256, queue_size=1024
+        dim=64,
+        hidden_dim=256,
+        predictor_dim=256,
+        queue_size=1024,
+        temperature=0.2,
     )
     config.augment = {"name": "digits"}
   elif name in ("cifar10", "cifar100"):

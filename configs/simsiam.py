@@ -39,7 +39,9 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       learning_rate=0.03, reference_batch_size=256, weight_decay=5e-4
   )
   if name == "digits":
+    config.batch_size = 64
     config.method.update(dim=256, predictor_dim=64)
+    config.optimizer.learning_rate = 0.8
     config.augment = {"name": "digits"}
   elif name in ("cifar10", "cifar100"):
     config.augment.blur_probability = 0.0

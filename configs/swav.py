@@ -56,9 +56,17 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       learning_rate=1e-3, reference_batch_size=128, weight_decay=1e-6
   )
   if name == "digits":
-    config.method.update(local_views=2, dim=64, hidden_dim=256, prototypes=64)
+    config.batch_size = 64
+    config.method.update(
+        local_views=0,
+        dim=64,
+        hidden_dim=256,
+        prototypes=64,
+        frozen_epochs=0.0,
+    )
     config.augment = {"name": "digits"}
-    config.local_augment = {"name": "digits", "size": 10, "scale": (1.2, 1.8)}
+    del config.local_augment
+    config.optimizer.learning_rate = 4e-3
   elif name in ("cifar10", "cifar100"):
     config.method.update(local_views=0, frozen_epochs=0.0)
     config.augment.update(strength=0.5, blur_probability=0.0)

@@ -99,7 +99,9 @@ def schedule(config: ConfigDict, *, steps_per_epoch: int) -> optim.Schedule:
     images = config.batch_size * config.accumulate_steps
     peak *= images / section.reference_batch_size
   make = _construct(
-      "config.optimizer.schedule", section.schedule, optim.SCHEDULES
+      "config.optimizer.schedule",
+      _without_foreign_keys(section.schedule.to_dict(), optim.SCHEDULES),
+      optim.SCHEDULES,
   )
   return make(
       peak,

@@ -1,6 +1,7 @@
 """Configs, and the objects that they describe."""
 
 import importlib.util
+import inspect
 import pathlib
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from jssl import build
 from jssl import config as configs
+from jssl import nets
 from jssl.method import Method
 from jssl.methods import METHODS
 
@@ -187,3 +189,103 @@ def test_optimizer_schedule_and_precision_are_checked_alike():
   assert build.precision("bfloat16") == jnp.bfloat16
   # A CPU gains nothing from bfloat16.
   assert build.precision("auto") == jnp.float32
+
+
+def _built_with(monkeypatch, config, **arguments):
+  """The net and the arguments that a method's constructor is given."""
+  given = {}
+
+  def constructor(net, *, axis_name=None, **more):
+    given.update(more, net=net, axis_name=axis_name)
+
+  constructor.__signature__ = inspect.signature(METHODS[config.method.name])
+  monkeypatch.setitem(METHODS, config.method.name, constructor)
+  build.method(config, **arguments)
+  return given
+
+
+def test_epochs_of_a_method_become_steps(monkeypatch):
+  config = _config("imagenet2012", "dino")
+  given = _built_with(monkeypatch, config, steps_per_epoch=7)
+  assert given["frozen_steps"] == 7 and "frozen_epochs" not in given
+
+
+def test_a_section_of_a_method_becomes_a_function_of_the_step(monkeypatch):
+  config = _config("imagenet2012", "dino")
+  given = _built_with(monkeypatch, config, steps_per_epoch=10)
+  momentum, temperature = given["momentum"], given["teacher_temperature"]
+  steps = 10 * int(config.epochs)
+  assert momentum(0) == pytest.approx(0.996) and momentum(steps) == 1.0
+  for step, value in ((0, 0.04), (150, 0.055), (300, 0.07), (900, 0.07)):
+    assert float(temperature(step)) == pytest.approx(value)
+
+
+def test_a_recipe_that_the_config_leaves_out_is_none(monkeypatch):
+  given = _built_with(monkeypatch, _config("digits", "byol"))
+  assert given["second_augment"] is None
+  given = _built_with(monkeypatch, _config("cifar10", "byol"))
+  assert given["second_augment"].keywords["solarize_probability"] == 0.2
+
+
+def test_small_views_have_their_own_size():
+  config = _config("imagenet2012", "swav")
+  batch = {"image": jax.ShapeDtypeStruct((2, 256, 256, 3), jnp.uint8)}
+  method = build.method(config)
+  views = jax.eval_shape(method.views, jax.random.key(0), batch)
+  assert views.large.shape == (2, 2, 224, 224, 3)
+  assert views.small.shape == (6, 2, 96, 96, 3)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("net", ["resnet50", "vit_tiny"])
+def test_a_net_is_changed_by_its_name_alone(path, net):
+  config = _load(path, "cifar10")
+  config.net.name = net
+  assert isinstance(build.method(config), Method)
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
+def test_an_optimizer_is_changed_by_its_name_alone(name):
+  for config in (_config("imagenet2012", "dino"), _config("cifar10", "byol")):
+    config.optimizer.name = name
+    optimizer = build.optimizer(config, steps_per_epoch=10)
+    assert isinstance(optimizer, optax.GradientTransformation)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine"])
+def test_a_schedule_is_changed_by_its_name_alone(name):
+  config = _config("cifar10", "simclr")
+  config.optimizer.schedule.name = name
+  schedule = build.schedule(config, steps_per_epoch=10)
+  assert float(schedule(0)) == pytest.approx(0.06 * 512 / 128)
+
+
+def test_a_vision_transformer_learns_positions_of_the_config_s_size():
+  config = _config("cifar10", "simclr")
+  config.net.name = "vit_tiny"
+  net = build.net(config)
+  assert (net.image_size, net.patch_size, net.width) == (32, 4, 192)
+
+
+def test_micro_batches_wrap_the_net():
+  config = _config("cifar10", "simclr")
+  assert not isinstance(build.net(config), nets.MicroBatched)
+  config.net.micro_batches = 4
+  net = build.net(config)
+  assert isinstance(net, nets.MicroBatched) and net.parts == 4
+
+
+def test_accumulation_counts_updates_and_scales_the_rate():
+  config = _config("cifar10", "simclr")
+  config.accumulate_steps = 4
+  schedule = build.schedule(config, steps_per_epoch=100)
+  assert float(schedule(0)) == pytest.approx(4 * 0.06 * 512 / 128)
+  # 200 epochs of 25 updates.
+  assert float(schedule(2500)) == pytest.approx(float(schedule(0)) / 2)
+  assert float(schedule(5000)) == pytest.approx(0.0, abs=1e-9)
+  optimizer = build.optimizer(config, steps_per_epoch=100)
+  params = {"w": jnp.ones((2, 2))}
+  state = optimizer.init(params)
+  for i in range(4):
+    updates, state = optimizer.update(params, state, params)
+    assert bool(jnp.any(updates["w"])) == (i == 3)

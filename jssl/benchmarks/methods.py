@@ -66,7 +66,7 @@ def measure(
     overrides: Config entries for all methods, `{"net.width": 16}`.
 
   Returns:
-    The last row's numbers by method: the means over the seeds.
+    The numbers of each row by its name: the means over the seeds.
 
   Raises:
     ValueError: If the data set has no labels.
@@ -96,7 +96,9 @@ def measure(
 
 def _config(path, dataset, overrides) -> ConfigDict:
   if not path.is_file():
-    raise FileNotFoundError(f"{path} does not exist; name its folder --configs.")
+    raise FileNotFoundError(
+        f"{path} does not exist; name its folder by --configs."
+    )
   spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)

@@ -145,9 +145,13 @@ def embed(
     The embedding, `[V, B, D]`, and the new running statistics, the mean of
     what each view makes of them; average them over the devices.
   """
-  # Mapped, not called in turn: one program, and convolutions of V * B images.
   run = functools.partial(forward, branch, params, batch_stats)
-  embedding, new = jax.vmap(run)(views, jax.random.split(key, len(views)))
+  keys = jax.random.split(key, len(views))
+  if jax.default_backend() == "cpu":  # Faster by half on batches in its cache.
+    each = [run(*inputs) for inputs in zip(views, keys)]
+    embedding, new = jax.tree.map(lambda *x: jnp.stack(x), *each)
+  else:  # One program, and convolutions of V * B images.
+    embedding, new = jax.vmap(run)(views, keys)
   return embedding, jax.tree.map(lambda x: jnp.mean(x, axis=0), new)
 
 

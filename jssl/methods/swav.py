@@ -90,6 +90,7 @@ def swav(
     ValueError: If temperature, epsilon or a count is out of range.
   """
   checks.check_temperature(temperature)
+  checks.check_temperature(epsilon, name="epsilon")
   crops.check_local_views(local_views, local_augment)
   branch = branches.Branch(
       net, branches.head(net, (hidden_dim, dim), axis_name=axis_name)

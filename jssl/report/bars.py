@@ -26,7 +26,8 @@ def draw(
   figure = Figure(figsize=(9, 1.5 + 0.5 * len(names)), layout="constrained")
   axes = figure.subplots()
   for i, (label, values) in enumerate(scores.items()):
-    places = [j + (i - (len(scores) - 1) / 2) * height for j in range(len(names))]
+    offset = (i - (len(scores) - 1) / 2) * height
+    places = [j + offset for j in range(len(names))]
     means = [statistics.mean(seeds) for seeds in values]
     axes.barh(places, means, height, label=label.replace("_", "-"), zorder=2)
     for place, seeds in zip(places, values):

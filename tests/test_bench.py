@@ -1,0 +1,130 @@
+"""The benchmarks, on digits and a tiny net."""
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from jssl.benchmarks import methods
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_TINY = {"epochs": 1.0, "net.width": 8, "data.data_dir": ""}
+
+
+def _measure(names, output, dataset="digits", **arguments):
+  settings = dict(configs=_ROOT / "configs", seeds=2, overrides=_TINY)
+  return methods.measure(
+      names, dataset, output=output, **settings | arguments
+  )
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+  output = tmp_path_factory.mktemp("bench") / "new" / "folder"
+  result = _measure(["simclr", "supcon"], output)
+  return output, result
+
+
+def test_the_table_has_a_row_for_each_method_and_baseline(measured):
+  output, _ = measured
+  text = (output / "methods.md").read_text()
+  rows = [line for line in text.splitlines() if line.startswith("| ")]
+  names = [row.split("|")[1].strip() for row in rows]
+  assert names == ["method", "---", "raw pixels", "untrained net", "simclr",
+                   "supcon"]
+  assert "2 seeds" in text and "last epoch" in text and "width 8" in text
+  assert "±" not in rows[2] and "±" in rows[4]
+
+
+def test_the_csv_has_a_row_for_each_seed(measured):
+  output, result = measured
+  with (output / "methods.csv").open() as file:
+    rows = list(csv.DictReader(file))
+  assert [(row["name"], row["seed"]) for row in rows] == [
+      ("raw pixels", "0"),
+      *(("untrained net", seed) for seed in "01"),
+      *(("simclr", seed) for seed in "01"),
+      *(("supcon", seed) for seed in "01"),
+  ]
+  by_name = {
+      name: [row for row in rows if row["name"] == name]
+      for name in ("untrained net", "simclr", "supcon")
+  }
+  for name, own in by_name.items():
+    scores = [float(row["one_shot"]) for row in own]
+    assert scores[0] != scores[1]  # Seeds are seeds.
+    assert result[name]["one_shot"] == pytest.approx(np.mean(scores))
+    assert all(0 < score < 1 for score in scores)
+  for row in by_name["simclr"]:
+    assert float(row["seconds"]) > 0 and int(row["step_bytes"]) > 2**20
+  # Each method stands beside its own nets before training.
+  first = [row["one_shot"] for row in by_name["untrained net"]]
+  assert [row["untrained_one_shot"] for row in by_name["simclr"]] == first
+
+
+def test_labels_help_even_in_an_epoch(measured):
+  _, result = measured
+  gain = result["supcon"]["one_shot"] - result["untrained net"]["one_shot"]
+  assert gain > 0.1
+
+
+def test_the_chart_is_a_picture(measured):
+  output, _ = measured
+  with Image.open(output / "methods.png") as image:
+    assert min(image.size) > 300
+    assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3),
+                         axis=0)) > 3
+
+
+def test_data_without_labels_are_refused(tmp_path):
+  folder = tmp_path / "pictures"
+  folder.mkdir()
+  for i in range(20):
+    pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / f"{i}.png")
+  overrides = _TINY | {"batch_size": 4, "image_size": 8, "data.canvas": 8}
+  with pytest.raises(ValueError, match="no labels to judge by"):
+    _measure(
+        ["simclr"],
+        tmp_path / "out",
+        f"folder:{folder}",
+        overrides=overrides,
+    )
+
+
+def test_a_wrong_name_is_told_before_anything_starts(tmp_path):
+  command = [sys.executable, "-m", "jssl.bench", "methods"]
+  for arguments, message in (
+      (["--methods=simcrl"], "Did you mean 'simclr'"),
+      (["--seeds=0"], "--seeds is 0"),
+      ([f"--configs={tmp_path}"], "does not exist; name its folder by"),
+  ):
+    done = subprocess.run(
+        [*command, f"--output={tmp_path / 'out'}", *arguments],
+        cwd=_ROOT,
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 1 and message in done.stderr, done.stderr
+
+
+def test_the_last_line_is_json(tmp_path):
+  command = [sys.executable, "-m", "jssl.bench", "methods", "--methods=vicreg"]
+  options = ("--seeds=1", "--epochs=1", "--width=8", "--net=resnet8")
+  done = subprocess.run(
+      [*command, *options, f"--output={tmp_path}"],
+      cwd=_ROOT,
+      text=True,
+      capture_output=True,
+      timeout=300,
+  )
+  assert done.returncode == 0, done.stderr
+  result = json.loads(done.stdout.splitlines()[-1])
+  assert set(result) == {"raw pixels", "untrained net", "vicreg"}
+  assert 0 < result["vicreg"]["knn"] < 1
