@@ -60,7 +60,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   if name == "imagenet2012":
     config.epochs = 100.0
     config.batch_size = 1024
-    config.net.name = "vit_small"
+    config.net.update(name="vit_small", drop_path=0.1)
     config.optimizer = configs.adamw(
         learning_rate=5e-4,
         reference_batch_size=256,

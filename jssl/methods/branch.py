@@ -101,7 +101,7 @@ def forward(
     params: PyTree,
     batch_stats: PyTree,
     images: jax.Array,
-    key: jax.Array,
+    key: jax.Array | None,
 ) -> tuple[Embedding, PyTree]:
   """Embeds a batch in training.
 
@@ -110,7 +110,7 @@ def forward(
     params: Its parameters.
     batch_stats: Its running statistics.
     images: `[B, H, W, C]`.
-    key: A PRNG key, for dropout.
+    key: A PRNG key for drop path; None for a target, which drops nothing.
 
   Returns:
     The embedding, and the new running statistics.
@@ -120,7 +120,7 @@ def forward(
       images,
       train=True,
       mutable=["batch_stats"],
-      rngs={"dropout": key},
+      rngs=None if key is None else {"dropout": key},
   )
   return embedding, new.get("batch_stats", {})
 
@@ -130,7 +130,7 @@ def embed(
     params: PyTree,
     batch_stats: PyTree,
     views: jax.Array,
-    key: jax.Array,
+    key: jax.Array | None,
 ) -> tuple[Embedding, PyTree]:
   """Embeds several views, each normalised by statistics of its own.
 
@@ -139,19 +139,22 @@ def embed(
     params: Its parameters.
     batch_stats: Its running statistics.
     views: `[V, B, H, W, C]`.
-    key: A PRNG key, for dropout.
+    key: See `forward`.
 
   Returns:
     The embedding, `[V, B, D]`, and the new running statistics, the mean of
     what each view makes of them; average them over the devices.
   """
   run = functools.partial(forward, branch, params, batch_stats)
-  keys = jax.random.split(key, len(views))
+  if key is None:
+    run, inputs = functools.partial(run, key=None), (views,)
+  else:
+    inputs = (views, jax.random.split(key, len(views)))
   if jax.default_backend() == "cpu":  # Faster by half on batches in its cache.
-    each = [run(*inputs) for inputs in zip(views, keys)]
+    each = [run(*one) for one in zip(*inputs)]
     embedding, new = jax.tree.map(lambda *x: jnp.stack(x), *each)
   else:  # One program, and convolutions of V * B images.
-    embedding, new = jax.vmap(run)(views, keys)
+    embedding, new = jax.vmap(run)(*inputs)
   return embedding, jax.tree.map(lambda x: jnp.mean(x, axis=0), new)
 
 

@@ -76,7 +76,7 @@ def byol(
         carried.target_params,
         carried.target_batch_stats,
         views,
-        jax.random.fold_in(keys.local, 1),
+        None,
     )
     predictions, targets = embedding.prediction, targets.projection
     # The squared distance of unit vectors, of both directions (equation 2).

@@ -140,7 +140,7 @@ def dino(
         carried.target_params,
         carried.target_batch_stats,
         views.large,
-        jax.random.fold_in(keys.local, 1),
+        None,
     )
     prototypes = params["prototypes"]
     prototypes = jnp.where(

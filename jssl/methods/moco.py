@@ -106,18 +106,16 @@ def moco(
     )
     return embedding.projection, batch_stats
 
-  def embed_keys(params, batch_stats, images, keys):
+  def embed_keys(params, batch_stats, images, key):
     """Embeds this device's `[B, ...]` images; returns the keys of all."""
     if not shuffle:
-      embedding, batch_stats = embed(params, batch_stats, images, keys.local)
+      embedding, batch_stats = embed(params, batch_stats, images, None)
       return parallel.all_gather(embedding, axis_name), batch_stats
     size = images.shape[0]
-    order = jax.random.permutation(
-        keys.shared, size * parallel.axis_size(axis_name)
-    )
+    order = jax.random.permutation(key, size * parallel.axis_size(axis_name))
     here = parallel.local_slice(order, size, axis_name)
     images = parallel.all_gather(images, axis_name)[here]
-    embedding, batch_stats = embed(params, batch_stats, images, keys.local)
+    embedding, batch_stats = embed(params, batch_stats, images, None)
     every = parallel.all_gather(embedding, axis_name)
     return every[jnp.argsort(order)], batch_stats
 
@@ -141,7 +139,7 @@ def moco(
       now = jax.tree.map(lambda key: jax.random.fold_in(key, k), keys)
       query, batch_stats = embed(params, batch_stats, views[q], now.local)
       all_keys, key_batch_stats = embed_keys(
-          carried.key_params, key_batch_stats, views[k], now
+          carried.key_params, key_batch_stats, views[k], now.shared
       )
       key = parallel.local_slice(all_keys, query.shape[0], axis_name)
       queries.append(query)

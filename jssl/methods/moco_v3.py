@@ -99,7 +99,7 @@ def moco_v3(
         carried.target_params,
         carried.target_batch_stats,
         views,
-        jax.random.fold_in(keys.local, 1),
+        None,
     )
     queries, targets = embedding.prediction, targets.projection
     value = sum(  # Algorithm 1.

@@ -40,6 +40,11 @@ class MLP(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Maps `[B, D]` to `[B, features[-1]]`, float32."""
     input_width, last = x.shape[-1], len(self.features)
+    if not last or any(w is not None and w < 1 for w in self.features):
+      raise ValueError(
+          f"A head has layers of widths {tuple(self.features)}; expected one or"
+          " more, each at least 1 (or None for the width of its input)."
+      )
     for i, width in enumerate(self.features, start=1):
       norm = self.last_norm if i == last else self.norm
       x = nn.Dense(

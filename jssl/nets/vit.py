@@ -40,8 +40,8 @@ class ViT(nn.Module):
       "sincos", the fixed one of `sincos_2d`, made for the size at hand.
     image_size: Side of the images that the learned table is made for.
     drop_path: Rate at which the last block's branches are left out in training
-      (stochastic depth); it grows linearly from 0 at the first block. Above 0,
-      training needs a "dropout" PRNG key.
+      (stochastic depth); it grows linearly from 0 at the first block. Nothing
+      is left out without a "dropout" PRNG key, as in a target network.
     mean: Subtracted from images in [0, 1]: a number, or one per channel.
     std: Then divided by.
     axis_name: Not used, since there are no batch statistics; nets share it.
@@ -212,7 +212,9 @@ class Block(nn.Module):
     dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
     norm = functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
     drop = nn.Dropout(
-        self.drop_path, broadcast_dims=(1, 2), deterministic=not train
+        self.drop_path,
+        broadcast_dims=(1, 2),
+        deterministic=not train or not self.has_rng("dropout"),
     )
     # One matrix and one bias, as optimizers treat parameters by dimensions.
     y = dense(3 * width, name="qkv")(norm(name="norm_1")(x))

@@ -143,6 +143,29 @@ def test_running_statistics_normalise_when_not_training(groups):
   jax.tree.map(np.testing.assert_array_equal, new["batch_stats"], statistics)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("train", [False, True])
+def test_without_affine_there_is_no_scale_and_no_shift(train, groups):
+  _, x, _ = _inputs()
+  norm = BatchNorm(groups, affine=False)
+  variables = norm.init(jax.random.key(0), x, train=True)
+  assert set(variables) == {"batch_stats"}
+  statistics = {"batch_stats": _statistics()}
+  y, new = norm.apply(statistics, x, train=train, mutable=["batch_stats"])
+  params = {"scale": np.ones(FEATURES), "bias": np.zeros(FEATURES)}
+  affine, expected = BatchNorm(groups).apply(
+      {"params": params, **statistics},
+      x,
+      train=train,
+      mutable=["batch_stats"],
+  )
+  np.testing.assert_allclose(y, affine, rtol=TOLERANCE, atol=TOLERANCE)
+  jax.tree.map(np.testing.assert_array_equal, new, expected)
+  if train:
+    expected = _numpy(params, x, groups)[0]
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_init_leaves_the_statistics_at_their_start():
   x = _inputs()[1]
   variables = BatchNorm(8).init(jax.random.key(0), x[:1], train=True)

@@ -381,6 +381,12 @@ def test_drop_path_is_off_in_evaluation():
   jax.tree.map(np.testing.assert_array_equal, plain, dropping)
 
 
+def test_drop_path_is_off_without_a_key_as_in_a_target():
+  plain = _apply(_images(), train=True)
+  dropping = _apply(_images(), train=True, drop_path=0.5)
+  jax.tree.map(np.testing.assert_array_equal, plain, dropping)
+
+
 def test_drop_path_grows_linearly_over_the_depth():
   net = _tiny(depth=5, drop_path=0.2).bind(_variables(depth=5))
   rates = [net.block[str(i)].drop_path for i in range(1, 6)]

@@ -1,0 +1,130 @@
+"""The views that several methods share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jssl.augment import recipes
+from jssl.methods import crops
+import tiny
+
+KEY = jax.random.key(3)
+BATCH = 6
+
+
+def _batch():
+  extent = np.arange(2 * BATCH).reshape(BATCH, 2) + 8
+  return {
+      "image": tiny.images(BATCH),
+      "extent": jnp.asarray(extent),
+      "position": jnp.arange(BATCH),
+  }
+
+
+def _draw(key, image, *, extent=None):
+  """A view that is a draw and nothing else."""
+  del image, extent
+  return jax.random.uniform(key, (1, 1, 1))
+
+
+def _draw_small(key, image, *, extent=None):
+  return 2.0 + _draw(key, image)
+
+
+def _image(key, image, *, extent=None):
+  del key, extent
+  return image
+
+
+def _negative(key, image, *, extent=None):
+  del key, extent
+  return -image
+
+
+def _extent(key, image, *, extent=None):
+  del key, image
+  return extent.reshape(1, 1, 2)
+
+
+def test_two_views_by_one_recipe_are_two_draws_of_it():
+  views = crops.two_views(KEY, _batch(), _draw)
+  assert views.shape == (2, BATCH, 1, 1, 1)
+  assert len(np.unique(views)) == 2 * BATCH
+
+
+def test_two_views_by_two_recipes_are_each_by_its_own():
+  images = _batch()["image"] / 255.0
+  first, second = crops.two_views(KEY, _batch(), _image, _negative)
+  np.testing.assert_allclose(first, images, rtol=1e-6)
+  np.testing.assert_allclose(second, -images, rtol=1e-6)
+  # Two recipes draw for themselves, even if they are one function.
+  assert len(np.unique(crops.two_views(KEY, _batch(), _draw, _draw))) == 12
+
+
+def test_multi_makes_large_and_small_views():
+  large, small = crops.multi(KEY, _batch(), (_draw, None), _draw_small, 3)
+  assert large.shape == (2, BATCH, 1, 1, 1)
+  assert small.shape == (3, BATCH, 1, 1, 1)
+  assert np.all(large < 1) and np.all(small >= 2)
+  # No draw is made twice, within the views or between large and small.
+  assert len(np.unique(np.round(np.concatenate([large, small - 2]), 5))) == 30
+  large, small = crops.multi(KEY, _batch(), (_image, _negative), None, 0)
+  assert small is None
+  np.testing.assert_array_equal(large[0], -large[1])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda batch: crops.two_views(KEY, batch, _draw),
+        lambda batch: crops.two_views(KEY, batch, _draw, _draw_small),
+        lambda batch: crops.multi(KEY, batch, (_draw, None), _draw_small, 3),
+        lambda batch: crops.multi(
+            KEY, batch, (_draw, _draw_small), _draw_small, 1
+        ),
+    ],
+)
+def test_draws_depend_on_the_place_in_the_global_batch_alone(make):
+  parts = [jax.tree.map(lambda x: x[i::2], _batch()) for i in range(2)]
+  parts = [jax.tree.leaves(make(part)) for part in parts]
+  for whole, even, odd in zip(jax.tree.leaves(make(_batch())), *parts):
+    np.testing.assert_array_equal(whole[:, ::2], even)
+    np.testing.assert_array_equal(whole[:, 1::2], odd)
+  # Without positions, a batch is the whole one.
+  whole = {"image": _batch()["image"]}
+  jax.tree.map(np.testing.assert_array_equal, make(whole), make(_batch()))
+
+
+def test_every_recipe_is_told_the_extent():
+  expected = _batch()["extent"]
+  views = crops.multi(KEY, _batch(), (_extent, None), _extent, 2)
+  for view in (*views.large, *views.small):
+    np.testing.assert_array_equal(view[:, 0, 0], expected)
+  for view in crops.two_views(KEY, _batch(), _extent, _extent):
+    np.testing.assert_array_equal(view[:, 0, 0], expected)
+
+
+@pytest.mark.parametrize("count, recipe", [(2, None), (-1, _draw), (-1, None)])
+def test_small_views_without_a_recipe_are_refused(count, recipe):
+  with pytest.raises(ValueError, match=f"local_views is {count} .*recipe"):
+    crops.check_local_views(count, recipe)
+  crops.check_local_views(0, None)
+  crops.check_local_views(2, _draw)
+
+
+def test_the_default_views_are_those_of_byol_at_the_images_size(monkeypatch):
+  seen = []
+
+  def show(key, image, size, **settings):
+    seen.append((size, settings.pop("extent"), settings))
+    return image
+
+  monkeypatch.setattr(recipes, "_standard", show)
+  image = jnp.zeros((12, 12, 3))
+  crops.FIRST_VIEW(KEY, image)
+  crops.SECOND_VIEW(KEY, image, extent=5)
+  paper = dict(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1))
+  first = paper | dict(blur_probability=1.0, solarize_probability=0.0)
+  second = paper | dict(blur_probability=0.1, solarize_probability=0.2)
+  assert seen == [(12, None, first), (12, 5, second)]
