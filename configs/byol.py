@@ -38,6 +38,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   if name == "imagenet2012":
     config.epochs = 300.0
     config.batch_size = 4096
+    config.net.zero_init_residual = True
     config.optimizer = configs.lars(
         learning_rate=0.3, weight_decay=1e-6, warmup_epochs=10
     )
@@ -52,7 +53,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
     config.augment = {"name": "digits"}
     del config.second_augment
   elif name in ("cifar10", "cifar100"):
-    config.method.momentum = {"name": "constant", "value": 0.99}
+    config.method.momentum.update(name="constant", value=0.99)
     config.augment.blur_probability = 0.0
     config.second_augment.blur_probability = 0.0
   return config

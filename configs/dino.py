@@ -2,14 +2,14 @@
 
   python -m jssl.train --config=configs/dino.py:digits --workdir=runs/dino
 
-imagenet2012 as in the paper's code for ViT-S/16 (Caron et al., 2021, 100
-epochs: batch 1024, AdamW at 5e-4 x batch / 256, decay 0.04 to 0.4, two views of
-224 and eight of 96), but that it clips the gradient of each parameter at 3, and
-this the whole gradient. cifar10 as in lightly's CIFAR-10 benchmark: ResNet-18,
-SGD at 0.06 x batch / 128, decay 5e-4, momentum 0.99, 2,048 prototypes, a
-projector of two layers with BatchNorm, two views, no blur (there 84.0% kNN
-after 200 epochs at batch 512). digits was tuned here for a short CPU run. Other
-data sets get the recipe of cifar10 with the paper's augmentation.
+imagenet2012 as in the paper for ViT-S/16 (Caron et al., 2021, 100 epochs: batch
+1024, AdamW at 5e-4 x batch / 256, decay 0.04 to 0.4, two views of 224 and eight
+of 96), but that it clips the gradient of each parameter at 3, and this the
+whole gradient. cifar10 as in lightly's CIFAR-10 benchmark: ResNet-18, SGD at
+0.06 x batch / 128, decay 5e-4, momentum 0.99, 2,048 prototypes, a projector of
+two layers with BatchNorm, two views, no blur (there 84.0% kNN after 200 epochs
+at batch 512). digits was tuned here for a short CPU run. Other data sets get
+the recipe of cifar10 with the paper's augmentation.
 """
 
 from jssl import config as configs
@@ -90,8 +90,9 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
     del config.second_augment
     config.local_augment = {"name": "digits", "size": 10, "scale": (1.2, 1.8)}
   elif name in ("cifar10", "cifar100"):
-    config.method.local_views = 0
-    config.method.momentum = {"name": "constant", "value": 0.99}
+    config.method.update(local_views=0, frozen_epochs=0.0)
+    config.method.teacher_temperature.update(value=0.04, warmup_epochs=0.0)
+    config.method.momentum.update(name="constant", value=0.99)
     config.augment.blur_probability = 0.0
     config.second_augment.blur_probability = 0.0
     del config.local_augment

@@ -50,6 +50,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   if name == "imagenet2012":
     config.epochs = 300.0
     config.batch_size = 4096
+    config.net.zero_init_residual = True
     config.optimizer = configs.lars(
         learning_rate=0.3, weight_decay=1e-6, warmup_epochs=10
     )

@@ -49,7 +49,7 @@ def method(
       for section in _RECIPES
       if section in config or section in inspect.signature(make).parameters
   }
-  section = _scheduled(config, config.method, steps_per_epoch)
+  section = _scheduled("config.method", config, steps_per_epoch)
   section = {
       f"{key.removesuffix('_epochs')}_steps"
       if key.endswith("_epochs")
@@ -121,7 +121,7 @@ def optimizer(
     steps_per_epoch: Steps an epoch, for its schedules.
   """
   updates_per_epoch = steps_per_epoch / config.accumulate_steps
-  section = _scheduled(config, config.optimizer, updates_per_epoch)
+  section = _scheduled("config.optimizer", config, updates_per_epoch)
   for key in ("learning_rate", "reference_batch_size", "schedule"):
     del section[key]
   section = _without_foreign_keys(section, optim.OPTIMIZERS)
@@ -152,14 +152,15 @@ def _construct(where, section, table, **more):
   return functools.partial(make, **arguments, **more)
 
 
-def _scheduled(config, section, steps_per_epoch):
+def _scheduled(where, config, steps_per_epoch):
   """A section as a dict, its sections replaced by functions of the step."""
   made = {}
-  for key, value in section.items():
+  for key, value in config[where.removeprefix("config.")].items():
     if isinstance(value, ConfigDict) and key != "schedule":
       value = value.to_dict()
       start = value.pop("value")
-      make = _construct(f"config ... {key}", value, optim.SCHEDULES)
+      value = _without_foreign_keys(value, optim.SCHEDULES)
+      make = _construct(f"{where}.{key}", value, optim.SCHEDULES)
       value = make(
           start, epochs=config.epochs, steps_per_epoch=steps_per_epoch
       )

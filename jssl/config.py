@@ -58,6 +58,8 @@ def base(dataset: str) -> ConfigDict:
           "name": "resnet18",
           "stem": "cifar",
           "width": 64,
+          # Whether each block of a ResNet starts as the identity.
+          "zero_init_residual": False,
           # Groups of the global batch that BatchNorm takes statistics of.
           "groups": 1,
           # Of vision transformers: side of a patch, "learned" or "sincos"

@@ -7,6 +7,9 @@ import jax
 
 PyTree = Any
 
+# Later than any training ends.
+_LATE = 2**30
+
 
 def update(
     target: PyTree, online: PyTree, momentum: jax.Array | float
@@ -37,19 +40,20 @@ def update(
 
 
 def as_schedule(momentum: float | Callable) -> Callable:
-  """Returns a momentum as a function of the step, checking a constant.
+  """Returns a momentum as a function of the step.
 
   Args:
     momentum: A constant in [0, 1], or already a function of the step.
 
   Raises:
-    ValueError: If a constant lies outside [0, 1].
+    ValueError: If it lies outside [0, 1], at the first or at a late step.
   """
-  if callable(momentum):
-    return momentum
-  if not 0.0 <= momentum <= 1.0:
-    raise ValueError(
-        f"EMA momentum is {momentum}; expected a value in [0, 1], for example"
-        " 0.999."
-    )
-  return lambda step: momentum
+  schedule = momentum if callable(momentum) else lambda step: momentum
+  for step in (0, _LATE):
+    value = float(schedule(step))
+    if not 0.0 <= value <= 1.0:
+      raise ValueError(
+          f"EMA momentum is {value} at step {step}; expected a value in [0, 1],"
+          " for example 0.999."
+      )
+  return schedule

@@ -141,6 +141,7 @@ def sgd(
     *,
     momentum: float = 0.9,
     weight_decay: float | Schedule = 0.0,
+    constant_rate: Sequence[str] = (),
     clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
   """SGD whose weight decay enters the gradient, as in the papers' code.
@@ -150,6 +151,8 @@ def sgd(
     momentum: Share of the velocity that is kept at a step, in [0, 1).
     weight_decay: Every parameter, biases and norms too, times this is added to
       its gradient. At least 0: a constant, or a function of the step.
+    constant_rate: Names at the top of the tree whose parameters keep the first
+      step's learning rate, as the predictor of SimSiam.
     clip_norm: Longest gradient, over all parameters and before the decay; 0 for
       no limit.
 
@@ -164,7 +167,11 @@ def sgd(
   return _chain_clipped(
       clip_norm,
       _decay(weight_decay),
-      optax.sgd(learning_rate, momentum=momentum),
+      _with_constant(
+          lambda rate: optax.sgd(rate, momentum=momentum),
+          learning_rate,
+          constant_rate,
+      ),
   )
 
 
@@ -236,7 +243,7 @@ def adamw(
   """Adam with decoupled weight decay, for vision transformers.
 
   Parameters of one dimension or none (biases, norms) are not decayed. A class
-  token and learned positions, `[1, N, D]` here, are: so does DINO's code.
+  token and learned positions, of more dimensions, are: so does DINO's code.
 
   Args:
     learning_rate: At least 0: a constant, or a function of the step.
@@ -299,6 +306,16 @@ def accumulate(
   if steps == 1:
     return optimizer
   return optax.MultiSteps(optimizer, int(steps)).gradient_transformation()
+
+
+def _with_constant(make, learning_rate, names):
+  """Makes an optimizer, and for some names one whose rate stays."""
+  if not names or not callable(learning_rate):
+    return make(learning_rate)
+  return optax.multi_transform(
+      {True: make(learning_rate(0)), False: make(learning_rate)},
+      lambda params: {name: name in names for name in params},
+  )
 
 
 def _are_matrices(tree):

@@ -38,7 +38,7 @@ def test_the_table_has_a_row_for_each_method_and_baseline(measured):
   assert names == ["method", "---", "raw pixels", "untrained net", "simclr",
                    "supcon"]
   assert "2 seeds" in text and "last epoch" in text and "width 8" in text
-  assert "±" not in rows[2] and "±" in rows[4]
+  assert "±" not in rows[2] and "| 128 | 11 |" in rows[4]
 
 
 def test_the_csv_has_a_row_for_each_seed(measured):
@@ -71,6 +71,26 @@ def test_labels_help_even_in_an_epoch(measured):
   _, result = measured
   gain = result["supcon"]["one_shot"] - result["untrained net"]["one_shot"]
   assert gain > 0.1
+
+
+def _row(gains):
+  return methods.Row(
+      "x", [0.9], [0.4 + g for g in gains], [0.9], [0.4] * len(gains)
+  )
+
+
+def test_a_gain_within_the_spread_of_seeds_is_called_out():
+  assert methods.warning(_row([0.1, 0.12, 0.14])) == ""
+  assert "gained 0.020" in methods.warning(_row([-0.04, 0.02, 0.08]))
+  assert "gained -0.100" in methods.warning(_row([-0.1]))
+
+
+def test_the_last_call_may_be_shorter(tmp_path):
+  """A training of 11 steps in calls of 4 takes all of them."""
+  overrides = _TINY | {"steps_per_dispatch": 4, "batch_size": 128}
+  config = methods._config(_ROOT / "configs/supcon.py", "digits", overrides)
+  run = methods.runs.prepare(config)
+  assert methods._calls(run) == [(0, 4), (4, 4), (8, 3)]
 
 
 def test_the_chart_is_a_picture(measured):

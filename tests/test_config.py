@@ -252,6 +252,33 @@ def test_an_optimizer_is_changed_by_its_name_alone(name):
     assert isinstance(optimizer, optax.GradientTransformation)
 
 
+@pytest.mark.parametrize("dataset", ["imagenet2012", "cifar10"])
+@pytest.mark.parametrize("name", ["constant", "cosine"])
+def test_a_momentum_is_changed_by_its_name_alone(name, dataset, monkeypatch):
+  config = _config(dataset, "byol")
+  config.method.momentum.name = name
+  momentum = _built_with(monkeypatch, config)["momentum"]
+  assert momentum(0) == pytest.approx(0.99)
+  end = 0.99 if name == "constant" else 1.0
+  assert momentum(10**6) == pytest.approx(end)
+
+
+def test_a_schedule_out_of_range_is_refused():
+  config = _config("cifar10", "byol")
+  config.method.momentum.value = 1.5
+  with pytest.raises(ValueError, match="momentum is 1.5"):
+    build.method(config)
+  config = _config("cifar10", "dino")
+  config.method.teacher_temperature.value = -0.07
+  config.method.teacher_temperature.start = -0.07
+  with pytest.raises(ValueError, match="teacher_temperature is -0.07"):
+    build.method(config)
+  config = _config("cifar10", "moco_v3")
+  config.method.momentum.typo = 1
+  with pytest.raises(ValueError, match="config.method.momentum is 'typo'"):
+    build.method(config)
+
+
 @pytest.mark.parametrize("name", ["constant", "cosine"])
 def test_a_schedule_is_changed_by_its_name_alone(name):
   config = _config("cifar10", "simclr")

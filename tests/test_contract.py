@@ -195,6 +195,29 @@ def test_encode_gives_pooled_features_and_stages(name):
 
 
 @each_method
+def test_steps_in_a_loop_keep_every_type_in_bfloat16(name):
+  """As on TPU and GPU: many steps a call, views embedded at once."""
+  net = tiny.resnet(dtype=jnp.bfloat16)
+  method = METHODS[name](net, **ARGUMENTS[name])
+  schedule = optim.cosine(0.1, epochs=1, steps_per_epoch=10, warmup_epochs=0.5)
+  optimizer = optim.adamw(schedule, weight_decay=schedule, clip_norm=1.0)
+
+  def run(state, batch):
+    step = make_step(method, optimizer)
+    return jax.lax.scan(lambda s, _: step(s, batch), state, length=3)
+
+  start = jax.eval_shape(
+      lambda key: init_state(method, optimizer, key, BATCH), jax.random.key(0)
+  )
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, "default_backend", lambda: "gpu")
+    state, metrics = jax.eval_shape(run, start, BATCH)
+  assert _describe(state) == _describe(start)
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.params))
+  assert metrics["loss"].shape == (3,) and metrics["loss"].dtype == jnp.float32
+
+
+@each_method
 def test_the_step_exports_for_tpu_and_gpu(name):
   step, state = make_step(_method(name), OPTIMIZER), _start(name)
   inputs, tree = jax.tree.flatten(

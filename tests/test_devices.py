@@ -16,7 +16,7 @@ from jssl.step import make_step
 from test_contract import ARGUMENTS
 import tiny
 
-DEVICES, BATCH = 8, 16
+DEVICES, BATCH, STEPS = 8, 16, 3
 OPTIMIZER = optim.sgd(0.05)
 
 each_method = pytest.mark.parametrize("name", METHODS)
@@ -58,16 +58,26 @@ def _compiled(name):
 @each_method
 def test_eight_devices_are_equal_to_each_other_and_to_one(name):
   batch = tiny.shards(_batch(), DEVICES)
-  state, metrics = _compiled(name)(_start(name), batch)
-  state = state._replace(key=jax.random.key_data(state.key))
-  for leaf in jax.tree.leaves((state, metrics)):
-    for copy in leaf[1:]:
-      np.testing.assert_array_equal(copy, leaf[0])
   one = jax.jit(make_step(_method(name, None), OPTIMIZER))
-  expected, expected_metrics = one(_start(name), _batch())
-  expected = expected._replace(key=jax.random.key_data(expected.key))
-  first = jax.tree.map(lambda x: x[0], (state, metrics))
-  tiny.assert_trees_close(first, (expected, expected_metrics), 2e-4)
+  state = expected = _start(name)
+  for _ in range(STEPS):
+    state, metrics = _compiled(name)(state, batch)
+    for leaf in map(_bits, jax.tree.leaves((state, metrics))):
+      for copy in leaf[1:]:
+        np.testing.assert_array_equal(copy, leaf[0])
+    # Back to the one device that the program takes its state from.
+    state, metrics = jax.tree.map(
+        lambda x: jax.device_put(x[0], jax.devices()[0]), (state, metrics)
+    )
+    expected, expected_metrics = one(expected, _batch())
+  tiny.assert_trees_close(
+      (state, metrics), (expected, expected_metrics), 1e-3
+  )
+
+
+def _bits(x):
+  is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+  return jax.random.key_data(x) if is_key else x
 
 
 # What theory says: synchronised BatchNorms in a row (each is reduced once
@@ -99,7 +109,8 @@ def test_collectives_are_those_of_theory(name):
   def count(kind):
     return len(re.findall(rf" {kind}(?:-start)?\(", text))
 
-  assert 0 < count("all-reduce") <= 2 * norms + reductions + COMMON
+  least = 2 * norms + reductions + 1
+  assert least <= count("all-reduce") < least + COMMON
   assert count("all-gather") == gathers
   assert count("reduce-scatter") == scatters
   assert count("all-to-all") == count("collective-permute") == 0

@@ -369,3 +369,17 @@ def test_schedules_agree_when_traced(name, more, steps_per_epoch):
       rtol=1e-5,
       atol=1e-7,
   )
+
+
+def test_named_parameters_keep_the_first_rate():
+  schedule = lambda step: jnp.where(step < 1, 1.0, 0.1)
+  optimizer = optim.sgd(
+      schedule, momentum=0.0, constant_rate=("predictor",)
+  )
+  params = {"net": {"w": jnp.zeros(())}, "predictor": {"w": jnp.zeros(())}}
+  state = optimizer.init(params)
+  for net, predictor in ((-1.0, -1.0), (-0.1, -1.0)):
+    gradients = jax.tree.map(jnp.ones_like, params)
+    updates, state = optimizer.update(gradients, state, params)
+    np.testing.assert_allclose(updates["net"]["w"], net, rtol=1e-6)
+    np.testing.assert_allclose(updates["predictor"]["w"], predictor, rtol=1e-6)

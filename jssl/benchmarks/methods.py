@@ -16,6 +16,7 @@ from jssl import run as runs
 from jssl.config import ConfigDict
 from jssl.report import bars
 from jssl.run import Run
+from jssl.step import TrainState
 
 SCORES = ("knn", "one_shot", "five_shot")
 
@@ -29,9 +30,11 @@ class Row(NamedTuple):
     one_shot: See `jssl.evals.few_shot`.
     five_shot: The same.
     untrained_one_shot: One-shot accuracy of the same nets before training.
-    seconds: Training time a seed, without compilation; None for a baseline.
+    batch_size: Images a step; None for a baseline, as is what follows.
+    steps: Steps of a training.
+    seconds: Training time a seed, without compilation; the median.
     step_bytes: Memory of the compiled step on one device: its arguments,
-      results and temporaries, the data set included; None for a baseline.
+      results and temporaries, the data set included.
   """
 
   name: str
@@ -39,6 +42,8 @@ class Row(NamedTuple):
   one_shot: list[float]
   five_shot: list[float]
   untrained_one_shot: list[float] | None = None
+  batch_size: int | None = None
+  steps: int | None = None
   seconds: float | None = None
   step_bytes: int | None = None
 
@@ -90,6 +95,8 @@ def measure(
     rows.append(trained)
     _write(output, rows, _title(run, dataset, seeds))
     print(_line(trained), flush=True)
+    if text := warning(trained):
+      print(text, flush=True)
   print(f"In {output}: methods.md, methods.csv, methods.png")
   return {row.name: _means(row) for row in rows}
 
@@ -119,21 +126,18 @@ def _raw_pixels(run: Run) -> Row:
 def _train(run: Run, name: str, seeds: int) -> tuple[Row, Row]:
   """Trains one method with every seed by one compiled program."""
   images = runs.resident(run.train)
-  compiled, before, after, seconds = None, [], [], []
+  state = runs.initial_state(run)
+  compiled = _compile(run, state, images)
+  before, after, seconds = [], [], []
   for seed in range(seeds):
     state = parallel.replicate(run.init(jax.random.key(seed)))
     before.append(runs.judge(run, runs.encoder_of(run, state)))
     own = run._replace(config=run.config.copy_and_resolve_references())
     own.config.seed = seed
-    if compiled is None:
-      count = run.steps_per_dispatch
-      index = runs.batch_indices(own, 0, count)
-      dispatch = runs.make_dispatch(run)
-      compiled = dispatch.lower(state, images, index).compile()
     start = time.perf_counter()
-    for step in range(0, run.total_steps - count + 1, count):
+    for step, count in _calls(run):
       index = runs.batch_indices(own, step, count)
-      state, _ = compiled(state, images, index)
+      state, _ = compiled[count](state, images, index)
     jax.block_until_ready(state.params)
     seconds.append(time.perf_counter() - start)
     after.append(runs.judge(run, runs.encoder_of(run, state)))
@@ -143,10 +147,29 @@ def _train(run: Run, name: str, seeds: int) -> tuple[Row, Row]:
       name,
       *columns(after),
       untrained_one_shot=untrained.one_shot,
+      batch_size=run.config.batch_size,
+      steps=run.total_steps,
       seconds=statistics.median(seconds),
-      step_bytes=_bytes(compiled),
+      step_bytes=_bytes(compiled[run.steps_per_dispatch]),
   )
   return untrained, trained
+
+
+def _calls(run: Run) -> list[tuple[int, int]]:
+  """The first step and the number of steps of each call of a training."""
+  count, total = run.steps_per_dispatch, run.total_steps
+  return [(i, min(count, total - i)) for i in range(0, total, count)]
+
+
+def _compile(run: Run, state: TrainState, images: Any) -> dict[int, Any]:
+  """Compiles a call of each length that a training needs."""
+  dispatch = runs.make_dispatch(run)
+  return {
+      count: dispatch.lower(
+          state, images, runs.batch_indices(run, 0, count)
+      ).compile()
+      for count in {count for _, count in _calls(run)}
+  }
 
 
 def _bytes(compiled) -> int | None:
@@ -174,23 +197,49 @@ def _text(values: list[float]) -> str:
 
 
 def _line(row: Row) -> str:
-  cells = [_text(getattr(row, name)) for name in SCORES]
-  seconds = "" if row.seconds is None else f"{row.seconds:.0f}"
+  cells = [row.name, *(_text(getattr(row, name)) for name in SCORES)]
+  if row.seconds is None:
+    return f"| {' | '.join(cells)} | | | | | |"
+  gains = [a - b for a, b in zip(row.one_shot, row.untrained_one_shot)]
   memory = "" if row.step_bytes is None else f"{row.step_bytes / 2**20:.0f}"
-  return f"| {' | '.join([row.name, *cells, seconds, memory])} |"
+  cells += [_text(gains), str(row.batch_size), str(row.steps)]
+  return f"| {' | '.join([*cells, f'{row.seconds:.0f}', memory])} |"
+
+
+def warning(row: Row) -> str:
+  """Says so if training gained less one-shot accuracy than seeds differ."""
+  gains = [a - b for a, b in zip(row.one_shot, row.untrained_one_shot)]
+  spread = statistics.stdev(gains) if gains[1:] else 0.0
+  if statistics.mean(gains) > spread:
+    return ""
+  return (
+      f"WARNING: {row.name} gained {statistics.mean(gains):.3f} of one-shot"
+      f" accuracy over its untrained net, and seeds differ by {spread:.3f}:"
+      " look for a bug, or train longer."
+  )
 
 
 def _title(run: Run, dataset: str, seeds: int) -> str:
   config = run.config
   return (
-      f"{dataset}, {config.net.name} of width {config.net.width}, batch"
-      f" {config.batch_size}, {config.epochs:g} epochs, {seeds} seeds, last"
-      f" epoch, on {jax.devices()[0].device_kind}"
+      f"{dataset}, {config.net.name} of width {config.net.width},"
+      f" {config.epochs:g} epochs, {seeds} seeds, last epoch, on"
+      f" {jax.devices()[0].device_kind}"
   )
 
 
 def _write(output: pathlib.Path, rows: list[Row], title: str) -> None:
-  head = ("method", "kNN", "one-shot", "five-shot", "seconds", "MiB a step")
+  head = (
+      "method",
+      "kNN",
+      "one-shot",
+      "five-shot",
+      "gain over untrained (one-shot)",
+      "batch",
+      "steps",
+      "seconds",
+      "MiB a step",
+  )
   lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
   lines += [_line(row) for row in rows]
   text = f"{title} (mean ± standard deviation)\n\n" + "\n".join(lines) + "\n"
@@ -206,6 +255,8 @@ def _write(output: pathlib.Path, rows: list[Row], title: str) -> None:
             seed,
             *(getattr(row, name)[seed] for name in SCORES),
             before[seed] if before else "",
+            row.batch_size,
+            row.steps,
             row.seconds,
             row.step_bytes,
         ))

@@ -9,7 +9,7 @@ def check_temperature(
     temperature: float | jax.Array, *, name: str = "temperature"
 ) -> None:
   """Raises ValueError unless the temperature is above 0 (or traced)."""
-  if not isinstance(temperature, jax.core.Tracer) and temperature <= 0:
+  if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
     raise ValueError(
         f"{name} is {temperature}; expected a value above 0, for example 0.07."
     )

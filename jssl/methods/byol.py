@@ -53,7 +53,9 @@ def byol(
     ValueError: If the momentum is out of range.
   """
   momentum = ema.as_schedule(momentum)
-  head = functools.partial(branches.head, net, axis_name=axis_name)
+  head = functools.partial(
+      branches.head, net, last_bias=False, axis_name=axis_name
+  )
   projector = head((hidden_dim, dim))
   online = branches.Branch(net, projector, head((hidden_dim, dim)))
   target = branches.Branch(net, projector)

@@ -28,7 +28,7 @@ from jssl.methods import siamese
 from jssl.nets import BatchNorm
 from jssl.nets import MLP
 
-_INIT = nn.initializers.truncated_normal(0.02)
+_INIT = nn.initializers.normal(0.02)
 
 
 class Carried(NamedTuple):
@@ -99,10 +99,12 @@ def dino(
   Raises:
     ValueError: If a temperature, a momentum or a count is out of range.
   """
-  checks.check_temperature(student_temperature)
+  checks.check_temperature(student_temperature, name="student_temperature")
   if not callable(teacher_temperature):
-    checks.check_temperature(teacher_temperature)
     teacher_temperature = optax.constant_schedule(teacher_temperature)
+  checks.check_temperature(
+      float(teacher_temperature(0)), name="teacher_temperature"
+  )
   momentum = ema.as_schedule(momentum)
   ema.as_schedule(center_momentum)
   crops.check_local_views(local_views, local_augment)

@@ -1,5 +1,6 @@
 """Batch normalisation over groups of the global batch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -30,6 +31,7 @@ class BatchNorm(nn.Module):
     momentum: Share of the running statistics that is kept at a step.
     epsilon: Added to the variance.
     affine: Whether a trained scale and shift follow.
+    scale_init: Initialiser of that scale.
     dtype: Type of the result; statistics are always float32.
 
   Reference:
@@ -42,17 +44,21 @@ class BatchNorm(nn.Module):
   momentum: float = 0.9
   epsilon: float = 1e-5
   affine: bool = True
+  scale_init: Callable[..., jax.Array] = nn.initializers.ones
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Normalises `[B, ..., C]` over all but the last dimension."""
     features = x.shape[-1]
-    zeros, ones = nn.initializers.zeros, nn.initializers.ones
     scale, bias = 1.0, 0.0
     if self.affine:
-      scale = self.param("scale", ones, (features,), jnp.float32)
-      bias = self.param("bias", zeros, (features,), jnp.float32)
+      scale = self.param(
+          "scale", self.scale_init, (features,), jnp.float32
+      )
+      bias = self.param(
+          "bias", nn.initializers.zeros, (features,), jnp.float32
+      )
     running = {
         name: self.variable("batch_stats", name, init, (features,), jnp.float32)
         for name, init in (("mean", jnp.zeros), ("var", jnp.ones))

@@ -26,6 +26,8 @@ class ResNet(nn.Module):
       (one 3x3 convolution of stride 1).
     mean: Subtracted from images in [0, 1]: a number, or one per channel.
     std: Then divided by.
+    zero_init_residual: Whether the scale of each block's last normalisation
+      starts at 0, so that the block starts as the identity.
     groups: See `BatchNorm`.
     axis_name: See `BatchNorm`.
     dtype: Type of the computation; parameters and statistics are float32.
@@ -41,6 +43,7 @@ class ResNet(nn.Module):
   stem: str = "imagenet"
   mean: float | Sequence[float] = 0.5
   std: float | Sequence[float] = 0.25
+  zero_init_residual: bool = False
   groups: int = 1
   axis_name: str | None = None
   dtype: Any = jnp.float32
@@ -86,6 +89,7 @@ class ResNet(nn.Module):
             self.width * 2**i,
             stride=2 if i > 0 and j == 0 else 1,
             bottleneck=self.bottleneck,
+            zero_init=self.zero_init_residual,
             conv=conv,
             norm=norm,
             name=f"stage_{i + 1}_block_{j + 1}",
@@ -102,6 +106,7 @@ class Block(nn.Module):
     channels: Channels of the 3x3 convolutions.
     stride: Stride of the block.
     bottleneck: See `ResNet`.
+    zero_init: See `ResNet.zero_init_residual`.
     conv: Constructor of a convolution.
     norm: Constructor of a normalisation.
   """
@@ -109,6 +114,7 @@ class Block(nn.Module):
   channels: int
   stride: int
   bottleneck: bool
+  zero_init: bool
   conv: Any
   norm: Any
 
@@ -130,10 +136,12 @@ class Block(nn.Module):
           three(name="conv_2"),
       )
     y = x
-    for i, layer in enumerate(convs):
-      y = self.norm(name=f"norm_{i + 1}")(layer(y), train=train)
-      if i + 1 < len(convs):
-        y = nn.relu(y)
+    for i, layer in enumerate(convs, start=1):
+      last = i == len(convs)
+      zeros = nn.initializers.zeros
+      scale = dict(scale_init=zeros) if last and self.zero_init else {}
+      y = self.norm(name=f"norm_{i}", **scale)(layer(y), train=train)
+      y = y if last else nn.relu(y)
     if x.shape != y.shape:
       x = self.conv(out, (1, 1), self.stride, name="shortcut")(x)
       x = self.norm(name="shortcut_norm")(x, train=train)

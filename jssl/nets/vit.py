@@ -95,10 +95,10 @@ class ViT(nn.Module):
       shape = (*self._grid(self.image_size, self.image_size), self.width)
       self.patch_positions = self.param("patch_positions", _INIT, shape)
     if self.pooling == "token":
-      self.class_token = self.param("class_token", _INIT, (self.width,))
+      self.class_token = self.param("class_token", _INIT, (1, self.width))
       if self.positions == "learned":
         self.class_position = self.param(
-            "class_position", _INIT, (self.width,)
+            "class_position", _INIT, (1, self.width)
         )
     rates = np.linspace(0.0, self.drop_path, self.depth)
     self.block = {

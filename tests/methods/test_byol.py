@@ -59,7 +59,7 @@ def test_heads_have_one_hidden_layer_and_no_norm_at_the_end():
   head = lambda inputs: {
       "layer_1": case.linear(inputs, 16),
       "norm_1": case.norm(16),
-      "layer_2": case.linear(16, 6) | {"bias": (6,)},
+      "layer_2": case.linear(16, 6),
   }
   assert case.shapes(_method(), case.views()) == {
       "projector": head(FEATURES),

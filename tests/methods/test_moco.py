@@ -262,7 +262,8 @@ def test_version_1_has_a_linear_head_and_version_2_an_mlp():
         _method(tiny.resnet(), name).init, jax.random.key(0), _views()
     )
     shapes[name] = {
-        layer: leaf["kernel"].shape for layer, leaf in params["projector"].items()
+        layer: leaf["kernel"].shape
+        for layer, leaf in params["projector"].items()
     }
   assert shapes == {
       "moco_v1": {"layer_1": (16, DIM)},

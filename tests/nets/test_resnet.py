@@ -183,3 +183,21 @@ def test_training_updates_every_statistic_and_evaluation_none():
         variables["batch_stats"],
     )
     assert set(jax.tree.leaves(changed)) == {changes}
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_zero_init_makes_each_block_the_identity_at_first(bottleneck):
+  net = nets.ResNet(
+      (2,), bottleneck, width=4, stem="cifar", zero_init_residual=True
+  )
+  images = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3))
+  variables = net.init(jax.random.key(0), images)
+  last = "norm_3" if bottleneck else "norm_2"
+  for block in ("stage_1_block_1", "stage_1_block_2"):
+    assert not np.any(variables["params"][block][last]["scale"])
+    assert np.all(variables["params"][block]["norm_1"]["scale"] == 1)
+  one = net.clone(stage_sizes=(1,))
+  np.testing.assert_array_equal(
+      net.apply(variables, images)["pooled"],
+      one.apply(variables, images)["pooled"],
+  )

@@ -109,7 +109,7 @@ def _numpy_block(x, params):
 def _numpy_vit(params, image):
   """Normalised tokens of one image, the class token first: `[1 + T, D]`."""
   image = (image - 0.5) / 0.25
-  tokens = [params["class_token"] + params["class_position"]]
+  tokens = [(params["class_token"] + params["class_position"])[0]]
   for i in range(SIDE // PATCH):
     for j in range(SIDE // PATCH):
       patch = image[i * PATCH :, j * PATCH :][:PATCH, :PATCH]
@@ -193,7 +193,7 @@ def test_the_last_normalisation_has_the_same_epsilon():
       _variables(), NO_BRANCHES | {"class_": 1e-3, "patch": 1e-3}
   )
   params = _double(variables["params"])
-  token = params["class_token"] + params["class_position"]
+  token = (params["class_token"] + params["class_position"])[0]
   expected = _norm(token, params["norm"])
   pooled = _apply(_images(), variables)["pooled"]
   np.testing.assert_allclose(pooled[0], expected, rtol=1e-3, atol=1e-4)
