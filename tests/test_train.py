@@ -227,14 +227,18 @@ def test_resuming_another_model_is_refused_with_the_difference(whole, data_dir):
   assert (workdir / "config.json").read_text() == before
 
 
-def test_two_processes_train_as_one(whole, tmp_path, data_dir):
+def test_two_processes_train_as_one(tmp_path, data_dir):
+  # Four steps: another order of sums, 1e-5 at first, grows with each step.
+  one, two = tmp_path / "one", tmp_path / "two"
+  _train(one, data_dir, "--config.epochs=0.36")
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = free.getsockname()[1]
   processes = [
       _start(
-          tmp_path,
+          two,
           data_dir,
+          "--config.epochs=0.36",
           f"--coordinator_address=localhost:{port}",
           "--num_processes=2",
           f"--process_id={i}",
@@ -245,22 +249,22 @@ def test_two_processes_train_as_one(whole, tmp_path, data_dir):
   for process in processes:
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-  rows, expected = _rows(tmp_path), _rows(whole[0])
+  rows, expected = _rows(two), _rows(one)
   assert [row["step"] for row in rows] == [row["step"] for row in expected]
   for row, other in zip(rows, expected):
     if "loss" in row:
-      # Another order of sums, some 1e-5 at first, grows from step to step.
-      close = 1e-4 if row["step"] <= 4 else 5e-3
-      assert row["loss"] == pytest.approx(other["loss"], abs=close)
-  assert json.loads((tmp_path / "summary.json").read_text())["devices"] == (
+      assert row["loss"] == pytest.approx(other["loss"], abs=1e-4)
+  assert json.loads((two / "summary.json").read_text())["devices"] == (
       ["cpu"] * 4
   )
-  step, leaves = _last_checkpoint(tmp_path)
-  assert step == 33
-  for name, value in _last_checkpoint(whole[0])[1].items():
-    if name.startswith(".params"):
-      distance = np.linalg.norm(leaves[name] - value)
-      assert distance <= 0.05 * np.linalg.norm(value) + 1e-2, name
+  step, leaves = _last_checkpoint(two)
+  assert step == 4
+  for name, value in _last_checkpoint(one)[1].items():
+    # Velocities are sums of gradients, which differ by more than parameters.
+    close = 2e-2 if name.startswith(".opt_state") else 5e-3
+    np.testing.assert_allclose(
+        leaves[name], value, atol=close, rtol=close, err_msg=name
+    )
 
 
 def test_divergence_stops_and_keeps_what_was_saved(

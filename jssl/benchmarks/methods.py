@@ -150,7 +150,7 @@ def _train(run: Run, name: str, seeds: int) -> tuple[Row, Row]:
       batch_size=run.config.batch_size,
       steps=run.total_steps,
       seconds=statistics.median(seconds),
-      step_bytes=_bytes(compiled[run.steps_per_dispatch]),
+      step_bytes=_bytes(compiled[max(compiled)]),
   )
   return untrained, trained
 
@@ -200,15 +200,19 @@ def _line(row: Row) -> str:
   cells = [row.name, *(_text(getattr(row, name)) for name in SCORES)]
   if row.seconds is None:
     return f"| {' | '.join(cells)} | | | | | |"
-  gains = [a - b for a, b in zip(row.one_shot, row.untrained_one_shot)]
   memory = "" if row.step_bytes is None else f"{row.step_bytes / 2**20:.0f}"
-  cells += [_text(gains), str(row.batch_size), str(row.steps)]
+  cells += [_text(_gains(row)), str(row.batch_size), str(row.steps)]
   return f"| {' | '.join([*cells, f'{row.seconds:.0f}', memory])} |"
+
+
+def _gains(row: Row) -> list[float]:
+  """One-shot accuracy that training added, of each seed."""
+  return [a - b for a, b in zip(row.one_shot, row.untrained_one_shot)]
 
 
 def warning(row: Row) -> str:
   """Says so if training gained less one-shot accuracy than seeds differ."""
-  gains = [a - b for a, b in zip(row.one_shot, row.untrained_one_shot)]
+  gains = _gains(row)
   spread = statistics.stdev(gains) if gains[1:] else 0.0
   if statistics.mean(gains) > spread:
     return ""

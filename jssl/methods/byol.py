@@ -73,14 +73,8 @@ def byol(
     embedding, batch_stats = branches.embed(
         online, params, carried.batch_stats, views, keys.local
     )
-    targets, target_batch_stats = branches.embed(
-        target,
-        carried.target_params,
-        carried.target_batch_stats,
-        views,
-        None,
-    )
-    predictions, targets = embedding.prediction, targets.projection
+    targets, target_batch_stats = target_nets.embed(target, carried, views)
+    predictions = embedding.prediction
     # The squared distance of unit vectors, of both directions (equation 2).
     value = sum(
         2 + 2 * losses.negative_cosine(predictions[i], targets[1 - i])

@@ -25,6 +25,7 @@ from jssl.method import Method
 from jssl.methods import branch as branches
 from jssl.methods import crops
 from jssl.methods import siamese
+from jssl.methods import target as target_nets
 from jssl.nets import BatchNorm
 from jssl.nets import MLP
 
@@ -137,19 +138,15 @@ def dino(
     projections, batch_stats = branches.embed_crops(
         branch, params, carried.batch_stats, views, keys.local
     )
-    targets, target_batch_stats = branches.embed(
-        branch,
-        carried.target_params,
-        carried.target_batch_stats,
-        views.large,
-        None,
+    targets, target_batch_stats = target_nets.embed(
+        branch, carried, views.large
     )
     prototypes = params["prototypes"]
     prototypes = jnp.where(
         step < frozen_steps, jax.lax.stop_gradient(prototypes), prototypes
     )
     student = jnp.concatenate([_scores(z, prototypes) for z in projections])
-    teacher = _scores(targets.projection, carried.target_params["prototypes"])
+    teacher = _scores(targets, carried.target_params["prototypes"])
     value = losses.dino(
         student,
         teacher,

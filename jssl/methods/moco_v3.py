@@ -94,14 +94,8 @@ def moco_v3(
     embedding, batch_stats = branches.embed(
         online, _frozen(params), carried.batch_stats, views, keys.local
     )
-    targets, target_batch_stats = branches.embed(
-        target,
-        carried.target_params,
-        carried.target_batch_stats,
-        views,
-        None,
-    )
-    queries, targets = embedding.prediction, targets.projection
+    targets, target_batch_stats = target_nets.embed(target, carried, views)
+    queries = embedding.prediction
     value = sum(  # Algorithm 1.
         2
         * temperature
@@ -122,17 +116,15 @@ def moco_v3(
     return value, Aux(fresh, metrics)
 
   def update(params, carried, fresh, step):
-    if _has_frozen(params):
-      # Weight decay moved it, though it had no gradient.
-      drawn = carried.target_params["net"]["patch"]
-      params = {**params, "net": {**params["net"], "patch": drawn}}
     # Averaging after the optimizer's step is the paper's averaging before the
     # next forward pass: a schedule is read one step ahead.
     new = target_nets.follow(carried, params, fresh, momentum(step + 1))
-    if _has_frozen(params):
-      kept = {**new.target_params["net"], "patch": drawn}
-      new = new._replace(target_params={**new.target_params, "net": kept})
-    return params, new
+    if not _has_frozen(params):
+      return params, new
+    # Weight decay moved it, though it had no gradient.
+    drawn = carried.target_params["net"]["patch"]
+    target_params = _with_patch(new.target_params, drawn)
+    return _with_patch(params, drawn), new._replace(target_params=target_params)
 
   def _has_frozen(params):
     return freeze_patch and "patch" in params["net"]
@@ -140,7 +132,10 @@ def moco_v3(
   def _frozen(params):
     if not _has_frozen(params):
       return params
-    patch = jax.lax.stop_gradient(params["net"]["patch"])
-    return {**params, "net": {**params["net"], "patch": patch}}
+    return _with_patch(params, jax.lax.stop_gradient(params["net"]["patch"]))
 
   return Method(views, init, loss, update, branches.encoder(net))
+
+
+def _with_patch(params, patch):
+  return {**params, "net": {**params["net"], "patch": patch}}

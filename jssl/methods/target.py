@@ -34,6 +34,25 @@ def start(params: PyTree, batch_stats: PyTree) -> Target:
   )
 
 
+def embed(
+    branch: branches.Branch, carried: Any, views: jax.Array
+) -> tuple[jax.Array, PyTree]:
+  """Projects views `[V, B, H, W, C]` by the target, which drops nothing.
+
+  Args:
+    branch: The target's branch, without predictor.
+    carried: With `target_params` and `target_batch_stats`.
+    views: `[V, B, H, W, C]`.
+
+  Returns:
+    Projections `[V, B, D]`, and the target's new running statistics.
+  """
+  embedding, batch_stats = branches.embed(
+      branch, carried.target_params, carried.target_batch_stats, views, None
+  )
+  return embedding.projection, batch_stats
+
+
 def follow(
     carried: Target,
     params: PyTree,
