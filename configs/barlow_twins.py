@@ -22,18 +22,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "projector_layers": 3,
       "off_diagonal_weight": 0.005,
   }
-  config.augment = {
-      "name": "byol",
-      "scale": (0.08, 1.0),
-      "blur_probability": 1.0,
-      "solarize_probability": 0.0,
-  }
-  config.second_augment = {
-      "name": "byol",
-      "scale": (0.08, 1.0),
-      "blur_probability": 0.1,
-      "solarize_probability": 0.2,
-  }
+  config.update(configs.byol_views(scale=(0.08, 1.0)))
   name = configs.set_name(dataset)
   if name == "imagenet2012":
     config.epochs = 1000.0

@@ -37,18 +37,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "center_momentum": 0.9,
       "frozen_epochs": 1.0,
   }
-  config.augment = {
-      "name": "byol",
-      "scale": (0.4, 1.0),
-      "blur_probability": 1.0,
-      "solarize_probability": 0.0,
-  }
-  config.second_augment = {
-      "name": "byol",
-      "scale": (0.4, 1.0),
-      "blur_probability": 0.1,
-      "solarize_probability": 0.2,
-  }
+  config.update(configs.byol_views(scale=(0.4, 1.0)))
   config.local_augment = {
       "name": "byol",
       "size": 96,

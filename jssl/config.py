@@ -179,6 +179,21 @@ def adamw(
   )
 
 
+def byol_views(*, scale: tuple[float, float]) -> dict[str, Any]:
+  """Returns the sections of BYOL's two views, which differ in blur and solarize.
+
+  Args:
+    scale: Range of the crop's area, as a share of the picture's.
+  """
+  view = {"name": "byol", "scale": scale}
+  first = {"blur_probability": 1.0, "solarize_probability": 0.0}
+  second = {"blur_probability": 0.1, "solarize_probability": 0.2}
+  return {
+      "augment": {**view, **first},
+      "second_augment": {**view, **second},
+  }
+
+
 def set_name(dataset: str) -> str:
   """Returns a data set's name without its config and version.
 

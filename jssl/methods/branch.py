@@ -195,6 +195,13 @@ def embed_crops(
   return [large, small.projection], batch_stats
 
 
+def frozen_before(steps: int, step: jax.Array, params: PyTree) -> PyTree:
+  """Returns parameters that get no gradient in the first `steps` steps."""
+  return jax.tree.map(
+      lambda x: jnp.where(step < steps, jax.lax.stop_gradient(x), x), params
+  )
+
+
 def own_copy(tree: PyTree) -> PyTree:
   """Copies a tree that starts equal to another: both will be donated."""
   return jax.tree.map(jnp.copy, tree)

@@ -141,9 +141,8 @@ def dino(
     targets, target_batch_stats = target_nets.embed(
         branch, carried, views.large
     )
-    prototypes = params["prototypes"]
-    prototypes = jnp.where(
-        step < frozen_steps, jax.lax.stop_gradient(prototypes), prototypes
+    prototypes = branches.frozen_before(
+        frozen_steps, step, params["prototypes"]
     )
     student = jnp.concatenate([_scores(z, prototypes) for z in projections])
     teacher = _scores(targets, carried.target_params["prototypes"])

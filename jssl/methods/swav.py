@@ -117,9 +117,8 @@ def swav(
     projections, batch_stats = branches.embed_crops(
         branch, params, carried.batch_stats, views, keys.local
     )
-    centers = params["prototypes"]
-    centers = jnp.where(
-        step < frozen_steps, jax.lax.stop_gradient(centers), centers
+    centers = branches.frozen_before(
+        frozen_steps, step, params["prototypes"]
     )
     scores = [_scores(z, centers) for z in projections]  # [V, B, P]
     value = losses.swapped_prediction(
