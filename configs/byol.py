@@ -36,9 +36,8 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   config.optimizer = configs.sgd(learning_rate=0.015, weight_decay=2e-3)
   if name == "digits":
     config.batch_size = 64
-    config.method.update(dim=64, hidden_dim=256)
-    config.method.momentum.value = 0.5
-    config.optimizer = configs.sgd(learning_rate=0.2, weight_decay=1e-4)
+    config.method.momentum.value = 0.8
+    config.optimizer = configs.sgd(learning_rate=0.1, weight_decay=1e-4)
     config.augment = {"name": "digits"}
     del config.second_augment
   elif name in ("cifar10", "cifar100"):

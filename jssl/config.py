@@ -180,7 +180,7 @@ def adamw(
 
 
 def byol_views(*, scale: tuple[float, float]) -> dict[str, Any]:
-  """Returns the sections of BYOL's two views, which differ in blur and solarize.
+  """Returns the sections of BYOL's two views: blurred, or solarized at times.
 
   Args:
     scale: Range of the crop's area, as a share of the picture's.

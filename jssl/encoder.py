@@ -53,6 +53,22 @@ def make_encode(
   return encode
 
 
+@jax.jit
+def pool_stages(features: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  """Averages the map `[B, h, w, C]` of every stage; `[B, D]` stay.
+
+  Args:
+    features: What an encoder returns with `stages=True`.
+
+  Returns:
+    `{"pooled": [B, D], "stage_1": [B, C], ...}`, float32.
+  """
+  return {
+      name: jnp.mean(x.astype(jnp.float32), axis=tuple(range(1, x.ndim - 1)))
+      for name, x in features.items()
+  }
+
+
 def make_raw_pixels(
     *, image_size: int, crop_fraction: float = 1.0
 ) -> Callable[..., jax.Array]:

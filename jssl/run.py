@@ -182,14 +182,20 @@ def encoder_of(run: Run, state: TrainState) -> Callable[..., jax.Array]:
   return functools.partial(run.encode, (state.params, state.carried))
 
 
+def stages_of(run: Run, state: TrainState) -> Callable[..., Any]:
+  """The same of all stages: `(images, extent) -> {"stage_1": [B, D], ...}`."""
+  encode = functools.partial(encoder_of(run, state), stages=True)
+  return lambda images, extent: encoder.pool_stages(encode(images, extent))
+
+
 def extract(
-    run: Run, encode: Callable[..., jax.Array], *, train: bool
-) -> tuple[np.ndarray | None, np.ndarray]:
+    run: Run, encode: Callable[..., Any], *, train: bool
+) -> tuple[Any, Any]:
   """Encodes the run's images.
 
   Args:
     run: The run.
-    encode: Jitted, `(images, extent) -> [B, D]`.
+    encode: Jitted, `(images, extent) -> [B, D]`, or a tree of such.
     train: Whether the training images are encoded too.
 
   Returns:
@@ -224,12 +230,28 @@ def look(run: Run, encode: Callable[..., jax.Array]) -> dict[str, float]:
   return row
 
 
-def judge(
-    run: Run, encode: Callable[..., jax.Array]
-) -> dict[str, float | None]:
-  """Returns "knn", "one_shot", "five_shot" (null without labels), "rank"."""
+def judge(run: Run, encode: Callable[..., Any]) -> dict[str, Any]:
+  """Judges features by few labels and none.
+
+  Args:
+    run: The run, for its images.
+    encode: Jitted, `(images, extent) -> [B, D]`, or a dict of such.
+
+  Returns:
+    "knn", "one_shot", "five_shot" accuracy (None without labels) and effective
+    "rank"; or a dict of such verdicts.
+  """
   labelled = protocol.labelled(run.train, run.test)
   train, test = extract(run, encode, train=labelled)
+  if not isinstance(test, dict):
+    return _verdict(run, train, test)
+  return {
+      name: _verdict(run, train[name] if labelled else None, test[name])
+      for name in test
+  }
+
+
+def _verdict(run, train, test):
   accuracies = protocol.accuracies(
       train,
       test,

@@ -30,9 +30,10 @@ def write(
 
   Returns:
     What was written: "knn", "one_shot" and "five_shot" accuracy (0 to 1; null
-    without labels) and effective "rank", "baselines" with the same of
-    "raw_pixels" and of the "untrained" net, "steps", "seconds",
-    "images_per_second" (median), "devices" and "versions".
+    without labels) and effective "rank" of the pooled features, the same of
+    every one of the net's "stages", "baselines" with the same of "raw_pixels"
+    and of the "untrained" net, "steps", "seconds", "images_per_second"
+    (median), "devices" and "versions".
   """
   raw_pixels = encoder.make_raw_pixels(
       image_size=run.config.image_size,
@@ -41,10 +42,10 @@ def write(
   untrained = runs.initial_state(run)
   speeds = [row["images_per_second"] for row in rows if "loss" in row]
   content = {
-      **runs.judge(run, runs.encoder_of(run, state)),
+      **_judge(run, state),
       "baselines": {
           "raw_pixels": runs.judge(run, raw_pixels),
-          "untrained": runs.judge(run, runs.encoder_of(run, untrained)),
+          "untrained": _judge(run, untrained),
       },
       "steps": run.total_steps,
       "seconds": max((row["seconds"] for row in rows), default=0.0),
@@ -59,10 +60,16 @@ def write(
   return content
 
 
+def _judge(run: Run, state: TrainState) -> dict[str, Any]:
+  stages = runs.judge(run, runs.stages_of(run, state))
+  return {**stages.pop("pooled"), "stages": stages}
+
+
 def table(content: dict[str, Any]) -> str:
   """Returns the verdict as a small table for the terminal."""
   rows = {
       "trained": content,
+      **{f"  {name}": row for name, row in content["stages"].items()},
       "untrained net": content["baselines"]["untrained"],
       "raw pixels": content["baselines"]["raw_pixels"],
   }

@@ -35,47 +35,62 @@ def test_the_table_has_a_row_for_each_method_and_baseline(measured):
   text = (output / "methods.md").read_text()
   rows = [line for line in text.splitlines() if line.startswith("| ")]
   names = [row.split("|")[1].strip() for row in rows]
-  assert names == ["method", "---", "raw pixels", "untrained net", "simclr",
-                   "supcon"]
-  assert "2 seeds" in text and "last epoch" in text and "width 8" in text
+  assert names == ["method", "---", "raw pixels", "untrained resnet8",
+                   "simclr", "supcon"]
+  assert "2 seeds" in text and "last epoch" in text
   assert "±" not in rows[2] and "| 128 | 33 |" in rows[4]
 
 
-def test_the_csv_has_a_row_for_each_seed(measured):
+def test_the_csv_has_a_row_for_each_stage_and_seed(measured):
   output, result = measured
   with (output / "methods.csv").open() as file:
     rows = list(csv.DictReader(file))
-  assert [(row["name"], row["seed"]) for row in rows] == [
-      ("raw pixels", "0"),
-      *(("untrained net", seed) for seed in "01"),
-      *(("simclr", seed) for seed in "01"),
-      *(("supcon", seed) for seed in "01"),
+  names = ["untrained resnet8", "simclr", "untrained simclr", "supcon",
+           "untrained supcon"]
+  stages = ("pooled", "stage_1", "stage_2", "stage_3")
+  assert [(row["name"], row["stage"], row["seed"]) for row in rows] == [
+      ("raw pixels", "pooled", "0"),
+      *((x, stage, seed) for x in names for stage in stages for seed in "01"),
   ]
+  # The average of the last stage's map is what is pooled.
+  by_stage = lambda stage: [
+      float(row["knn"]) for row in rows if row["stage"] == stage
+  ]
+  assert by_stage("stage_3") == by_stage("pooled")[1:] != by_stage("stage_2")
   by_name = {
-      name: [row for row in rows if row["name"] == name]
-      for name in ("untrained net", "simclr", "supcon")
+      name: [
+          row
+          for row in rows
+          if row["name"] == name and row["stage"] == "pooled"
+      ]
+      for name in names
   }
   for name, own in by_name.items():
     scores = [float(row["one_shot"]) for row in own]
     assert scores[0] != scores[1]  # Seeds are seeds.
-    assert result[name]["one_shot"] == pytest.approx(np.mean(scores))
+    if not name.startswith("untrained s"):
+      assert result[name]["one_shot"] == pytest.approx(np.mean(scores))
     assert all(0 < score < 1 for score in scores)
   for row in by_name["simclr"]:
     assert float(row["seconds"]) > 0 and int(row["step_bytes"]) > 2**20
   # Each method stands beside its own nets before training.
-  first = [row["one_shot"] for row in by_name["untrained net"]]
-  assert [row["untrained_one_shot"] for row in by_name["simclr"]] == first
+  first = [row["one_shot"] for row in by_name["untrained resnet8"]]
+  assert [row["one_shot"] for row in by_name["untrained simclr"]] == first
 
 
 def test_labels_help_even_in_three_epochs(measured):
   _, result = measured
-  trained, untrained = result["supcon"], result["untrained net"]
+  trained, untrained = result["supcon"], result["untrained resnet8"]
   assert trained["five_shot"] > untrained["five_shot"] + 0.05
 
 
 def _row(gains):
+  before = [0.4] * len(gains)
+  after = [0.4 + gain for gain in gains]
   return methods.Row(
-      "x", [0.9], [0.4 + g for g in gains], [0.9], [0.4] * len(gains)
+      "x",
+      {"pooled": {"one_shot": [0.2]}, "stage_1": {"one_shot": after}},
+      {"pooled": {"one_shot": [0.0]}, "stage_1": {"one_shot": before}},
   )
 
 
@@ -146,5 +161,5 @@ def test_the_last_line_is_json(tmp_path):
   )
   assert done.returncode == 0, done.stderr
   result = json.loads(done.stdout.splitlines()[-1])
-  assert set(result) == {"raw pixels", "untrained net", "vicreg"}
+  assert set(result) == {"raw pixels", "untrained resnet8", "vicreg"}
   assert 0 < result["vicreg"]["knn"] < 1

@@ -26,10 +26,9 @@ class Row(NamedTuple):
 
   Attributes:
     name: The method, or the baseline.
-    knn: Accuracy of each seed, in [0, 1]; as are the next two.
-    one_shot: See `jssl.evals.few_shot`.
-    five_shot: The same.
-    untrained_one_shot: One-shot accuracy of the same nets before training.
+    scores: For each stage, "pooled" first, and each of `SCORES`, the accuracy
+      of each seed, in [0, 1].
+    untrained: The same of the same nets before training.
     batch_size: Images a step; None for a baseline, as is what follows.
     steps: Steps of a training.
     seconds: Training time a seed, without compilation; the median.
@@ -38,10 +37,8 @@ class Row(NamedTuple):
   """
 
   name: str
-  knn: list[float]
-  one_shot: list[float]
-  five_shot: list[float]
-  untrained_one_shot: list[float] | None = None
+  scores: dict[str, dict[str, list[float]]]
+  untrained: dict[str, dict[str, list[float]]] | None = None
   batch_size: int | None = None
   steps: int | None = None
   seconds: float | None = None
@@ -90,7 +87,7 @@ def measure(
     if not rows:
       rows.append(_raw_pixels(run))
     untrained, trained = _train(run, name, seeds)
-    if len(rows) == 1:
+    if untrained.name not in {row.name for row in rows}:
       rows.append(untrained)
     rows.append(trained)
     _write(output, rows, _title(run, dataset, seeds))
@@ -119,8 +116,7 @@ def _raw_pixels(run: Run) -> Row:
       image_size=run.config.image_size,
       crop_fraction=run.config.eval.crop_fraction,
   )
-  scores = runs.judge(run, raw)
-  return Row("raw pixels", *([scores[name]] for name in SCORES))
+  return Row("raw pixels", _columns([{"pooled": runs.judge(run, raw)}]))
 
 
 def _train(run: Run, name: str, seeds: int) -> tuple[Row, Row]:
@@ -131,7 +127,7 @@ def _train(run: Run, name: str, seeds: int) -> tuple[Row, Row]:
   before, after, seconds = [], [], []
   for seed in range(seeds):
     state = parallel.replicate(run.init(jax.random.key(seed)))
-    before.append(runs.judge(run, runs.encoder_of(run, state)))
+    before.append(runs.judge(run, runs.stages_of(run, state)))
     own = run._replace(config=run.config.copy_and_resolve_references())
     own.config.seed = seed
     start = time.perf_counter()
@@ -140,19 +136,26 @@ def _train(run: Run, name: str, seeds: int) -> tuple[Row, Row]:
       state, _ = compiled[count](state, images, index)
     jax.block_until_ready(state.params)
     seconds.append(time.perf_counter() - start)
-    after.append(runs.judge(run, runs.encoder_of(run, state)))
-  columns = lambda scores: [[row[key] for row in scores] for key in SCORES]
-  untrained = Row("untrained net", *columns(before))
+    after.append(runs.judge(run, runs.stages_of(run, state)))
+  untrained = Row(f"untrained {run.config.net.name}", _columns(before))
   trained = Row(
       name,
-      *columns(after),
-      untrained_one_shot=untrained.one_shot,
+      _columns(after),
+      untrained=untrained.scores,
       batch_size=run.config.batch_size,
       steps=run.total_steps,
       seconds=statistics.median(seconds),
       step_bytes=_bytes(compiled[max(compiled)]),
   )
   return untrained, trained
+
+
+def _columns(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
+  """From a verdict of every stage for each seed to `Row.scores`."""
+  return {
+      stage: {key: [row[stage][key] for row in verdicts] for key in SCORES}
+      for stage in ("pooled", *sorted(verdicts[0].keys() - {"pooled"}))
+  }
 
 
 def _calls(run: Run) -> list[tuple[int, int]]:
@@ -185,8 +188,15 @@ def _bytes(compiled) -> int | None:
   )
 
 
+def _tidy(name, scores, more):
+  """Yields a line for each stage and seed."""
+  for stage, columns in scores.items():
+    for seed, values in enumerate(zip(*columns.values())):
+      yield name, seed, stage, *values, *more
+
+
 def _means(row: Row) -> dict[str, Any]:
-  scores = {name: statistics.mean(getattr(row, name)) for name in SCORES}
+  scores = {k: statistics.mean(v) for k, v in row.scores["pooled"].items()}
   return {**scores, "seconds": row.seconds, "step_bytes": row.step_bytes}
 
 
@@ -197,17 +207,28 @@ def _text(values: list[float]) -> str:
 
 
 def _line(row: Row) -> str:
-  cells = [row.name, *(_text(getattr(row, name)) for name in SCORES)]
-  if row.seconds is None:
+  stage = best_stage(row.scores)
+  cells = [row.name, *map(_text, row.scores["pooled"].values())]
+  cells += [stage, _text(row.scores[stage]["one_shot"])]
+  if row.untrained is None:
     return f"| {' | '.join(cells)} | | | | | |"
   memory = "" if row.step_bytes is None else f"{row.step_bytes / 2**20:.0f}"
   cells += [_text(_gains(row)), str(row.batch_size), str(row.steps)]
   return f"| {' | '.join([*cells, f'{row.seconds:.0f}', memory])} |"
 
 
+def best_stage(scores: dict[str, dict[str, list[float]]]) -> str:
+  """Returns the stage of the best mean one-shot accuracy, "pooled" if equal."""
+  return max(scores, key=lambda x: statistics.mean(scores[x]["one_shot"]))
+
+
 def _gains(row: Row) -> list[float]:
-  """One-shot accuracy that training added, of each seed."""
-  return [a - b for a, b in zip(row.one_shot, row.untrained_one_shot)]
+  """One-shot accuracy that training added, best stage to best stage."""
+  after, before = (
+      scores[best_stage(scores)]["one_shot"]
+      for scores in (row.scores, row.untrained)
+  )
+  return [a - b for a, b in zip(after, before)]
 
 
 def warning(row: Row) -> str:
@@ -218,7 +239,8 @@ def warning(row: Row) -> str:
     return ""
   return (
       f"WARNING: {row.name} gained {statistics.mean(gains):.3f} of one-shot"
-      f" accuracy over its untrained net, and seeds differ by {spread:.3f}:"
+      " accuracy at its best stage over that of its untrained net, and seeds"
+      f" differ by {spread:.3f}:"
       " look for a bug, or train longer."
   )
 
@@ -226,8 +248,7 @@ def warning(row: Row) -> str:
 def _title(run: Run, dataset: str, seeds: int) -> str:
   config = run.config
   return (
-      f"{dataset}, {config.net.name} of width {config.net.width},"
-      f" {config.epochs:g} epochs, {seeds} seeds, last epoch, on"
+      f"{dataset}, {config.epochs:g} epochs, {seeds} seeds, last epoch, on"
       f" {jax.devices()[0].device_kind}"
   )
 
@@ -238,7 +259,9 @@ def _write(output: pathlib.Path, rows: list[Row], title: str) -> None:
       "kNN",
       "one-shot",
       "five-shot",
-      "gain over untrained (one-shot)",
+      "best stage",
+      "one-shot there",
+      "gain over untrained",
       "batch",
       "steps",
       "seconds",
@@ -250,23 +273,16 @@ def _write(output: pathlib.Path, rows: list[Row], title: str) -> None:
   (output / "methods.md").write_text(text)
   with (output / "methods.csv").open("w", newline="") as file:
     writer = csv.writer(file)
-    writer.writerow(("name", "seed", *Row._fields[1:]))
+    costs = Row._fields[3:]
+    writer.writerow(("name", "seed", "stage", *SCORES, *costs))
     for row in rows:
-      for seed in range(len(row.knn)):
-        before = row.untrained_one_shot
-        writer.writerow((
-            row.name,
-            seed,
-            *(getattr(row, name)[seed] for name in SCORES),
-            before[seed] if before else "",
-            row.batch_size,
-            row.steps,
-            row.seconds,
-            row.step_bytes,
-        ))
+      cost = [getattr(row, name) for name in costs]
+      writer.writerows(_tidy(row.name, row.scores, cost))
+      if row.untrained is not None:
+        writer.writerows(_tidy(f"untrained {row.name}", row.untrained, []))
   bars.draw(
       [row.name for row in rows],
-      {name: [getattr(row, name) for row in rows] for name in SCORES},
+      {name: [row.scores["pooled"][name] for row in rows] for name in SCORES},
       str(output / "methods.png"),
       title=title,
   )

@@ -1,6 +1,7 @@
 """Features of many images."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,23 +10,23 @@ from jssl import parallel
 
 
 def extract(
-    encode: Callable[[jax.Array, jax.Array | None], jax.Array],
+    encode: Callable[[jax.Array, jax.Array | None], Any],
     images: np.ndarray,
     *,
     extent: np.ndarray | None = None,
     batch_size: int = 512,
-) -> np.ndarray:
+) -> Any:
   """Encodes images batch by batch, split over the local devices.
 
   Args:
-    encode: Jitted, `(images, extent) -> features [B, D]`; `extent` is None
-      where the images have none.
+    encode: Jitted, `(images, extent) -> features`, `[B, D]` or a tree of such;
+      `extent` is None where the images have none.
     images: `[N, H, W, C]`.
     extent: True heights and widths, `[N, 2]`, see `jssl.data.Images`.
     batch_size: Images at a time; rounded up to the number of devices.
 
   Returns:
-    Features, float32 `[N, D]`.
+    Features, float32 `[N, D]`, or the tree of them.
   """
   devices = jax.local_device_count()
   batch_size = -(-batch_size // devices) * devices
@@ -35,6 +36,11 @@ def extract(
     index = np.arange(start, start + batch_size) % len(images)
     batch = parallel.shard(images[index])
     extents = None if extent is None else parallel.shard(extent[index])
-    features = np.asarray(encode(batch, extents), np.float32)
-    rows.append(features[: len(images) - start])
-  return np.concatenate(rows)
+    features = jax.device_get(encode(batch, extents))
+    rows.append(
+        jax.tree.map(
+            lambda x: np.asarray(x, np.float32)[: len(images) - start],
+            features,
+        )
+    )
+  return jax.tree.map(lambda *x: np.concatenate(x), *rows)
