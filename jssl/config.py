@@ -18,14 +18,29 @@ ConfigDict = ml_collections.ConfigDict
 
 _IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _CIFAR = dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+# Where the small sets that need no network differ; logged once an epoch.
+_EMBEDDED = {
+    "digits": {
+        "batch_size": 128,
+        "image_size": 16,
+        "net": {"patch_size": 2},
+        "log": {"every_steps": 11},
+    },
+    "photos": {
+        "batch_size": 64,
+        "image_size": 32,
+        "net": {"patch_size": 4},
+        "log": {"every_steps": 6},
+    },
+}
 
 
 def base(dataset: str) -> ConfigDict:
   """Returns what every method's config for a data set has in common.
 
   Args:
-    dataset: "digits", a TFDS name such as "cifar10" or "imagenet2012", or
-      "folder:PATH".
+    dataset: "digits", "photos", a TFDS name such as "cifar10" or
+      "imagenet2012", or "folder:PATH".
 
   Returns:
     A config with method, augmentation and optimizer left to be set.
@@ -82,16 +97,14 @@ def base(dataset: str) -> ConfigDict:
       "checkpoint": {"every_epochs": 5.0, "keep": 2},
   })
   name = set_name(dataset)
-  if name == "digits":
+  if name in _EMBEDDED:
     config.update({
         "epochs": 50.0,
-        "batch_size": 128,
-        "image_size": 16,
-        "net": {"name": "resnet8", "width": 32, "patch_size": 2},
-        "log": {"every_steps": 11},
+        "net": {"name": "resnet8", "width": 32},
         "eval": {"k": 20},
         "checkpoint": {"every_epochs": 10.0},
     })
+    config.update(_EMBEDDED[name])
     config.net.update(mean=0.5, std=0.25)
   elif name in ("cifar10", "cifar100"):
     config.image_size = 32
@@ -177,6 +190,13 @@ def adamw(
       end,
       clip_norm,
   )
+
+
+def staircase(
+    *, drops: tuple[float, ...], factor: float = 0.1
+) -> dict[str, Any]:
+  """Returns a schedule section: the rate times a factor at some epochs."""
+  return {"name": "staircase", "drop_epochs": drops, "factor": factor}
 
 
 def byol_views(*, scale: tuple[float, float]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from jssl.checkpoint import NotSaved
 from jssl.config import ConfigDict
 from jssl.recorder import Recorder
 from jssl.report import curves
+from jssl.report import pictures as report
 from jssl.run import Run
 from jssl.step import TrainState
 
@@ -66,7 +67,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
   _greet(run, recorder, resuming=resuming, step=int(state.step))
   with contextlib.closing(checkpoints), contextlib.closing(recorder):
     dispatch = runs.make_dispatch(run)
-    state = run_steps(run, dispatch, recorder, checkpoints, state)
+    state = run_steps(
+        run, dispatch, recorder, checkpoints, state, workdir=workdir
+    )
     if int(state.step) < run.total_steps:
       recorder.say(
           f"stopped by SIGTERM and saved at step {int(state.step)}; the same"
@@ -86,6 +89,8 @@ def run_steps(
     recorder: Recorder,
     checkpoints: Checkpoints,
     state: TrainState,
+    *,
+    workdir: str,
 ) -> TrainState:
   """Trains to the end, or until SIGTERM and a last checkpoint.
 
@@ -95,12 +100,14 @@ def run_steps(
     recorder: Where metrics go.
     checkpoints: Where states go.
     state: The state to go on from; it is donated.
+    workdir: Where pictures go.
 
   Returns:
     The last state.
   """
   step = saved = int(state.step)
   images = runs.resident(run.train)
+  paint = runs.make_pictures(run) if run.method.pictures else None
   compiling = True
   with _sigterm() as asked_to_stop:
     while step < run.total_steps and not asked_to_stop.is_set():
@@ -118,6 +125,8 @@ def run_steps(
       if _due(run, step, count, "eval") and jax.process_index() == 0:
         recorder.flush(step)
         signs = runs.look(run, runs.encoder_of(run, state))
+        if paint:
+          _draw(run, paint(state), workdir, step)
         recorder.evaluation(step, signs)
       if _due(run, step, count, "checkpoint"):
         recorder.flush(step)
@@ -127,6 +136,16 @@ def run_steps(
       checkpoints.save(step, state)
   checkpoints.wait()
   return state
+
+
+def _draw(run, pictures, workdir, step):
+  """Writes the pictures of this step, and the newest under one name."""
+  os.makedirs(os.path.join(workdir, "pictures"), exist_ok=True)
+  epoch = step / run.steps_per_epoch
+  title = f"{run.config.method.name} on {run.config.data.name}, epoch {epoch:g}"
+  pictures = jax.device_get(pictures)
+  for name in (f"pictures/step_{step:07}.png", "reconstructions.png"):
+    report.draw(pictures, os.path.join(workdir, name), title=title)
 
 
 def _due(run, step, count, section):

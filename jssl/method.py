@@ -33,6 +33,20 @@ class Aux(NamedTuple):
   metrics: dict[str, jax.Array]
 
 
+class Pictures(NamedTuple):
+  """What a generative method saw, made of it, and should have made.
+
+  Attributes:
+    seen: `[B, H, W, C]` in [0, 1], as are the next two.
+    output: What it made; what it saw is kept.
+    original: What it should have made.
+  """
+
+  seen: jax.Array
+  output: jax.Array
+  original: jax.Array
+
+
 class Method(NamedTuple):
   """A self-supervised method.
 
@@ -52,6 +66,8 @@ class Method(NamedTuple):
       optimizer changed `params`.
     encode: `(params, carried, images) -> {"pooled": [B, D], "stage_1": ...}`,
       features of images `[B, H, W, C]` in [0, 1], without augmentation.
+    pictures: `(params, carried, views) -> Pictures`; None for a method that
+      makes none.
   """
 
   views: Callable[[jax.Array, dict[str, jax.Array]], PyTree]
@@ -59,3 +75,4 @@ class Method(NamedTuple):
   loss: Callable[..., tuple[jax.Array, Aux]]
   update: Callable[..., tuple[PyTree, PyTree]]
   encode: Callable[..., dict[str, jax.Array]]
+  pictures: Callable[..., Pictures] | None = None

@@ -6,6 +6,7 @@ import zlib
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -17,6 +18,7 @@ from jssl.config import ConfigDict
 from jssl.evals import features
 from jssl.evals import protocol
 from jssl.method import Method
+from jssl.method import Pictures
 from jssl.step import init_state
 from jssl.step import make_step
 from jssl.step import TrainState
@@ -24,6 +26,7 @@ from jssl.step import TrainState
 # Steps a call on TPU and GPU, where a call costs as much as a small step. On
 # CPU a convolution inside a scan is many times slower than outside.
 _STEPS_PER_DISPATCH = 20
+_PICTURES = 10
 
 
 class Run(NamedTuple):
@@ -186,6 +189,34 @@ def stages_of(run: Run, state: TrainState) -> Callable[..., Any]:
   """The same of all stages: `(images, extent) -> {"stage_1": [B, D], ...}`."""
   encode = functools.partial(encoder_of(run, state), stages=True)
   return lambda images, extent: encoder.pool_stages(encode(images, extent))
+
+
+def make_pictures(run: Run) -> Callable[[TrainState], Pictures]:
+  """Makes the function from a state to pictures of a few held-out images.
+
+  The images and what is hidden of them are the same for every state.
+
+  Args:
+    run: A run of a method that makes pictures.
+
+  Returns:
+    `state -> Pictures`.
+  """
+  count = min(_PICTURES, len(run.test.image))
+  index = np.linspace(0, len(run.test.image) - 1, count).astype(int)
+  batch = {
+      "image": run.test.image[index],
+      "label": None if run.test.label is None else run.test.label[index],
+      "extent": None if run.test.extent is None else run.test.extent[index],
+  }
+  batch = {k: jnp.asarray(v) for k, v in batch.items() if v is not None}
+
+  @jax.jit
+  def draw(params, carried):
+    views = run.method.views(jax.random.key(0), batch)
+    return run.method.pictures(params, carried, views)
+
+  return lambda state: draw(state.params, state.carried)
 
 
 def extract(

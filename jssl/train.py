@@ -1,5 +1,7 @@
 """Trains an encoder: `python -m jssl.train --config=... --workdir=...`."""
 
+import os
+
 from absl import app
 from absl import flags
 from ml_collections import config_flags
@@ -29,7 +31,9 @@ def main(argv):
     result = loop.train(config, workdir)
   if result is not None:
     print(summary.table(result))
-    print(f"In {workdir}: summary.json, curves.png, metrics.jsonl, checkpoints")
+    names = ("summary.json", "curves.png", "reconstructions.png")
+    made = [name for name in names if os.path.exists(f"{workdir}/{name}")]
+    print(f"In {workdir}: {', '.join(made)}, metrics.jsonl, checkpoints")
 
 
 if __name__ == "__main__":

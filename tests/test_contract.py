@@ -29,6 +29,8 @@ _CROPS = dict(
     hidden_dim=16,
     prototypes=12,
 )
+_TILES = dict(augment=tiny.large_recipe, tile_size=8, dim=8, hidden_dim=16)
+_DECODER = dict(decoder_width=32, decoder_depth=1, decoder_heads=2)
 ARGUMENTS = {
     "moco_v1": _MOCO,
     "moco_v2": _MOCO | dict(symmetric=True),
@@ -49,21 +51,43 @@ ARGUMENTS = {
     "swav": _CROPS | dict(queue_size=16),
     "dino": _CROPS | dict(second_augment=None, momentum=0.9),
     "supcon": dict(augment=tiny.recipe, dim=8),
+    "rotation": dict(augment=tiny.recipe),
+    "jigsaw": _TILES | dict(permutations=12),
+    "relative_position": _TILES,
+    "inpainting": dict(augment=tiny.recipe, overlap=1, decoder_width=8),
+    "colorization": dict(augment=tiny.recipe, stride=2),
+    "denoising": dict(augment=tiny.recipe, decoder_width=8),
+    "mae": dict(augment=tiny.recipe, mask_ratio=0.5, **_DECODER),
+    "simmim": dict(augment=tiny.recipe),
+    "ijepa": dict(
+        augment=tiny.recipe,
+        predictor_width=16,
+        predictor_depth=1,
+        predictor_heads=2,
+        momentum=0.9,
+    ),
 }
+VIT_METHODS = ("mae", "simmim", "ijepa")
 BATCH = {"image": tiny.images(8), "label": jnp.arange(8) % 3}
-OPTIMIZER = optim.sgd(0.05, weight_decay=1e-4)
+SGD = optim.sgd(0.05, weight_decay=1e-4)
+ADAMW = optim.adamw(1e-2, weight_decay=1e-4)  # Of transformers.
 
 each_method = pytest.mark.parametrize("name", METHODS)
 
 
 @functools.cache
 def _method(name):
-  return METHODS[name](tiny.Net(groups=2, grid=2), **ARGUMENTS[name])
+  net = tiny.vit() if name in VIT_METHODS else tiny.Net(groups=2, grid=2)
+  return METHODS[name](net, **ARGUMENTS[name])
+
+
+def _optimizer(name):
+  return ADAMW if name in VIT_METHODS else SGD
 
 
 @functools.cache
 def _start(name):
-  return init_state(_method(name), OPTIMIZER, jax.random.key(0), BATCH)
+  return init_state(_method(name), _optimizer(name), jax.random.key(0), BATCH)
 
 
 @functools.cache
@@ -75,7 +99,8 @@ def _step(name):
     traces.append(key)
     return method.views(key, batch)
 
-  return jax.jit(make_step(method._replace(views=views), OPTIMIZER)), traces
+  step = make_step(method._replace(views=views), _optimizer(name))
+  return jax.jit(step), traces
 
 
 @functools.cache
@@ -191,13 +216,27 @@ def test_encode_gives_pooled_features_and_stages(name):
   )
   assert features["pooled"].shape == (8, 32)
   assert features["pooled"].dtype == jnp.float32
-  assert features["stage_1"].shape == (8, 4, 4, 8)
+  channels = 32 if name in VIT_METHODS else 8
+  assert features["stage_1"].shape == (8, 4, 4, channels)
+
+
+@each_method
+def test_pictures_are_images(name):
+  method, state = _method(name), _start(name)
+  if method.pictures is None:
+    return
+  views = method.views(jax.random.key(0), BATCH)
+  pictures = jax.jit(method.pictures)(state.params, state.carried, views)
+  for images in pictures:
+    assert images.shape == BATCH["image"].shape
+    assert np.all(np.isfinite(images))
 
 
 @each_method
 def test_steps_in_a_loop_keep_every_type_in_bfloat16(name):
   """As on TPU and GPU: many steps a call, views embedded at once."""
-  net = tiny.resnet(dtype=jnp.bfloat16)
+  make = tiny.vit if name in VIT_METHODS else tiny.resnet
+  net = make(dtype=jnp.bfloat16)
   method = METHODS[name](net, **ARGUMENTS[name])
   schedule = optim.cosine(0.1, epochs=1, steps_per_epoch=10, warmup_epochs=0.5)
   optimizer = optim.adamw(schedule, weight_decay=schedule, clip_norm=1.0)
@@ -219,7 +258,7 @@ def test_steps_in_a_loop_keep_every_type_in_bfloat16(name):
 
 @each_method
 def test_the_step_exports_for_tpu_and_gpu(name):
-  step, state = make_step(_method(name), OPTIMIZER), _start(name)
+  step, state = make_step(_method(name), _optimizer(name)), _start(name)
   inputs, tree = jax.tree.flatten(
       (state._replace(key=jax.random.key_data(state.key)), BATCH)
   )

@@ -14,6 +14,7 @@ from jssl.methods import METHODS
 from jssl.step import init_state
 from jssl.step import make_step
 from test_contract import ARGUMENTS
+from test_contract import VIT_METHODS
 import tiny
 
 DEVICES, BATCH, STEPS = 8, 16, 3
@@ -24,7 +25,10 @@ each_method = pytest.mark.parametrize("name", METHODS)
 
 def _method(name, axis_name):
   groups = 8 if name.startswith(("moco_v1", "moco_v2")) else 1
-  net = tiny.Net(groups=groups, axis_name=axis_name)
+  if name in VIT_METHODS:
+    net = tiny.vit(axis_name=axis_name)
+  else:
+    net = tiny.Net(groups=groups, axis_name=axis_name)
   return METHODS[name](net, axis_name=axis_name, **ARGUMENTS[name])
 
 
@@ -96,6 +100,15 @@ TALK = {
     "swav": (2, 12, 1, 0),  # Sinkhorn: a maximum and a sum, 3 times, by 2.
     "dino": (1, 0, 0, 0),
     "supcon": (1, 0, 2, 1),  # Embeddings and labels.
+    "rotation": (1, 0, 0, 0),
+    "jigsaw": (2, 0, 0, 0),  # The classifier's hidden layer.
+    "relative_position": (2, 0, 0, 0),
+    "inpainting": (2, 0, 0, 0),  # The decoder doubles once.
+    "colorization": (1, 0, 0, 0),  # Frequencies of colors: merged.
+    "denoising": (2, 0, 0, 0),
+    "mae": (0, 0, 0, 0),  # No statistics.
+    "simmim": (0, 0, 0, 0),
+    "ijepa": (0, 0, 0, 0),
 }
 # Gradients, the value, metrics and statistics; XLA merges some of them.
 COMMON = 5

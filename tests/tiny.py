@@ -9,6 +9,7 @@ import numpy as np
 
 from jssl.nets import BatchNorm
 from jssl.nets import ResNet
+from jssl.nets import ViT
 
 
 class Net(nn.Module):
@@ -31,10 +32,23 @@ def resnet(**arguments):
   return ResNet((1, 1), width=8, stem="cifar", **arguments)
 
 
+def vit(**arguments):
+  return ViT(
+      32, depth=2, heads=2, patch_size=2, image_size=8, pooling="mean",
+      **arguments,
+  )
+
+
 def recipe(key, image, *, extent=None):
   """A view that depends on its key at every pixel, and compiles fast."""
   del extent
   return image + 0.1 * jax.random.normal(key, image.shape)
+
+
+def large_recipe(key, image, *, extent=None):
+  """The same at four times the size, for tiles."""
+  large = jnp.repeat(jnp.repeat(image, 4, axis=0), 4, axis=1)
+  return recipe(key, large, extent=extent)
 
 
 def small_recipe(key, image, *, extent=None):

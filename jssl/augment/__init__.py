@@ -4,6 +4,9 @@ Images are float32 [H, W, C] in [0, 1]. Random operations and recipes take their
 key first; `make_views` turns a batch into the views of a method.
 """
 
+from jssl.augment.lab import color_bins
+from jssl.augment.lab import lab_to_rgb
+from jssl.augment.lab import rgb_to_lab
 from jssl.augment.ops import adjust_brightness
 from jssl.augment.ops import adjust_contrast
 from jssl.augment.ops import adjust_hue
@@ -21,6 +24,7 @@ from jssl.augment.random_ops import random_gaussian_blur
 from jssl.augment.random_ops import random_grayscale
 from jssl.augment.random_ops import random_solarize
 from jssl.augment.recipes import byol
+from jssl.augment.recipes import crop_and_flip
 from jssl.augment.recipes import digits
 from jssl.augment.recipes import evaluation
 from jssl.augment.recipes import keep_size
@@ -31,6 +35,9 @@ from jssl.augment.recipes import RECIPES
 from jssl.augment.recipes import simclr
 from jssl.augment.resampling import affine
 from jssl.augment.resampling import resized_crop
+from jssl.augment.tiles import cut_tiles
+from jssl.augment.tiles import standardize
+from jssl.augment.views import image_keys
 from jssl.augment.views import make_views
 from jssl.augment.views import to_float
 
@@ -42,11 +49,16 @@ __all__ = (
     "adjust_saturation",
     "affine",
     "byol",
+    "color_bins",
+    "crop_and_flip",
+    "cut_tiles",
     "digits",
     "evaluation",
     "flip_left_right",
     "gaussian_blur",
+    "image_keys",
     "keep_size",
+    "lab_to_rgb",
     "make_views",
     "moco_v1",
     "moco_v2",
@@ -59,9 +71,11 @@ __all__ = (
     "random_resized_crop",
     "random_solarize",
     "resized_crop",
+    "rgb_to_lab",
     "rotate90",
     "simclr",
     "solarize",
+    "standardize",
     "to_float",
     "to_grayscale",
 )

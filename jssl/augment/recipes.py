@@ -166,6 +166,34 @@ def byol(
   )
 
 
+def crop_and_flip(
+    key: jax.Array,
+    image: jax.Array,
+    size: int,
+    *,
+    extent: jax.Array | None = None,
+    scale: tuple[float, float] = (0.2, 1.0),
+) -> jax.Array:
+  """The augmentation of MAE (He et al., 2022), and of pretext tasks.
+
+  Args:
+    key: A PRNG key.
+    image: float [H, W, C] in [0, 1].
+    size: Static side of the view.
+    extent: The true (height, width) of the picture, [2], or None.
+    scale: Range of the crop's share of the picture's area; SimMIM takes
+      (0.67, 1.0) and I-JEPA (0.3, 1.0).
+
+  Returns:
+    float32 [size, size, C] in [0, 1].
+  """
+  crop_key, flip_key = jax.random.split(key)
+  image = random_resized_crop(
+      crop_key, image, size, scale=scale, extent=extent
+  )
+  return random_ops.random_flip(flip_key, image)
+
+
 def multi_crop(
     key: jax.Array,
     image: jax.Array,
@@ -206,6 +234,7 @@ def digits(
     *,
     extent: jax.Array | None = None,
     scale: tuple[float, float] = (0.8, 1.2),
+    shear: float = 10.0,
 ) -> jax.Array:
   """A mild augmentation for small handwritten digits, 8 x 8 to 16 x 16.
 
@@ -219,6 +248,7 @@ def digits(
     extent: Taken as every recipe takes it, and not used: digits fill a square
       canvas unstretched.
     scale: Range of the digit's size in the view; above 1 its edges are cut.
+    shear: Largest slant, in degrees; 0 treats both axes alike.
 
   Returns:
     float32 [size, size, C] in [0, 1].
@@ -232,7 +262,7 @@ def digits(
       degrees=15.0,
       translate=0.1,
       scale=scale,
-      shear=10.0,
+      shear=shear,
   )
   return random_ops.random_color_jitter(
       jitter_key, image, brightness=0.3, contrast=0.2, saturation=0.0, hue=0.0
@@ -332,5 +362,6 @@ RECIPES = {
     "moco_v2": moco_v2,
     "simclr": simclr,
     "byol": byol,
+    "crop_and_flip": crop_and_flip,
     "digits": digits,
 }

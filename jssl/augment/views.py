@@ -43,14 +43,6 @@ def make_views(
         " axis that is missing."
     )
   size = len(images)
-  position = batch.get("position")
-  if position is None:
-    position = jnp.arange(size)
-  if position.shape != (size,):
-    raise ValueError(
-        f"make_views expects a position for each of the {size} images, got the"
-        f" shape {position.shape}."
-    )
   if extent is not None and extent.shape != (size, 2):
     raise ValueError(
         f"make_views expects an extent (height, width) for each of the {size}"
@@ -58,14 +50,35 @@ def make_views(
     )
 
   def make_view(index: int, recipe: Callable[..., jax.Array]) -> jax.Array:
-    view_key = jax.random.fold_in(key, index)
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(view_key, position)
+    keys = image_keys(jax.random.fold_in(key, index), batch)
     one = lambda key, image, extent: recipe(
         key, to_float(image), extent=extent
     )
     return jax.vmap(one)(keys, images, extent)
 
   return tuple(make_view(v, recipe) for v, recipe in enumerate(recipes))
+
+
+def image_keys(key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+  """Returns a PRNG key `[B]` for each image, by its place in the global batch.
+
+  Args:
+    key: A PRNG key, the same on every device.
+    batch: As in `make_views`.
+
+  Raises:
+    ValueError: If there is not one position for each image.
+  """
+  size = len(batch["image"])
+  position = batch.get("position")
+  if position is None:
+    position = jnp.arange(size)
+  if position.shape != (size,):
+    raise ValueError(
+        f"expected a position for each of the {size} images, got the shape"
+        f" {position.shape}."
+    )
+  return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, position)
 
 
 def to_float(images: jax.Array) -> jax.Array:

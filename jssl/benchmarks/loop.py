@@ -33,7 +33,9 @@ def measure(config: ConfigDict) -> dict[str, Any]:
     state = runs.initial_state(run)
     runs.look(run, runs.encoder_of(run, state))  # Compiles, as above.
     start = time.perf_counter()
-    loop.run_steps(run, dispatch, recorder, checkpoints, state)
+    loop.run_steps(
+        run, dispatch, recorder, checkpoints, state, workdir=workdir
+    )
     seconds = time.perf_counter() - start
     recorder.close()
     checkpoints.close()

@@ -43,9 +43,10 @@ def open_source(
   """Opens one split of a data set for random access, without decoding it.
 
   Args:
-    name: "digits", which needs no network; a name of TensorFlow Datasets such
-      as "cifar10", "imagenet2012" or "cifar10_corrupted/brightness_1:1.0.0";
-      or "folder:PATH", with a sub-folder a class or unlabelled pictures.
+    name: "digits" or "photos", which need no network; a name of TensorFlow
+      Datasets such as "cifar10", "imagenet2012" or
+      "cifar10_corrupted/brightness_1:1.0.0"; or "folder:PATH", with a
+      sub-folder a class or unlabelled pictures.
     split: "train"; "test" for the held-out part, which is the validation
       split if there is no labelled test split; or a slice of either such as
       "train[:10%]".

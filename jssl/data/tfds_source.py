@@ -13,10 +13,14 @@ from absl import logging
 import tensorflow_datasets as tfds
 
 from jssl.data import digits
+from jssl.data import photos
 from jssl.data.source import Record
 from jssl.data.source import Source
 from jssl.data.source import held_out
 from jssl.data.source import split_ranges
+
+# Sets that come with a package: prepared on first use, without a network.
+_EMBEDDED = {"digits": digits.Digits, "photos": photos.Photos}
 
 
 def open_tfds(
@@ -26,8 +30,8 @@ def open_tfds(
 
   Args:
     name: A name with, if need be, a config and a version, such as "cifar10",
-      "cifar10_corrupted/brightness_1" or "cifar10:3.0.2". "digits" is
-      prepared on first use.
+      "cifar10_corrupted/brightness_1" or "cifar10:3.0.2". "digits" and
+      "photos" are prepared on first use.
     split: As in `jssl.data.open_source`.
     data_dir: As in `jssl.data.open_source`.
 
@@ -38,12 +42,13 @@ def open_tfds(
     ValueError: If the name, the split or the features do not fit.
     FileNotFoundError: If the set is not prepared in `data_dir`; the message
       holds the command that prepares it.
-    OSError: If `digits` cannot be written to `data_dir`.
+    OSError: If `digits` or `photos` cannot be written to `data_dir`.
   """
   data_dir = _resolve(data_dir)
   with _quiet():
-    if name.partition(":")[0] == "digits":
-      _prepare_digits(data_dir)
+    embedded = _EMBEDDED.get(name.partition(":")[0])
+    if embedded:
+      _prepare(embedded, data_dir)
     builder = _find(name, data_dir)
     sizes = {k: v.num_examples for k, v in builder.info.splits.items()}
     split = held_out(split, tuple(sizes))
@@ -77,8 +82,10 @@ def _quiet() -> Iterator[None]:
     logging.set_verbosity(verbosity)
 
 
-def _prepare_digits(data_dir: str) -> None:
-  builder = digits.Digits(data_dir=data_dir, file_format="array_record")
+def _prepare(
+    embedded: type[tfds.core.GeneratorBasedBuilder], data_dir: str
+) -> None:
+  builder = embedded(data_dir=data_dir, file_format="array_record")
   if builder.is_prepared():
     return
   try:
@@ -87,8 +94,9 @@ def _prepare_digits(data_dir: str) -> None:
     # Another process that finished first has left the very same files.
     if not builder.is_prepared():
       raise OSError(
-          f"digits cannot be prepared in {data_dir!r} ({error.strerror}): name"
-          " a folder that can be written to with --data_dir."
+          f"{builder.name} cannot be prepared in {data_dir!r}"
+          f" ({error.strerror}): name a folder that can be written to with"
+          " --data_dir."
       ) from error
 
 

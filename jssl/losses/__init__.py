@@ -21,6 +21,8 @@ from jssl.losses.contrastive import info_nce
 from jssl.losses.joint_embedding import barlow_twins
 from jssl.losses.joint_embedding import negative_cosine
 from jssl.losses.joint_embedding import vicreg
+from jssl.losses.masked import masked_l1
+from jssl.losses.masked import masked_mse
 
 __all__ = [
     "barlow_twins",
@@ -29,6 +31,8 @@ __all__ = [
     "dclw",
     "dino",
     "info_nce",
+    "masked_l1",
+    "masked_mse",
     "negative_cosine",
     "nt_xent",
     "sinkhorn",

@@ -2,12 +2,21 @@
 
 from jssl.methods.barlow_twins import barlow_twins
 from jssl.methods.byol import byol
+from jssl.methods.colorization import colorization
+from jssl.methods.denoising import denoising
 from jssl.methods.dino import dino
+from jssl.methods.ijepa import ijepa
+from jssl.methods.inpainting import inpainting
+from jssl.methods.jigsaw import jigsaw
+from jssl.methods.mae import mae
 from jssl.methods.moco import moco_v1
 from jssl.methods.moco import moco_v2
 from jssl.methods.moco_v3 import moco_v3
 from jssl.methods.nnclr import nnclr
+from jssl.methods.relative_position import relative_position
+from jssl.methods.rotation import rotation
 from jssl.methods.simclr import simclr
+from jssl.methods.simmim import simmim
 from jssl.methods.simsiam import simsiam
 from jssl.methods.supcon import supcon
 from jssl.methods.swav import swav
@@ -26,6 +35,15 @@ METHODS = {
     "swav": swav,
     "dino": dino,
     "supcon": supcon,
+    "rotation": rotation,
+    "jigsaw": jigsaw,
+    "relative_position": relative_position,
+    "inpainting": inpainting,
+    "colorization": colorization,
+    "denoising": denoising,
+    "mae": mae,
+    "simmim": simmim,
+    "ijepa": ijepa,
 }
 
 __all__ = ["METHODS"]

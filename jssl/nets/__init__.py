@@ -4,6 +4,8 @@ A backbone maps images `[B, H, W, C]` in [0, 1] to a dict of features: every
 stage under its name, and "pooled", `[B, D]`.
 """
 
+from jssl.nets.decoders import ConvDecoder
+from jssl.nets.decoders import TransformerDecoder
 from jssl.nets.heads import MLP
 from jssl.nets.micro_batches import MicroBatched
 from jssl.nets.norm import BatchNorm
@@ -16,6 +18,7 @@ from jssl.nets.resnet import ResNet
 from jssl.nets.vit import ViT
 from jssl.nets.vit import vit_base
 from jssl.nets.vit import vit_large
+from jssl.nets.vit import vit_micro
 from jssl.nets.vit import vit_small
 from jssl.nets.vit import vit_tiny
 
@@ -25,6 +28,7 @@ NETS = {
     "resnet34": resnet34,
     "resnet50": resnet50,
     "resnet101": resnet101,
+    "vit_micro": vit_micro,
     "vit_tiny": vit_tiny,
     "vit_small": vit_small,
     "vit_base": vit_base,
@@ -33,10 +37,12 @@ NETS = {
 
 __all__ = [
     "BatchNorm",
+    "ConvDecoder",
     "MLP",
     "MicroBatched",
     "NETS",
     "ResNet",
+    "TransformerDecoder",
     "ViT",
     "resnet8",
     "resnet18",
@@ -45,6 +51,7 @@ __all__ = [
     "resnet101",
     "vit_base",
     "vit_large",
+    "vit_micro",
     "vit_small",
     "vit_tiny",
 ]

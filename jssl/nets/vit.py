@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jssl.nets.patches import grid_of
+
 _POOLINGS = ("token", "mean")
 _POSITIONS = ("learned", "sincos")
 
@@ -92,7 +94,8 @@ class ViT(nn.Module):
         kernel_init=_PATCH_INIT,
     )
     if self.positions == "learned":
-      shape = (*self._grid(self.image_size, self.image_size), self.width)
+      grid = grid_of(self.image_size, self.image_size, self.patch_size)
+      shape = (*grid, self.width)
       self.patch_positions = self.param("patch_positions", _INIT, shape)
     if self.pooling == "token":
       self.class_token = self.param("class_token", _INIT, (1, self.width))
@@ -137,9 +140,17 @@ class ViT(nn.Module):
 
   def embed(self, images: jax.Array) -> jax.Array:
     """Projects patches of images and adds positions: `[B, h, w, D]`."""
-    grid = self._grid(*images.shape[1:3])
+    x = self.project(images)
+    return x + self.positions_of(x.shape[1:3])
+
+  def project(self, images: jax.Array) -> jax.Array:
+    """Projects patches of images, without positions: `[B, h, w, D]`."""
+    grid_of(*images.shape[1:3], self.patch_size)
     x = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
-    x = self.patch(x.astype(self.dtype))
+    return self.patch(x.astype(self.dtype))
+
+  def positions_of(self, grid: tuple[int, int]) -> jax.Array:
+    """Returns the positions of a grid of patches, `[h, w, D]`."""
     if self.positions == "sincos":
       table = sincos_2d(self.width, grid).reshape(*grid, self.width)
     else:
@@ -148,7 +159,7 @@ class ViT(nn.Module):
         table = jax.image.resize(
             table, (*grid, self.width), "cubic", antialias=False
         )
-    return x + table.astype(self.dtype)
+    return table.astype(self.dtype)
 
   def blocks(self, tokens: jax.Array, *, train: bool) -> list[jax.Array]:
     """Runs the blocks on patch tokens, any number of them.
@@ -177,16 +188,6 @@ class ViT(nn.Module):
         stages.append(x)
     stages[-1] = self.norm(x)
     return stages
-
-  def _grid(self, height, width):
-    """Returns the numbers of patches in a column and a row of an image."""
-    size = self.patch_size
-    if height % size or width % size:
-      raise ValueError(
-          f"Images of {height} x {width} are not divisible into patches of"
-          f" {size} x {size}; change the image size or net.patch_size."
-      )
-    return height // size, width // size
 
 
 class Block(nn.Module):
@@ -258,6 +259,7 @@ def sincos_2d(dim: int, grid: tuple[int, int]) -> jax.Array:
 
 # The width is bound by position, so that a config's "width" of a ResNet cannot
 # replace it; the rest can change: MoCo v3's small one has 12 heads.
+vit_micro = functools.partial(ViT, 96, depth=4, heads=3)  # Not published.
 vit_tiny = functools.partial(ViT, 192, depth=12, heads=3)
 vit_small = functools.partial(ViT, 384, depth=12, heads=6)
 vit_base = functools.partial(ViT, 768, depth=12, heads=12)

@@ -110,6 +110,28 @@ def test_each_image_and_view_draws_for_itself():
   )
 
 
+def test_image_keys_are_those_of_the_positions():
+  keys = augment.image_keys(KEY, {"image": jnp.zeros((4, 2, 2, 1))})
+  expected = [jax.random.fold_in(KEY, i) for i in range(4)]
+  np.testing.assert_array_equal(
+      jax.random.key_data(keys), [jax.random.key_data(key) for key in expected]
+  )
+  # The second half of a batch, on a device of its own.
+  half = {"image": jnp.zeros((2, 2, 2, 1)), "position": jnp.array([2, 3])}
+  assert np.all(augment.image_keys(KEY, half) == keys[2:])
+  # A view draws with keys of its own, so that a method's draws are others.
+  draw = lambda key, image, *, extent: jax.random.key_data(key)
+  (drawn,) = augment.make_views(KEY, half, (draw,))
+  own = augment.image_keys(jax.random.fold_in(KEY, 0), half)
+  np.testing.assert_array_equal(drawn, jax.random.key_data(own))
+
+
+def test_image_keys_want_a_position_for_each_image():
+  batch = {"image": jnp.zeros((4, 2, 2, 1)), "position": jnp.arange(3)}
+  with pytest.raises(ValueError, match=r"each of the 4 images.* \(3,\)"):
+    augment.image_keys(KEY, batch)
+
+
 def test_make_views_hands_over_the_extent_of_each_image():
   show = lambda key, image, *, extent: extent.reshape(1, 1, 2)
   batch = _batch()

@@ -120,6 +120,20 @@ def test_digits_move_and_zoom_by_default_as_before(calls):
   )
   augment.digits(KEY, _image(), 10, scale=(1.2, 1.8))
   assert calls[2][2] | dict(size=10, scale=(1.2, 1.8)) == calls[2][2]
+  augment.digits(KEY, _image(), SIZE, shear=0.0)
+  assert calls[4][2] == calls[0][2] | dict(shear=0.0)
+
+
+def test_mae_crops_and_flips_and_no_more(calls):
+  extent = jnp.array([30, 40])
+  augment.crop_and_flip(KEY, _image(), SIZE, extent=extent)
+  assert [name for name, _, _ in calls] == [CROP, FLIP]
+  assert calls[0][1] != calls[1][1]  # Each has a key of its own.
+  settings = _settings(calls)
+  assert settings[CROP].pop("extent") is extent
+  assert settings == {CROP: dict(size=SIZE, scale=(0.2, 1.0)), FLIP: {}}
+  augment.crop_and_flip(KEY, _image(), 8, scale=(0.67, 1.0))
+  assert calls[2][2] == dict(size=8, scale=(0.67, 1.0), extent=None)
 
 
 def _by_hand(key, image, *, blur, jitter=(0.4, 0.4, 0.4, 0.1), scale=0.2):

@@ -250,6 +250,20 @@ def test_stages_are_quarters_of_the_depth(depth, ends):
       )
 
 
+@pytest.mark.parametrize("positions", ["learned", "sincos"])
+@pytest.mark.parametrize("height,width", [(16, 16), (8, 24)])
+def test_embedding_is_projection_plus_positions(positions, height, width):
+  net = _tiny(positions=positions).bind(_variables(positions=positions))
+  images, grid = _images(height, width), (height // PATCH, width // PATCH)
+  projected, table = net.project(images), net.positions_of(grid)
+  assert table.shape == (*grid, WIDTH)
+  np.testing.assert_allclose(net.embed(images), projected + table, rtol=1e-6)
+  # All of the position is in the table: a flat picture projects evenly.
+  flat = net.project(np.full_like(images, 0.7))
+  np.testing.assert_allclose(flat, flat[:, :1, :1] + 0 * flat, rtol=1e-5)
+  assert np.max(np.abs(table - table[0, 0])) > 0.1
+
+
 def test_blocks_take_any_number_of_tokens():
   net, variables = _tiny(), _variables()
   patches = net.apply(variables, _images(), method="embed")

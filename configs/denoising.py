@@ -1,0 +1,30 @@
+"""Denoising autoencoder: paint the image without its noise.
+
+  python -m jssl.train --config=configs/denoising.py:digits --workdir=runs/noise
+
+The simplest baseline of its family (Vincent et al., 2010), with AdamW at 1e-3 x
+batch / 256; not a published recipe. digits was tuned here for a short CPU run.
+"""
+
+from jssl import config as configs
+
+
+def get_config(dataset: str = "digits") -> configs.ConfigDict:
+  """Returns the config for digits, a name of TFDS, or folder:PATH."""
+  config = configs.base(dataset)
+  config.method = {"name": "denoising", "noise": 0.25, "decoder_width": 64}
+  config.augment = {"name": "crop_and_flip", "scale": (0.2, 1.0)}
+  config.optimizer = configs.adamw(
+      learning_rate=1e-3, weight_decay=1e-4, warmup_epochs=1
+  )
+  name = configs.set_name(dataset)
+  if name == "imagenet2012":
+    config.epochs = 100.0
+    return config
+  config.method.decoder_width = 32
+  if name == "digits":
+    config.batch_size = 64
+    config.method.noise = 0.5
+    config.augment = {"name": "digits"}
+    config.optimizer.learning_rate = 8e-3
+  return config

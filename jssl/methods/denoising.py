@@ -1,0 +1,75 @@
+"""Denoising autoencoder: what was the image without the noise?
+
+Reference:
+  Vincent et al., Stacked Denoising Autoencoders, 2010.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jssl import augment as augmentation
+from jssl import losses
+from jssl.augment import checks
+from jssl.method import Method
+from jssl.method import Pictures
+from jssl.methods import crops
+from jssl.methods import pretext
+from jssl.methods import reconstruction
+
+
+def denoising(
+    net: nn.Module,
+    *,
+    augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
+    noise: float = 0.25,
+    decoder_width: int = 64,
+    axis_name: str | None = None,
+) -> Method:
+  """Makes a denoising autoencoder over a backbone.
+
+  Args:
+    net: A backbone of `jssl.nets`.
+    augment: The recipe, `(key, image, *, extent) -> view`; by default a crop
+      and a flip, at the size of the images.
+    noise: Standard deviation of the Gaussian noise, of images in [0, 1].
+    decoder_width: See `nets.ConvDecoder`.
+    axis_name: Axis that the batch is split over, or None.
+
+  Returns:
+    The method. Its loss is the squared error of images in quarters of their
+    range; "chance_loss" is that of the noisy image itself.
+
+  Raises:
+    ValueError: If the noise is negative.
+  """
+  checks.check_limit("noise", noise)
+  module = reconstruction.Painter(
+      net, width=decoder_width, axis_name=axis_name
+  )
+
+  def views(key, batch):
+    image_key, noise_key = jax.random.split(key)
+    (images,) = augmentation.make_views(image_key, batch, (augment,))
+    keys = augmentation.image_keys(noise_key, batch)
+    drawn = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
+    return pretext.Task(images + noise * drawn, images)
+
+  def criterion(prediction, task):
+    everything = jnp.ones(task.target.shape[:3])
+    error = lambda x: losses.masked_mse(
+        x, reconstruction.from_image(task.target), everything
+    )
+    noisy = reconstruction.from_image(task.inputs)
+    return error(prediction), {"chance_loss": error(noisy)}
+
+  def pictures(prediction, task):
+    return Pictures(
+        jnp.clip(task.inputs, 0.0, 1.0),
+        reconstruction.to_image(prediction),
+        task.target,
+    )
+
+  return pretext.make(
+      module, views, criterion, pictures=pictures, axis_name=axis_name
+  )

@@ -1,0 +1,192 @@
+"""I-JEPA: from some patches, what are the features of blocks of others?
+
+Reference:
+  Assran et al., Self-Supervised Learning from Images with a Joint-Embedding
+  Predictive Architecture, 2023.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from jssl import augment as augmentation
+from jssl import ema
+from jssl import embeddings
+from jssl import masking
+from jssl.method import Aux
+from jssl.method import Method
+from jssl.methods import branch as branches
+from jssl.methods import crops
+from jssl.methods import siamese
+from jssl.methods import target as target_nets
+from jssl.methods import transformers
+from jssl.nets import patches as patching
+from jssl.nets import TransformerDecoder
+
+
+class Views(NamedTuple):
+  """The views of a batch.
+
+  Attributes:
+    images: `[B, H, W, C]` in [0, 1].
+    context: Patches that the student sees, int32 `[B, N]`.
+    targets: Blocks whose features it predicts, int32 `[B, K, M]`.
+  """
+
+  images: jax.Array
+  context: jax.Array
+  targets: jax.Array
+
+
+class ContextPredictor(nn.Module):
+  """An encoder of the context, and a predictor of each target block.
+
+  Attributes:
+    net: A vision transformer.
+    width: See `TransformerDecoder`.
+    depth: See `TransformerDecoder`.
+    heads: See `TransformerDecoder`.
+  """
+
+  net: Any
+  width: int
+  depth: int
+  heads: int
+
+  @nn.compact
+  def __call__(self, views: Views, *, train: bool = False) -> jax.Array:
+    """Predicts features of the targets, float32 `[B, K, M, D]`."""
+    images, context, targets = views
+    tokens = self.net.embed(images)
+    grid, features = tokens.shape[1:3], tokens.shape[-1]
+    tokens = tokens.reshape(len(images), -1, features)
+    tokens = jnp.take_along_axis(tokens, context[..., None], axis=1)
+    encoded = self.net.blocks(tokens, train=train)[-1]
+    predictor = TransformerDecoder(
+        features,
+        width=self.width,
+        depth=self.depth,
+        heads=self.heads,
+        dtype=self.net.dtype,
+        name="predictor",
+    )
+    # Blocks do not see each other: each makes a sequence of its own.
+    blocks = targets.shape[1]
+    repeat = lambda x: jnp.repeat(x, blocks, axis=0)
+    hidden = targets.reshape(-1, targets.shape[2])
+    prediction = predictor(
+        repeat(encoded), repeat(context), hidden, grid, train=train
+    )
+    return prediction.reshape(*targets.shape, features)
+
+
+def ijepa(
+    net: nn.Module,
+    *,
+    augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
+    targets: int = 4,
+    target_scale: float = 0.15,
+    context_scale: tuple[float, float] = (0.85, 1.0),
+    predictor_width: int = 384,
+    predictor_depth: int = 6,
+    predictor_heads: int = 12,
+    momentum: float | Callable = 0.996,
+    axis_name: str | None = None,
+) -> Method:
+  """Makes I-JEPA over a vision transformer.
+
+  Args:
+    net: A `ViT` of `jssl.nets`.
+    augment: The recipe, `(key, image, *, extent) -> view`; by default a crop
+      and a flip, at the size of the images. The paper only crops.
+    targets: Number of target blocks.
+    target_scale: See `masking.context_and_targets`.
+    context_scale: See `masking.context_and_targets`.
+    predictor_width: Width of the predictor's tokens.
+    predictor_depth: Number of its blocks.
+    predictor_heads: Number of its attention heads.
+    momentum: Share of the target encoder that is kept at a step, in [0, 1]: a
+      constant, or a function of the step. The paper raises it from 0.996 to 1
+      along a line.
+    axis_name: Axis that the batch is split over, or None.
+
+  Returns:
+    The method; it encodes by its target encoder. Its loss is the smooth
+    absolute error of normalised features (1 from where it grows linearly);
+    "chance_loss" is that of predicting 0, and "feature_std" of the targets'
+    means (see `embeddings.feature_std`).
+
+  Raises:
+    ValueError: If the net is not a transformer, or the momentum out of range.
+  """
+  transformers.check(net, "ijepa")
+  momentum = ema.as_schedule(momentum)
+  module = ContextPredictor(
+      net, predictor_width, predictor_depth, predictor_heads
+  )
+
+  def views(key, batch):
+    image_key, mask_key = jax.random.split(key)
+    (images,) = augmentation.make_views(image_key, batch, (augment,))
+    grid = patching.grid_of(*images.shape[1:3], net.patch_size)
+    draw = lambda key: masking.context_and_targets(
+        key,
+        grid,
+        targets=targets,
+        target_scale=target_scale,
+        context_scale=context_scale,
+    )
+    keys = augmentation.image_keys(mask_key, batch)
+    return Views(images, *jax.vmap(draw)(keys))
+
+  def init(key, views):
+    params, batch_stats = branches.init(key, module, views)
+    return params, target_nets.start(params, batch_stats)
+
+  def loss(params, carried, views, keys, step):
+    del step
+    carried = jax.lax.stop_gradient(carried)
+    prediction, _ = branches.forward(module, params, {}, views, keys.local)
+    features = _features(net, carried.target_params["net"], views.images)
+    wanted = jnp.take_along_axis(
+        features[:, None], views.targets[..., None], axis=2
+    )
+    error = lambda x: jnp.mean(optax.huber_loss(x, wanted))
+    metrics = {
+        "chance_loss": error(jnp.zeros_like(wanted)),
+        "feature_std": embeddings.feature_std(
+            jnp.mean(features, axis=1), axis_name=axis_name
+        ),
+    }
+    return error(prediction), Aux({}, metrics)
+
+  def update(params, carried, fresh, step):
+    del fresh
+    stats = (carried.batch_stats, carried.target_batch_stats)
+    return params, target_nets.follow(carried, params, stats, momentum(step))
+
+  def encode(params, carried, images):
+    del params
+    return branches.encoder(net)(
+        carried.target_params,
+        siamese.Statistics(carried.target_batch_stats),
+        images,
+    )
+
+  return Method(views, init, loss, update, encode)
+
+
+def _features(net, params, images):
+  """Every patch's features, float32 `[B, T, D]`, of mean 0 and variance 1."""
+
+  def last(net, images):
+    patches = net.embed(images)
+    tokens = patches.reshape(len(images), -1, patches.shape[-1])
+    return net.blocks(tokens, train=False)[-1][:, -tokens.shape[1] :]
+
+  x = net.apply({"params": params}, images, method=last).astype(jnp.float32)
+  return jax.nn.standardize(x, axis=-1, epsilon=1e-5)

@@ -1,0 +1,137 @@
+"""Inpainting: what was in the hole?
+
+Reference:
+  Pathak et al., Context Encoders: Feature Learning by Inpainting, 2016.
+"""
+
+import functools
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jssl import augment as augmentation
+from jssl import losses
+from jssl import masking
+from jssl.method import Method
+from jssl.method import Pictures
+from jssl.methods import crops
+from jssl.methods import pretext
+from jssl.methods import reconstruction
+
+_HOLES = {
+    "center": lambda key, size, share: masking.center(size, share=share),
+    "squares": masking.random_squares,
+    "region": masking.random_region,
+}
+_FILL = 0.5  # Gray, about the mean color.
+
+
+class Target(NamedTuple):
+  """What is to be painted.
+
+  Attributes:
+    images: `[B, H, W, C]` in [0, 1].
+    hidden: bool `[B, H, W]`.
+  """
+
+  images: jax.Array
+  hidden: jax.Array
+
+
+def inpainting(
+    net: nn.Module,
+    *,
+    augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
+    hole: str = "region",
+    share: float = 0.25,
+    overlap: int = 0,
+    overlap_weight: float = 10.0,
+    decoder_width: int = 64,
+    axis_name: str | None = None,
+) -> Method:
+  """Makes a context encoder over a backbone, trained by its squared error.
+
+  The paper adds an adversarial term of weight 0.001, for sharper pictures; it
+  needs a second net with an optimizer of its own and is left out: the paper
+  trained the features that it evaluates without it.
+
+  Args:
+    net: A backbone of `jssl.nets`.
+    augment: The recipe, `(key, image, *, extent) -> view`; by default a crop
+      and a flip, at the size of the images.
+    hole: "center" (the central square), "squares" (four that may overlap), or
+      "region" (of random outline).
+    share: Share of the image that is hidden; of squares, at most.
+    overlap: Width in pixels of the rim around the hole that is seen, and
+      painted too; 7 in the paper, for holes of 64.
+    overlap_weight: Weight of the rim; 10 in the paper.
+    decoder_width: See `nets.ConvDecoder`.
+    axis_name: Axis that the batch is split over, or None.
+
+  Returns:
+    The method. Its loss is the weighted squared error of images in quarters of
+    their range, the mean of the images'; "chance_loss" is that of the mean
+    color of what is seen. Metrics "hidden_error" and "hidden_chance" are the
+    same of the hole alone.
+
+  Raises:
+    ValueError: If the hole is not known, or a share or overlap out of range.
+  """
+  if hole not in _HOLES:
+    raise ValueError(f"hole is {hole!r}; expected one of {tuple(_HOLES)}.")
+  if not 0 < share < 1 or overlap < 0 or overlap_weight < 0:
+    raise ValueError(
+        f"share is {share}, overlap {overlap} and overlap_weight"
+        f" {overlap_weight}; expected a share in (0, 1) and no negative number."
+    )
+  module = reconstruction.Painter(
+      net, width=decoder_width, mix=True, axis_name=axis_name
+  )
+
+  def views(key, batch):
+    image_key, hole_key = jax.random.split(key)
+    (images,) = augmentation.make_views(image_key, batch, (augment,))
+    draw = functools.partial(_HOLES[hole], size=images.shape[1], share=share)
+    hidden = jax.vmap(draw)(augmentation.image_keys(hole_key, batch))
+    seen = jnp.where(hidden[..., None], _FILL, images)
+    return pretext.Task(seen, Target(images, hidden))
+
+  def criterion(prediction, task):
+    images, hidden = task.target
+    target = reconstruction.from_image(images)
+    seen = jnp.broadcast_to(~hidden[..., None], images.shape)
+    color = jnp.mean(target, axis=(1, 2), keepdims=True, where=seen)
+    color = jnp.broadcast_to(color, images.shape)
+    weights = hidden + overlap_weight * _rim(hidden, overlap)
+    error = lambda x, mask: jnp.mean(
+        jax.vmap(losses.masked_mse)(x, target, mask)
+    )
+    return error(prediction, weights), {
+        "chance_loss": error(color, weights),
+        "hidden_error": error(prediction, hidden),
+        "hidden_chance": error(color, hidden),
+    }
+
+  def pictures(prediction, task):
+    images, hidden = task.target
+    painted = reconstruction.to_image(prediction)
+    return Pictures(
+        task.inputs,
+        jnp.where(hidden[..., None], painted, images),
+        images,
+    )
+
+  return pretext.make(
+      module, views, criterion, pictures=pictures, axis_name=axis_name
+  )
+
+
+def _rim(hidden, width):
+  """The pixels `[B, H, W]` that are seen, but within `width` of the hole."""
+  window = (2 * width + 1, 2 * width + 1)
+  near = nn.max_pool(
+      hidden[..., None].astype(jnp.float32), window, padding="SAME"
+  )[..., 0]
+  return near * ~hidden

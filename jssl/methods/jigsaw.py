@@ -1,0 +1,73 @@
+"""Jigsaw: in which order are the tiles of the image?
+
+Reference:
+  Noroozi and Favaro, Unsupervised Learning of Visual Representations by Solving
+  Jigsaw Puzzles, 2016.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jssl import augment as augmentation
+from jssl.method import Method
+from jssl.methods import crops
+from jssl.methods import tiles as tiling
+from jssl.methods.permutations import load
+
+
+def jigsaw(
+    net: nn.Module,
+    *,
+    augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
+    permutations: int = 1000,
+    tile_size: int | None = None,
+    channel_shift: int = 2,
+    grayscale_probability: float = 0.7,
+    dim: int = 512,
+    hidden_dim: int = 4096,
+    axis_name: str | None = None,
+) -> Method:
+  """Makes the jigsaw puzzle over a backbone.
+
+  Nine tiles are put in one of many orders that differ as much as they can (see
+  `jssl.methods.permutations`), and the net tells which. The paper's defences
+  against shortcuts are described in `jssl.methods.tiles.make`.
+
+  Args:
+    net: A backbone of `jssl.nets`.
+    augment: The recipe of the image that is cut, `(key, image, *, extent) ->
+      view`; by default a crop and a flip, at the size of the images.
+    permutations: Number of orders, 2 to 1,000.
+    tile_size: Side of a tile, None for 64 / 75 of a third of the image.
+    channel_shift: Largest shift of a tile's color channels, in pixels.
+    grayscale_probability: How often the image loses its colors.
+    dim: Width of a tile's projection; 512 in the paper.
+    hidden_dim: Width of the classifier's hidden layer; 4096 in the paper.
+    axis_name: Axis that the batch is split over, or None.
+
+  Returns:
+    The method. Its metrics are "accuracy" and "chance_loss", the logarithm of
+    the number of permutations.
+
+  Raises:
+    ValueError: If there are not so many permutations, or a tile does not fit.
+  """
+  orders = jnp.asarray(load(permutations))
+
+  def choose(key, tiles):
+    label = jax.random.randint(key, (), 0, permutations)
+    return tiles[orders[label]], label
+
+  return tiling.make(
+      net,
+      choose,
+      classes=permutations,
+      augment=augment,
+      tile_size=tile_size,
+      channel_shift=channel_shift,
+      grayscale_probability=grayscale_probability,
+      dim=dim,
+      hidden_dim=hidden_dim,
+      axis_name=axis_name,
+  )

@@ -1,0 +1,149 @@
+"""MAE: from a quarter of the patches, what do the others show?
+
+Reference:
+  He et al., Masked Autoencoders Are Scalable Vision Learners, 2022.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jssl import augment as augmentation
+from jssl import losses
+from jssl import masking
+from jssl.method import Method
+from jssl.method import Pictures
+from jssl.methods import crops
+from jssl.methods import pretext
+from jssl.methods import transformers
+from jssl.nets import patches as patching
+from jssl.nets import TransformerDecoder
+
+
+class Inputs(NamedTuple):
+  """What the autoencoder is given.
+
+  Attributes:
+    images: `[B, H, W, C]` in [0, 1].
+    split: Which patches it sees, `[B, V]`, and which not, `[B, M]`.
+  """
+
+  images: jax.Array
+  split: masking.Split
+
+
+class MaskedAutoencoder(nn.Module):
+  """An encoder of the visible patches, and a decoder of the hidden ones.
+
+  Attributes:
+    net: A vision transformer.
+    width: See `TransformerDecoder`.
+    depth: See `TransformerDecoder`.
+    heads: See `TransformerDecoder`.
+  """
+
+  net: Any
+  width: int
+  depth: int
+  heads: int
+
+  @nn.compact
+  def __call__(self, inputs: Inputs, *, train: bool = False) -> jax.Array:
+    """Predicts the hidden patches, float32 `[B, M, P * P * C]`."""
+    images, (visible, hidden) = inputs
+    tokens = self.net.embed(images)
+    grid = tokens.shape[1:3]
+    tokens = tokens.reshape(len(images), -1, tokens.shape[-1])
+    tokens = jnp.take_along_axis(tokens, visible[..., None], axis=1)
+    encoded = self.net.blocks(tokens, train=train)[-1]
+    decoder = TransformerDecoder(
+        self.net.patch_size**2 * images.shape[-1],
+        width=self.width,
+        depth=self.depth,
+        heads=self.heads,
+        dtype=self.net.dtype,
+        name="decoder",
+    )
+    return decoder(encoded, visible, hidden, grid, train=train)
+
+
+def mae(
+    net: nn.Module,
+    *,
+    augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
+    mask_ratio: float = 0.75,
+    decoder_width: int = 512,
+    decoder_depth: int = 8,
+    decoder_heads: int = 16,
+    axis_name: str | None = None,
+) -> Method:
+  """Makes a masked autoencoder over a vision transformer.
+
+  Args:
+    net: A `ViT` of `jssl.nets`.
+    augment: The recipe, `(key, image, *, extent) -> view`; by default a crop
+      and a flip, at the size of the images.
+    mask_ratio: Share of the patches that the encoder does not see, in (0, 1).
+    decoder_width: Width of the decoder's tokens.
+    decoder_depth: Number of its blocks.
+    decoder_heads: Number of its attention heads.
+    axis_name: Axis that the batch is split over, or None.
+
+  Returns:
+    The method. Its loss is the squared error of hidden patches, each shifted
+    and scaled to mean 0 and variance 1; "chance_loss" is that of mean 0.
+
+  Raises:
+    ValueError: If the net is not a transformer, or the ratio out of range.
+  """
+  transformers.check(net, "mae")
+  masking.hidden_count(10**6, mask_ratio)
+  module = MaskedAutoencoder(
+      net, decoder_width, decoder_depth, decoder_heads
+  )
+
+  def views(key, batch):
+    image_key, mask_key = jax.random.split(key)
+    (images,) = augmentation.make_views(image_key, batch, (augment,))
+    rows, columns = patching.grid_of(*images.shape[1:3], net.patch_size)
+    total = rows * columns
+    hidden = masking.hidden_count(total, mask_ratio)
+    split = jax.vmap(lambda key: masking.random_split(key, total, hidden))(
+        augmentation.image_keys(mask_key, batch)
+    )
+    return pretext.Task(Inputs(images, split), None)
+
+  def criterion(prediction, task):
+    images, split = task.inputs
+    patches = patching.patchify(images, net.patch_size)
+    hidden = jnp.take_along_axis(patches, split.hidden[..., None], axis=1)
+    target = patching.standardize(hidden)
+    everything = jnp.ones(target.shape[:2])
+    value = losses.masked_mse(prediction, target, everything)
+    chance = losses.masked_mse(jnp.zeros_like(target), target, everything)
+    return value, {"chance_loss": chance}
+
+  def pictures(prediction, task):
+    images, split = task.inputs
+    patches = patching.patchify(images, net.patch_size)
+    hidden = jnp.take_along_axis(patches, split.hidden[..., None], axis=1)
+    # Each patch's own mean and deviation were never asked for.
+    mean = jnp.mean(hidden, axis=-1, keepdims=True)
+    std = jnp.std(hidden, axis=-1, keepdims=True, ddof=1)
+    put = lambda x: patching.unpatchify(
+        jax.vmap(lambda all, i, new: all.at[i].set(new))(
+            patches, split.hidden, x
+        ),
+        images.shape[1:],
+    )
+    return Pictures(
+        put(jnp.full_like(hidden, 0.5)),
+        jnp.clip(put(mean + std * prediction), 0.0, 1.0),
+        images,
+    )
+
+  return pretext.make(
+      module, views, criterion, pictures=pictures, axis_name=axis_name
+  )

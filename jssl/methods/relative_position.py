@@ -1,0 +1,71 @@
+"""Relative position: on which side of the central tile does the other lie?
+
+Reference:
+  Doersch et al., Unsupervised Visual Representation Learning by Context
+  Prediction, 2015.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jssl import augment as augmentation
+from jssl.method import Method
+from jssl.methods import crops
+from jssl.methods import tiles as tiling
+
+_CENTER = 4  # Of 3 x 3 tiles.
+
+
+def relative_position(
+    net: nn.Module,
+    *,
+    augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
+    tile_size: int | None = None,
+    channel_shift: int = 2,
+    grayscale_probability: float = 0.7,
+    dim: int = 512,
+    hidden_dim: int = 4096,
+    axis_name: str | None = None,
+) -> Method:
+  """Makes context prediction over a backbone.
+
+  The net sees the central tile and one of its eight neighbours. Against
+  shortcuts stand gaps, random places, shifted channels and gray images (see
+  `jssl.methods.tiles.make`) in place of the paper's random color channels.
+
+  Args:
+    net: A backbone of `jssl.nets`.
+    augment: The recipe of the image that is cut, `(key, image, *, extent) ->
+      view`; by default a crop and a flip, at the size of the images.
+    tile_size: Side of a tile, None for 64 / 75 of a third of the image.
+    channel_shift: Largest shift of a tile's color channels, in pixels.
+    grayscale_probability: How often the image loses its colors.
+    dim: Width of a tile's projection.
+    hidden_dim: Width of the classifier's hidden layer; 4096 in the paper.
+    axis_name: Axis that the batch is split over, or None.
+
+  Returns:
+    The method. Its metrics are "accuracy" and "chance_loss", log 8.
+
+  Raises:
+    ValueError: If a tile does not fit.
+  """
+
+  def choose(key, tiles):
+    label = jax.random.randint(key, (), 0, 8)
+    other = label + (label >= _CENTER)
+    return tiles[jnp.stack([_CENTER, other])], label
+
+  return tiling.make(
+      net,
+      choose,
+      classes=8,
+      augment=augment,
+      tile_size=tile_size,
+      channel_shift=channel_shift,
+      grayscale_probability=grayscale_probability,
+      dim=dim,
+      hidden_dim=hidden_dim,
+      axis_name=axis_name,
+  )

@@ -1,0 +1,52 @@
+"""Rotation: by how many quarter turns is the image rotated?
+
+Reference:
+  Gidaris et al., Unsupervised Representation Learning by Predicting Image
+  Rotations, 2018 (RotNet).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jssl import augment as augmentation
+from jssl.method import Method
+from jssl.methods import branch as branches
+from jssl.methods import crops
+from jssl.methods import pretext
+from jssl.nets import MLP
+
+
+def rotation(
+    net: nn.Module,
+    *,
+    augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
+    axis_name: str | None = None,
+) -> Method:
+  """Makes RotNet over a backbone.
+
+  Each step shows every image in all four rotations, exact turns that leave no
+  trace of resampling, in one forward pass: statistics of one rotation alone
+  would give it away.
+
+  Args:
+    net: A backbone of `jssl.nets`.
+    augment: The recipe, `(key, image, *, extent) -> view`, of square views; by
+      default a crop and a flip, at the size of the images.
+    axis_name: Axis that the batch is split over, or None.
+
+  Returns:
+    The method. Its metrics are "accuracy" and "chance_loss", log 4.
+  """
+  branch = branches.Branch(net, MLP((4,), dtype=branches.dtype_of(net)))
+
+  def views(key, batch):
+    (images,) = augmentation.make_views(key, batch, (augment,))
+    turned = [augmentation.rotate90(images, turns) for turns in range(4)]
+    labels = jnp.repeat(jnp.arange(4), len(images))
+    return pretext.Task(jnp.concatenate(turned), labels)
+
+  def criterion(embedding, task):
+    return pretext.classify(embedding.projection, task.target)
+
+  return pretext.make(branch, views, criterion, axis_name=axis_name)

@@ -1,0 +1,137 @@
+"""SimMIM: from the rest of the patches, what do the masked ones show?
+
+Reference:
+  Xie et al., SimMIM: A Simple Framework for Masked Image Modeling, 2022.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jssl import augment as augmentation
+from jssl import losses
+from jssl import masking
+from jssl.method import Method
+from jssl.method import Pictures
+from jssl.methods import crops
+from jssl.methods import pretext
+from jssl.methods import reconstruction
+from jssl.methods import transformers
+from jssl.nets import patches as patching
+
+
+class Inputs(NamedTuple):
+  """What the net is given.
+
+  Attributes:
+    images: `[B, H, W, C]` in [0, 1].
+    hidden: Which patches it does not see, bool `[B, h, w]`.
+  """
+
+  images: jax.Array
+  hidden: jax.Array
+
+
+class MaskedImageModel(nn.Module):
+  """A transformer of all patches, the hidden ones replaced by one token.
+
+  Attributes:
+    net: A vision transformer.
+  """
+
+  net: Any
+
+  @nn.compact
+  def __call__(self, inputs: Inputs, *, train: bool = False) -> jax.Array:
+    """Predicts all patches, float32 `[B, T, P * P * C]`."""
+    images, hidden = inputs
+    tokens = self.net.project(images)
+    grid, width = tokens.shape[1:3], tokens.shape[-1]
+    token = self.param("mask_token", nn.initializers.normal(0.02), (width,))
+    token = token.astype(tokens.dtype)
+    tokens = jnp.where(hidden[..., None], token, tokens)
+    tokens = tokens + self.net.positions_of(grid)
+    tokens = tokens.reshape(len(images), -1, width)
+    last = self.net.blocks(tokens, train=train)[-1]
+    pixels = self.net.patch_size**2 * images.shape[-1]
+    dense = nn.Dense(pixels, dtype=self.net.dtype, name="decoder")
+    return dense(last[:, -tokens.shape[1] :]).astype(jnp.float32)
+
+
+def simmim(
+    net: nn.Module,
+    *,
+    augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
+    mask_ratio: float = 0.6,
+    mask_unit: int = 2,
+    axis_name: str | None = None,
+) -> Method:
+  """Makes SimMIM over a vision transformer.
+
+  Args:
+    net: A `ViT` of `jssl.nets`.
+    augment: The recipe, `(key, image, *, extent) -> view`; by default a crop
+      and a flip, at the size of the images.
+    mask_ratio: Share of the patches that are masked, in (0, 1).
+    mask_unit: Side in patches of the squares that are masked: in the paper 2,
+      32 pixels of patches of 16.
+    axis_name: Axis that the batch is split over, or None.
+
+  Returns:
+    The method. Its loss is the absolute error of masked pixels, in quarters of
+    their range; "chance_loss" is that of the mean color of what is seen.
+
+  Raises:
+    ValueError: If the net is not a transformer, or the ratio out of range.
+  """
+  transformers.check(net, "simmim")
+  masking.hidden_count(10**6, mask_ratio)
+
+  def views(key, batch):
+    image_key, mask_key = jax.random.split(key)
+    (images,) = augmentation.make_views(image_key, batch, (augment,))
+    grid = patching.grid_of(*images.shape[1:3], net.patch_size)
+    hidden = jax.vmap(
+        lambda key: masking.random_mask(
+            key, grid, ratio=mask_ratio, unit=mask_unit
+        )
+    )(augmentation.image_keys(mask_key, batch))
+    return pretext.Task(Inputs(images, hidden), None)
+
+  def criterion(prediction, task):
+    images, hidden = task.inputs
+    target = patching.patchify(
+        reconstruction.from_image(images), net.patch_size
+    )
+    mask = hidden.reshape(target.shape[:2])
+    pixels = target.reshape(*mask.shape, -1, images.shape[-1])
+    color = jnp.mean(
+        pixels, axis=(1, 2), keepdims=True, where=~mask[..., None, None]
+    )
+    color = jnp.broadcast_to(color, pixels.shape).reshape(target.shape)
+    return losses.masked_l1(prediction, target, mask), {
+        "chance_loss": losses.masked_l1(color, target, mask)
+    }
+
+  def pictures(prediction, task):
+    images, hidden = task.inputs
+    painted = patching.unpatchify(
+        reconstruction.to_image(prediction), images.shape[1:]
+    )
+    size = net.patch_size
+    mask = jnp.repeat(jnp.repeat(hidden, size, axis=1), size, axis=2)[..., None]
+    return Pictures(
+        jnp.where(mask, 0.5, images),
+        jnp.where(mask, painted, images),
+        images,
+    )
+
+  return pretext.make(
+      MaskedImageModel(net),
+      views,
+      criterion,
+      pictures=pictures,
+      axis_name=axis_name,
+  )

@@ -1,0 +1,143 @@
+"""Decoders: from features to pixels or features, thrown away after training."""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jssl.nets.vit import Block
+from jssl.nets.vit import sincos_2d
+
+_INIT = nn.initializers.normal(0.02)
+
+
+class ConvDecoder(nn.Module):
+  """Doubles a feature map by transposed convolutions until it has a size.
+
+  Attributes:
+    size: Height and width of the output, the input's times a power of two.
+    channels: Channels of the output.
+    width: Channels of the last layer but one; each earlier has twice as many,
+      512 at most.
+    norm: Constructor of the normalisation, such as `BatchNorm`.
+    mix: Whether a layer that connects all places of a channel, and one that
+      connects all channels of a place, come first.
+    dtype: Type of the computation; parameters are float32.
+
+  Reference:
+    Pathak et al., Context Encoders, 2016, section 3.1: the mixing layers are
+    its channel-wise fully-connected layer.
+  """
+
+  size: int
+  channels: int
+  width: int = 64
+  norm: Callable[..., nn.Module] | None = None
+  mix: bool = False
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """Maps `[B, h, w, D]` to `[B, size, size, channels]`, float32."""
+    side = x.shape[1]
+    steps = max(1, self.size // side).bit_length() - 1
+    if side << steps != self.size or x.shape[2] != side:
+      raise ValueError(
+          f"Features of {side} x {x.shape[2]} cannot be doubled to an image of"
+          f" {self.size} x {self.size}; choose an image size that is a power of"
+          " two times the features'."
+      )
+    if self.mix:
+      x = nn.relu(self._mix(x))
+    for i in reversed(range(steps)):
+      x = nn.ConvTranspose(
+          min(512, self.width << i),
+          (4, 4),
+          (2, 2),
+          use_bias=self.norm is None,
+          dtype=self.dtype,
+          name=f"up_{steps - i}",
+      )(x)
+      if self.norm is not None:
+        x = self.norm(name=f"norm_{steps - i}", dtype=self.dtype)(
+            x, train=train
+        )
+      x = nn.relu(x)
+    x = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="out")(x)
+    return x.astype(jnp.float32)
+
+  def _mix(self, x):
+    batch, height, width, channels = x.shape
+    places = height * width
+    kernel = self.param(
+        "places",
+        nn.initializers.lecun_normal(in_axis=0, out_axis=1, batch_axis=2),
+        (places, places, channels),
+    )
+    x = x.reshape(batch, places, channels)
+    x = jnp.einsum("bpc,pqc->bqc", x, kernel.astype(self.dtype))
+    x = nn.Dense(channels, dtype=self.dtype, name="mix")(x)
+    return x.reshape(batch, height, width, channels)
+
+
+class TransformerDecoder(nn.Module):
+  """Predicts hidden patches from the tokens of visible ones.
+
+  Attributes:
+    out: Width of a prediction.
+    width: Width of a token inside, a multiple of 4 and of the heads.
+    depth: Number of blocks.
+    heads: Number of attention heads.
+    mlp_ratio: See `ViT`.
+    dtype: Type of the computation; parameters are float32.
+
+  Reference:
+    He et al., Masked Autoencoders Are Scalable Vision Learners, 2022. There
+    all patches are put in order and predicted; blocks do not depend on the
+    order, and only hidden patches count, so here these come last.
+  """
+
+  out: int
+  width: int = 512
+  depth: int = 8
+  heads: int = 16
+  mlp_ratio: float = 4
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+      self,
+      tokens: jax.Array,
+      visible: jax.Array,
+      hidden: jax.Array,
+      grid: tuple[int, int],
+      *,
+      train: bool = False,
+  ) -> jax.Array:
+    """Predicts.
+
+    Args:
+      tokens: `[B, V, D]`, or `[B, 1 + V, D]` with a class token first.
+      visible: Which patches they are, int `[B, V]`.
+      hidden: Which patches to predict, int `[B, M]`.
+      grid: Height and width of the image in patches.
+      train: Not used; decoders share it.
+
+    Returns:
+      float32 `[B, M, out]`.
+    """
+    dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
+    table = sincos_2d(self.width, grid).astype(self.dtype)
+    x = dense(self.width, name="in")(tokens.astype(self.dtype))
+    first = x.shape[1] - visible.shape[1]  # The class token has no position.
+    x = x.at[:, first:].add(table[visible])
+    token = self.param("mask_token", _INIT, (self.width,))
+    x = jnp.concatenate([x, token.astype(self.dtype) + table[hidden]], axis=1)
+    for i in range(1, self.depth + 1):
+      block = Block(self.heads, self.mlp_ratio, 0.0, self.dtype, name=f"{i}")
+      x = block(x, train=train)
+    x = nn.LayerNorm(epsilon=1e-6, name="norm")(x[:, -hidden.shape[1] :])
+    return dense(self.out, name="out")(x).astype(jnp.float32)
