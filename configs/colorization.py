@@ -32,7 +32,8 @@ def get_config(dataset: str = "photos") -> configs.ConfigDict:
   elif name in ("cifar10", "cifar100"):
     config.method.stride = 2
   elif name == "photos":
-    config.method.update(stride=2, decoder_width=32)
+    config.method.decoder_width = 32
+    config.epochs = 20.0
     config.augment.scale = (0.5, 1.0)
     config.optimizer.learning_rate = 8e-3
   return config

@@ -52,12 +52,11 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   config.optimizer.update(learning_rate=1e-3, reference_batch_size=512)
   config.optimizer.schedule.warmup_epochs = 10.0
   if name == "digits":
-    config.batch_size = 64
-    config.net.name = "vit_micro"
+    config.batch_size = 16
+    config.net.update(name="vit_micro", patch_size=4)
     config.method.update(predictor_depth=1)
-    config.method.momentum.value = 0.97
     config.augment = {"name": "digits"}
-    config.optimizer.learning_rate = 1.6e-2
+    config.optimizer.learning_rate = 4e-3
     config.optimizer.schedule.warmup_epochs = 2.0
   elif name in ("cifar10", "cifar100"):
     config.net.name = "vit_tiny"

@@ -19,6 +19,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   config.method = {
       "name": "mae",
       "mask_ratio": 0.75,
+      "normalize": True,
       "decoder_width": 512,
       "decoder_depth": 8,
       "decoder_heads": 16,
@@ -38,7 +39,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   config.method.update(decoder_width=192, decoder_depth=2, decoder_heads=3)
   config.optimizer.schedule.warmup_epochs = 10.0
   if name == "digits":
-    config.batch_size = 64
+    config.batch_size = 16
     config.net.name = "vit_micro"
     config.method.update(decoder_width=96, decoder_depth=1)
     config.augment = {"name": "digits"}

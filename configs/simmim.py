@@ -33,8 +33,9 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
     return config
   config.optimizer.update(learning_rate=1e-3)
   if name == "digits":
-    config.batch_size = 64
-    config.net.name = "vit_micro"
+    config.batch_size = 16
+    config.net.update(name="vit_micro", patch_size=4, positions="sincos")
+    config.method.mask_unit = 1
     config.augment = {"name": "digits"}
     config.optimizer.learning_rate = 1.6e-2
     config.optimizer.schedule.warmup_epochs = 2.0

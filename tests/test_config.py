@@ -17,7 +17,9 @@ from jssl.methods import METHODS
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 FILES = sorted(FOLDER.glob("*.py"))
-DATASETS = ("digits", "cifar10", "imagenet2012", "folder:x")
+DATASETS = ("digits", "photos", "cifar10", "imagenet2012", "folder:x")
+# Methods that take a vision transformer alone.
+VIT_METHODS = ("ijepa", "mae", "simmim")
 
 
 def _load(path, dataset):
@@ -35,6 +37,7 @@ def _config(dataset="digits", name="moco_v2"):
     "dataset,expected",
     [
         ("digits", (16, 0, "resnet8", "cifar", 1.0)),
+        ("photos", (32, 0, "resnet8", "cifar", 1.0)),
         ("cifar10", (32, 0, "resnet18", "cifar", 1.0)),
         ("cifar100", (32, 0, "resnet18", "cifar", 1.0)),
         ("imagenet2012", (224, 256, "resnet50", "imagenet", 0.875)),
@@ -241,7 +244,12 @@ def test_small_views_have_their_own_size():
 def test_a_net_is_changed_by_its_name_alone(path, net):
   config = _load(path, "cifar10")
   config.net.name = net
-  assert isinstance(build.method(config), Method)
+  if path.stem in VIT_METHODS and not net.startswith("vit"):
+    message = f"{path.stem} works on .* a ResNet; set net.name to vit_tiny"
+    with pytest.raises(ValueError, match=message):
+      build.method(config)
+  else:
+    assert isinstance(build.method(config), Method)
 
 
 @pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])

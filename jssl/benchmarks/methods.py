@@ -19,6 +19,8 @@ from jssl.run import Run
 from jssl.step import TrainState
 
 SCORES = ("knn", "one_shot", "five_shot")
+_NEED_COLOR = ("colorization",)
+_NEED_PATCHES = ("mae", "simmim", "ijepa")
 
 
 class Row(NamedTuple):
@@ -65,7 +67,8 @@ def measure(
     configs: Folder with a file for each method.
     output: Folder of the results, made if need be.
     seeds: Number of seeds, 0 and up.
-    overrides: Config entries for all methods, `{"net.width": 16}`.
+    overrides: Config entries for all methods, `{"net.width": 16}`; methods that
+      need a transformer keep the net of their config.
 
   Returns:
     The numbers of each row by its name: the means over the seeds.
@@ -77,8 +80,15 @@ def measure(
   output.mkdir(parents=True, exist_ok=True)
   rows = []
   for name in names:
-    config = _config(configs / f"{name}.py", dataset, overrides)
-    run = runs.prepare(config)
+    own = {
+        key: value
+        for key, value in overrides.items()
+        if name not in _NEED_PATCHES or not key.startswith("net.")
+    }
+    run = runs.prepare(_config(configs / f"{name}.py", dataset, own))
+    if name in _NEED_COLOR and run.train.image.shape[-1] == 1:
+      print(f"{name} is left out: {dataset} has no colors.", flush=True)
+      continue
     if run.train.label is None or run.test.label is None:
       raise ValueError(
           f"{dataset} has no labels to judge by; expected a labelled data set"

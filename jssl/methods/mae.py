@@ -17,6 +17,7 @@ from jssl.method import Method
 from jssl.method import Pictures
 from jssl.methods import crops
 from jssl.methods import pretext
+from jssl.methods import reconstruction
 from jssl.methods import transformers
 from jssl.nets import patches as patching
 from jssl.nets import TransformerDecoder
@@ -74,6 +75,7 @@ def mae(
     *,
     augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
     mask_ratio: float = 0.75,
+    normalize: bool = True,
     decoder_width: int = 512,
     decoder_depth: int = 8,
     decoder_heads: int = 16,
@@ -86,14 +88,18 @@ def mae(
     augment: The recipe, `(key, image, *, extent) -> view`; by default a crop
       and a flip, at the size of the images.
     mask_ratio: Share of the patches that the encoder does not see, in (0, 1).
+    normalize: Whether each hidden patch is shifted and scaled to mean 0 and
+      variance 1 before it is predicted, which the paper found to teach better
+      features. Pictures then borrow the original's mean and variance.
     decoder_width: Width of the decoder's tokens.
     decoder_depth: Number of its blocks.
     decoder_heads: Number of its attention heads.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
-    The method. Its loss is the squared error of hidden patches, each shifted
-    and scaled to mean 0 and variance 1; "chance_loss" is that of mean 0.
+    The method. Its loss is the squared error of hidden patches, in quarters of
+    the images' range unless they are normalised; "chance_loss" is that of the
+    mean color of what is seen, or of mean 0.
 
   Raises:
     ValueError: If the net is not a transformer, or the ratio out of range.
@@ -115,23 +121,37 @@ def mae(
     )
     return pretext.Task(Inputs(images, split), None)
 
+  def take(patches, index):
+    return jnp.take_along_axis(patches, index[..., None], axis=1)
+
   def criterion(prediction, task):
     images, split = task.inputs
     patches = patching.patchify(images, net.patch_size)
-    hidden = jnp.take_along_axis(patches, split.hidden[..., None], axis=1)
-    target = patching.standardize(hidden)
+    target = take(patches, split.hidden)
+    if normalize:
+      target = patching.standardize(target)
+      guess = jnp.zeros_like(target)
+    else:
+      seen = take(patches, split.visible).reshape(
+          len(images), -1, images.shape[-1]
+      )
+      color = jnp.mean(seen, axis=1)[:, None]  # [B, 1, C]
+      guess = jnp.tile(color, (1, target.shape[1], net.patch_size**2))
+      target, guess = map(reconstruction.from_image, (target, guess))
     everything = jnp.ones(target.shape[:2])
-    value = losses.masked_mse(prediction, target, everything)
-    chance = losses.masked_mse(jnp.zeros_like(target), target, everything)
-    return value, {"chance_loss": chance}
+    error = lambda x: losses.masked_mse(x, target, everything)
+    return error(prediction), {"chance_loss": error(guess)}
 
   def pictures(prediction, task):
     images, split = task.inputs
     patches = patching.patchify(images, net.patch_size)
-    hidden = jnp.take_along_axis(patches, split.hidden[..., None], axis=1)
-    # Each patch's own mean and deviation were never asked for.
-    mean = jnp.mean(hidden, axis=-1, keepdims=True)
-    std = jnp.std(hidden, axis=-1, keepdims=True, ddof=1)
+    hidden = take(patches, split.hidden)
+    if normalize:
+      mean = jnp.mean(hidden, axis=-1, keepdims=True)
+      std = jnp.std(hidden, axis=-1, keepdims=True, ddof=1)
+      painted = jnp.clip(mean + std * prediction, 0.0, 1.0)
+    else:
+      painted = reconstruction.to_image(prediction)
     put = lambda x: patching.unpatchify(
         jax.vmap(lambda all, i, new: all.at[i].set(new))(
             patches, split.hidden, x
@@ -140,7 +160,7 @@ def mae(
     )
     return Pictures(
         put(jnp.full_like(hidden, 0.5)),
-        jnp.clip(put(mean + std * prediction), 0.0, 1.0),
+        put(painted),
         images,
     )
 

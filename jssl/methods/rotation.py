@@ -43,8 +43,9 @@ def rotation(
   def views(key, batch):
     (images,) = augmentation.make_views(key, batch, (augment,))
     turned = [augmentation.rotate90(images, turns) for turns in range(4)]
-    labels = jnp.repeat(jnp.arange(4), len(images))
-    return pretext.Task(jnp.concatenate(turned), labels)
+    # Side by side, so that a group of the batch has statistics of all four.
+    turned = jnp.stack(turned, axis=1).reshape(-1, *images.shape[1:])
+    return pretext.Task(turned, jnp.tile(jnp.arange(4), len(images)))
 
   def criterion(embedding, task):
     return pretext.classify(embedding.projection, task.target)

@@ -64,7 +64,7 @@ def make(
     augment: The recipe of the image, `(key, image, *, extent) -> view`.
     tile_size: See `augment.cut_tiles`.
     channel_shift: See `augment.cut_tiles`.
-    grayscale_probability: How often the image loses its colors.
+    grayscale_probability: How often all tiles of an image lose their colors.
     dim: Width of a tile's projection.
     hidden_dim: Width of the classifier's hidden layer.
     axis_name: Axis that the batch is split over, or None.
@@ -78,12 +78,14 @@ def make(
 
   def one(key, image):
     gray_key, cut_key, choice_key = jax.random.split(key, 3)
-    image = augmentation.random_grayscale(
-        gray_key, image, probability=grayscale_probability
-    )
     tiles = augmentation.cut_tiles(
         cut_key, image, size=tile_size, channel_shift=channel_shift
     )
+    # After the shift, which would give gray tiles colored fringes.
+    fade = functools.partial(
+        augmentation.random_grayscale, probability=grayscale_probability
+    )
+    tiles = jax.vmap(fade, in_axes=(None, 0))(gray_key, tiles)
     return choose(choice_key, augmentation.standardize(tiles))
 
   def views(key, batch):

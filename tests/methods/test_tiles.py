@@ -1,0 +1,222 @@
+"""Jigsaw and relative position."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from jssl import optim
+from jssl.methods import METHODS
+from jssl.methods.permutations import load
+from jssl.step import init_state
+from jssl.step import make_step
+import siamese_case as case
+from siamese_case import compile_fast
+import tiny
+
+SIDE, CELL, TILE = 30, 10, 8
+ORDERS = 4
+BATCH = 32
+STEPS = 150
+# The cells that each label shows.
+CELLS = {
+    "jigsaw": load(ORDERS),
+    "relative_position": np.array([[4, i] for i in range(9) if i != 4]),
+}
+
+each_method = pytest.mark.parametrize("name", CELLS)
+
+
+def _plain(key, image, *, extent=None):
+  """The image itself."""
+  del key, extent
+  return image
+
+
+def _method(name, net=tiny.Net(grid=2), **arguments):
+  if name == "jigsaw":
+    arguments = dict(permutations=ORDERS) | arguments
+  small = dict(augment=_plain, dim=16, hidden_dim=64)
+  return METHODS[name](net, **small | arguments)
+
+
+@functools.cache
+def _views(name, **arguments):
+  """The views of a method, compiled."""
+  return jax.jit(_method(name, **arguments).views)
+
+
+def _per_cell(values):
+  """Spreads `[..., 9, C]` over the cells of images."""
+  grid = values.reshape(*values.shape[:-2], 3, 3, values.shape[-1])
+  return np.float32(np.repeat(np.repeat(grid, CELL, axis=-3), CELL, axis=-2))
+
+
+def _numbered(count):
+  """Images whose green, between red and blue, is a number of each cell."""
+  green = np.arange(9 * count).reshape(count, 9, 1) / (9 * count)
+  return _per_cell(np.concatenate([0 * green, green, 0 * green + 1], axis=-1))
+
+
+def _numbers(tiles):
+  """Reads the numbers of tiles `[B, N, h, w, C]`: the image's, the cell's."""
+  red, green, blue = np.moveaxis(np.asarray(tiles, np.float64), -1, 0)
+  numbers = 9 * len(tiles) * (green - red) / (blue - red)
+  assert np.all(np.ptp(numbers, axis=(2, 3)) < 0.2)  # Of one cell.
+  return np.divmod(np.round(numbers[:, :, 0, 0]).astype(int), 9)
+
+
+def _noise(count, seed=0):
+  random = np.random.default_rng(seed)
+  return np.float32(random.uniform(0, 1, (count, SIDE, SIDE, 3)))
+
+
+def _bowl(count, seed=0):
+  """Images that get darker outwards: each tile's slope tells its cell."""
+  axis = np.square(np.linspace(-1, 1, SIDE))
+  light = 0.9 - 0.3 * (axis[:, None] + axis)
+  return np.float32(light[..., None] + 0.1 * (_noise(count, seed) - 0.5))
+
+
+@functools.cache
+def _trainer(name):
+  method, optimizer = _method(name), optim.sgd(0.05)
+  start = init_state(
+      method, optimizer, jax.random.key(0), {"image": _noise(BATCH)}
+  )
+  return start, jax.jit(make_step(method, optimizer))
+
+
+def _accuracy(name, draw):
+  """Of the second half of a training that sees no image twice."""
+  state, step = _trainer(name)
+  accuracies = []
+  for i in range(STEPS):
+    state, row = step(state, {"image": draw(BATCH, seed=i)})
+    accuracies.append(float(row["accuracy"]))
+  return np.mean(accuracies[STEPS // 2 :])
+
+
+@each_method
+def test_tiles_are_those_that_the_label_says(name):
+  count = 600
+  views = _views(name, grayscale_probability=0.0)
+  task = views(jax.random.key(0), {"image": _numbered(count)})
+  cells = CELLS[name]
+  assert task.inputs.shape == (count, cells.shape[1], TILE, TILE, 3)
+  image, cell = _numbers(task.inputs)
+  np.testing.assert_array_equal(cell, cells[task.target])
+  own = np.broadcast_to(np.arange(count)[:, None], image.shape)
+  np.testing.assert_array_equal(image, own)
+  # Each label as often as the others, up to four deviations.
+  counts = np.bincount(task.target, minlength=len(cells))
+  assert len(counts) == len(cells)
+  chance = 1 / len(cells)
+  bound = 4 * np.sqrt(count * chance * (1 - chance))
+  assert np.all(np.abs(counts - count * chance) < bound)
+  # Not the same ones at the next step.
+  other = views(jax.random.key(1), {"image": _numbered(count)})
+  assert np.mean(other.target == task.target) < 2 * chance
+
+
+@each_method
+def test_noise_does_not_tell_where_tiles_were(name):
+  chance, images = 1 / len(CELLS[name]), BATCH * (STEPS - STEPS // 2)
+  # Binomial; four of its deviations.
+  bound = 4 * np.sqrt(chance * (1 - chance) / images)
+  assert bound < 0.04
+  accuracy = _accuracy(name, _noise)
+  assert abs(accuracy - chance) < bound
+
+
+@each_method
+def test_a_pattern_across_the_image_tells_where_tiles_were(name):
+  accuracy = _accuracy(name, _bowl)
+  assert accuracy > 0.8
+
+
+@each_method
+def test_tiles_do_not_show_brightness_and_contrast_of_their_cell(name):
+  random = np.random.default_rng(1)
+  contrast = random.uniform(0.3, 0.6, (4, 9, 1))
+  brightness = random.uniform(0.0, 0.4, (4, 9, 1))
+  images = _noise(4)
+  changed = _per_cell(contrast) * images + _per_cell(brightness)
+  views = _views(name, grayscale_probability=0.0)
+  expected = views(jax.random.key(0), {"image": images})
+  actual = views(jax.random.key(0), {"image": changed})
+  # The least variance that is stretched takes a little off.
+  np.testing.assert_allclose(actual.inputs, expected.inputs, atol=0.01)
+  np.testing.assert_array_equal(actual.target, expected.target)
+  assert np.std(expected.inputs) > 0.2
+
+
+@each_method
+def test_features_do_not_show_brightness_and_contrast(name):
+  # Features of whole images, by a net that has begun with tiles.
+  state, _ = _trainer(name)
+  encode = functools.partial(
+      jax.jit(_method(name).encode), state.params, state.carried
+  )
+  images = _noise(4)
+  expected = encode(images)["pooled"]
+  actual = encode(0.4 * images + 0.5)["pooled"]
+  np.testing.assert_allclose(actual, expected, atol=1e-3)
+  # Alike, not gone: other images have others.
+  assert np.max(np.abs(expected[0] - expected[1])) > 0.01
+  # Each is standardised by itself.
+  dark = encode(images * np.float32([1, 0.2, 0.1, 0.2])[:, None, None, None])
+  np.testing.assert_allclose(dark["pooled"][0], expected[0], atol=1e-5)
+
+
+@each_method
+@pytest.mark.parametrize("probability", [0.5, 1.0])
+def test_all_tiles_of_an_image_lose_their_colors_or_none(name, probability):
+  views = _views(name, grayscale_probability=probability, channel_shift=2)
+  task = views(jax.random.key(0), {"image": _noise(64)})
+  colors = np.ptp(np.asarray(task.inputs), axis=-1).max(axis=(2, 3))
+  gray = colors < 1e-5
+  np.testing.assert_array_equal(gray, np.repeat(gray[:, :1], gray.shape[1], 1))
+  # Four deviations; none where all are gray.
+  bound = 4 * np.sqrt(probability * (1 - probability) / 64)
+  assert abs(np.mean(gray) - probability) <= bound
+
+
+@each_method
+def test_heads_see_one_tile_each_then_all(name):
+  method = _method(name, case.Pixels())
+  task = jax.eval_shape(method.views, jax.random.key(0), {"image": _noise(1)})
+  labels, count = CELLS[name].shape
+  assert case.shapes(method, task) == {
+      "projector": {
+          "layer_1": case.linear(TILE * TILE * 3, 16) | {"bias": (16,)}
+      },
+      "classifier": {
+          "layer_1": case.linear(16 * count, 64),
+          "norm_1": case.norm(64),
+          "layer_2": case.linear(64, labels) | {"bias": (labels,)},
+      },
+  }
+
+
+@each_method
+@pytest.mark.parametrize(
+    "side,arguments,message",
+    [
+        (12, dict(tile_size=8), "8 x 8 does not fit .* image of 12 x 12"),
+        (2, {}, "0 x 0 does not fit .* image of 2 x 2"),
+    ],
+)
+def test_images_too_small_for_the_tiles_are_refused(
+    name, side, arguments, message
+):
+  batch = {"image": np.zeros((2, side, side, 3), np.uint8)}
+  with pytest.raises(ValueError, match=message):
+    _method(name, **arguments).views(jax.random.key(0), batch)
+
+
+@pytest.mark.parametrize("count", [1, 1001])
+def test_a_puzzle_needs_as_many_orders_as_there_are(count):
+  with pytest.raises(ValueError, match=f"permutations is {count}; expected 2"):
+    _method("jigsaw", permutations=count)
