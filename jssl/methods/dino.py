@@ -24,7 +24,6 @@ from jssl.method import Aux
 from jssl.method import Method
 from jssl.methods import branch as branches
 from jssl.methods import crops
-from jssl.methods import siamese
 from jssl.methods import target as target_nets
 from jssl.nets import BatchNorm
 from jssl.nets import MLP
@@ -170,15 +169,7 @@ def dino(
     teacher = ema.update(carried.target_params, params, momentum(step))
     return params, Carried(batch_stats, teacher, target_batch_stats, center)
 
-  def encode(params, carried, images):
-    del params
-    return branches.encoder(net)(
-        carried.target_params,
-        siamese.Statistics(carried.target_batch_stats),
-        images,
-    )
-
-  return Method(views, init, loss, update, encode)
+  return Method(views, init, loss, update, target_nets.encoder(net))
 
 
 def _scores(projections, prototypes):

@@ -21,7 +21,6 @@ from jssl.method import Aux
 from jssl.method import Method
 from jssl.methods import branch as branches
 from jssl.methods import crops
-from jssl.methods import siamese
 from jssl.methods import target as target_nets
 from jssl.methods import transformers
 from jssl.nets import patches as patching
@@ -169,15 +168,7 @@ def ijepa(
     stats = (carried.batch_stats, carried.target_batch_stats)
     return params, target_nets.follow(carried, params, stats, momentum(step))
 
-  def encode(params, carried, images):
-    del params
-    return branches.encoder(net)(
-        carried.target_params,
-        siamese.Statistics(carried.target_batch_stats),
-        images,
-    )
-
-  return Method(views, init, loss, update, encode)
+  return Method(views, init, loss, update, target_nets.encoder(net))
 
 
 def _features(net, params, images):

@@ -1,7 +1,9 @@
 """A target network: an average of the online one, as in BYOL."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 
 from jssl import ema
@@ -51,6 +53,18 @@ def embed(
       branch, carried.target_params, carried.target_batch_stats, views, None
   )
   return embedding.projection, batch_stats
+
+
+def encoder(net: nn.Module) -> Callable[..., dict[str, jax.Array]]:
+  """Makes the `Method.encode` of a method that encodes by its target."""
+  encode = branches.encoder(net)
+
+  def encode_by_target(params, carried, images):
+    del params
+    carried = carried._replace(batch_stats=carried.target_batch_stats)
+    return encode(carried.target_params, carried, images)
+
+  return encode_by_target
 
 
 def follow(
