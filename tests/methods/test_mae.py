@@ -1,0 +1,177 @@
+"""MAE: what the encoder sees, what it costs, and what is asked of it."""
+
+import functools
+import importlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jssl import nets
+from jssl.masking import Split
+from jssl.method import Keys
+from jssl.methods import METHODS
+from jssl.methods import pretext
+from jssl.methods.siamese import Statistics
+from jssl.nets import patches as patching
+import tiny
+
+# The package shows the constructor under the module's name.
+mae_file = importlib.import_module("jssl.methods.mae")
+_GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
+BATCH = {"image": tiny.images(4)}
+KEYS = Keys(jax.random.key(1), jax.random.key(2))
+_DECODER = dict(decoder_width=16, decoder_depth=1, decoder_heads=2)
+
+
+@functools.cache
+def _method(**arguments):
+  return METHODS["mae"](
+      tiny.vit(), augment=tiny.recipe, **_DECODER | arguments
+  )
+
+
+@functools.cache
+def _start():
+  views = _method().views(jax.random.key(0), BATCH)
+  return views, *_method().init(jax.random.key(3), views)
+
+
+def _flops(function, *arguments):
+  compiled = jax.jit(function).lower(*arguments).compile()
+  return compiled.cost_analysis()["flops"]
+
+
+def test_the_encoder_costs_a_third_at_three_quarters_hidden():
+  net = nets.vit_tiny(patch_size=16)
+  images = jnp.zeros((2, 224, 224, 3))
+  # A decoder of one block of width 4 costs next to nothing.
+  module = mae_file.MaskedAutoencoder(net, 4, 1, 1)
+  order = jnp.tile(jnp.arange(196), (2, 1))
+  inputs = mae_file.Inputs(images, Split(order[:, :49], order[:, 49:]))
+  params = jax.eval_shape(module.init, jax.random.key(0), inputs)
+  masked = _flops(module.apply, params, inputs)
+  params = jax.eval_shape(net.init, jax.random.key(0), images)
+  whole = _flops(net.apply, params, images)
+  assert 0.2 < masked / whole < 0.32, masked / whole
+
+
+def test_three_quarters_are_hidden_and_no_patch_is_both():
+  split = _start()[0].inputs.split
+  assert split.visible.shape == (4, 4) and split.hidden.shape == (4, 12)
+  both = np.concatenate([split.visible, split.hidden], axis=1)
+  np.testing.assert_array_equal(np.sort(both), np.tile(np.arange(16), (4, 1)))
+  assert len(np.unique(both, axis=0)) == 4  # Each image has a mask of its own.
+
+
+def _answering(answer, net, **arguments):
+  """A method whose decoder gives the same answer to everything."""
+
+  class Answer(mae_file.MaskedAutoencoder):
+
+    def __call__(self, inputs, *, train=False):
+      return jnp.asarray(answer)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(mae_file, "MaskedAutoencoder", Answer)
+    return METHODS["mae"](net, augment=tiny.recipe, **arguments)
+
+
+def test_the_loss_is_that_of_the_reference():
+  golden = np.load(_GOLDEN / "mae.npz")
+  size = int(golden["patch"])
+  net = nets.ViT(8, depth=1, heads=1, patch_size=size, image_size=32)
+  values, chances = [], []
+  for image, mask, answer in zip(
+      golden["images"], golden["mask"], golden["prediction"]
+  ):  # They hide 12 and 11 patches.
+    hidden, visible = np.flatnonzero(mask), np.flatnonzero(mask == 0)
+    split = Split(jnp.asarray(visible)[None], jnp.asarray(hidden)[None])
+    inputs = mae_file.Inputs(jnp.asarray(image)[None], split)
+    method = _answering(answer[hidden][None], net)
+    value, aux = method.loss(
+        {}, Statistics({}), pretext.Task(inputs, None), KEYS, 0
+    )
+    values.append(value)
+    chances.append(aux.metrics["chance_loss"])
+  np.testing.assert_allclose(
+      np.average(values, weights=golden["mask"].sum(axis=1)),
+      golden["loss_norm_pix"],
+      rtol=1e-5,
+  )
+  # A variance of 1, of one degree of freedom less than there are numbers.
+  np.testing.assert_allclose(chances, 191 / 192, rtol=1e-3)
+
+
+def test_hidden_patches_are_not_seen():
+  task, params, _ = _start()
+  images, split = task.inputs
+  predict = jax.jit(mae_file.MaskedAutoencoder(tiny.vit(), 16, 1, 2).apply)
+
+  def prediction(changed):
+    patches = patching.patchify(images, 2)
+    patches = jax.vmap(lambda x, i: x.at[i].add(1.0))(patches, changed)
+    new = patching.unpatchify(patches, images.shape[1:])
+    return predict({"params": params}, mae_file.Inputs(new, split))
+
+  before = predict({"params": params}, task.inputs)
+  np.testing.assert_array_equal(prediction(split.hidden), before)
+  # One visible patch changes every prediction.
+  change = np.abs(prediction(split.visible[:, :1]) - before)
+  assert np.all(change.max(axis=-1) > 1e-6)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_perfect_prediction_is_the_original(normalize):
+  task, _, carried = _start()
+  images, split = task.inputs
+  hidden = jnp.take_along_axis(
+      patching.patchify(images, 2), split.hidden[..., None], axis=1
+  )
+  if normalize:
+    answer = patching.standardize(hidden, eps=0.0)
+  else:
+    answer = (hidden - 0.5) / 0.25
+  method = _answering(answer, tiny.vit(), normalize=normalize)
+  value, aux = method.loss({}, carried, task, KEYS, 0)
+  assert value < 1e-4 < 0.5 < aux.metrics["chance_loss"]
+  seen, output, original = map(
+      np.asarray, method.pictures({}, carried, task)
+  )
+  inside = (original >= 0) & (original <= 1)  # Pictures are clipped.
+  np.testing.assert_allclose(output[inside], original[inside], atol=1e-4)
+  # Exactly the hidden patches are gray in what is seen.
+  gray = np.mean(seen == 0.5, axis=(1, 2, 3))
+  np.testing.assert_allclose(gray, 12 / 16, atol=0.01)
+
+
+def test_plain_pixels_are_compared_with_the_mean_color():
+  task, params, carried = _start()
+  loss = jax.jit(_method(normalize=False).loss)
+  _, aux = loss(params, carried, task, KEYS, 0)
+  images, split = jax.tree.map(np.asarray, task.inputs)
+  patches = np.asarray(patching.patchify(images, 2)).reshape(4, 16, 4, 3)
+  expected = []
+  for x, visible, hidden in zip(patches, split.visible, split.hidden):
+    color = x[visible].mean(axis=(0, 1))
+    expected.append(np.mean((x[hidden] - color) ** 2) / 0.25**2)
+  np.testing.assert_allclose(
+      aux.metrics["chance_loss"], np.mean(expected), rtol=1e-4
+  )
+
+
+def test_a_net_without_patches_is_refused():
+  with pytest.raises(ValueError, match="mae works on .* ResNet; set net.name"):
+    METHODS["mae"](tiny.resnet())
+  with pytest.raises(ValueError, match="net.micro_batches at 1"):
+    METHODS["mae"](nets.MicroBatched(tiny.vit(), 2))
+
+
+def test_wrong_numbers_are_named():
+  with pytest.raises(ValueError, match="mask ratio of 1.5 hides"):
+    METHODS["mae"](tiny.vit(), mask_ratio=1.5)
+  odd = {"image": jnp.zeros((2, 9, 9, 3))}
+  with pytest.raises(ValueError, match="9 x 9 .* patches of 2 x 2"):
+    _method().views(jax.random.key(0), odd)
