@@ -47,8 +47,8 @@ class ConvDecoder(nn.Module):
     if side << steps != self.size or x.shape[2] != side:
       raise ValueError(
           f"Features of {side} x {x.shape[2]} cannot be doubled to an image of"
-          f" {self.size} x {self.size}; choose an image size that is a power of"
-          " two times the features'."
+          f" {self.size} x {self.size}; choose an image size, or a stride of"
+          " what is predicted, that makes it a power of two times as large."
       )
     if self.mix:
       x = nn.relu(self._mix(x))
