@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jssl import augment as augmentation
 from jssl import losses
@@ -189,11 +190,11 @@ def _classification(logits, ab, bins, prior, rebalance, axis_name):
   near = -jnp.sum(jnp.square(ab[..., None, :] - bins), axis=-1)
   # Not `top_k`: XLA's CPU backend may sort all bins, ten times slower. And
   # dense, since the gradient of a gather of five would be a slow scatter.
-  left = near
+  left = order = near - 1e-4 * np.arange(len(bins), dtype=np.float32)  # Ties.
   for _ in range(_NEAREST):
     last = jnp.max(left, axis=-1, keepdims=True)
     left = jnp.where(left < last, left, -jnp.inf)
-  share = jnp.where(near >= last, near, -jnp.inf)
+  share = jnp.where(order >= last, near, -jnp.inf)
   share = jax.nn.softmax(share / (2 * _SIGMA**2), axis=-1)  # [B, h, w, Q]
   weight = 1 / ((1 - rebalance) * prior + rebalance / len(bins))
   weight /= jnp.sum(prior * weight)  # 1 on average (equation 4).

@@ -28,6 +28,9 @@ def denoising(
 ) -> Method:
   """Makes a denoising autoencoder over a backbone.
 
+  Between net and decoder stands the bottleneck of the context encoder (see
+  `nets.ConvDecoder.mix`): without it features hardly leave their place.
+
   Args:
     net: A backbone of `jssl.nets`.
     augment: The recipe, `(key, image, *, extent) -> view`; by default a crop
@@ -45,7 +48,7 @@ def denoising(
   """
   checks.check_limit("noise", noise)
   module = reconstruction.Painter(
-      net, width=decoder_width, axis_name=axis_name
+      net, width=decoder_width, mix=True, axis_name=axis_name
   )
 
   def views(key, batch):
