@@ -11,6 +11,7 @@ import pytest
 from jssl.method import Keys
 from jssl.methods import METHODS
 from jssl.nets import patches as patching
+import siamese_case as case
 import tiny
 
 # The package shows the constructor under the module's name.
@@ -31,7 +32,8 @@ def _start():
       momentum=lambda step: 0.5 + 0.25 * step,
   )
   views = method.views(jax.random.key(0), BATCH)
-  return method, views, *method.init(jax.random.key(3), views)
+  # A student and a target that differ, with norms that do not start at 1.
+  return method, views, *case.start(method, views)
 
 
 @functools.cache
@@ -59,6 +61,15 @@ def test_only_the_context_is_seen():
   np.testing.assert_array_equal(_predict()(params, new), before)
   new = views._replace(images=_changed(views.images, views.context[:, :1]))
   assert np.abs(_predict()(params, new) - before).max(axis=-1).min() > 1e-6
+
+
+def test_the_order_of_the_context_does_not_matter():
+  # It would if tokens were given the positions of others.
+  _, views, params, _ = _start()
+  other = views._replace(context=views.context[:, ::-1])
+  np.testing.assert_allclose(
+      _predict()(params, other), _predict()(params, views), atol=1e-5
+  )
 
 
 def test_blocks_are_predicted_apart():
@@ -99,11 +110,12 @@ def test_the_target_follows_by_the_schedule_and_encodes():
   moved = jax.tree.map(lambda x: x + 1.0, params)
   _, new = method.update(moved, carried, {}, 1)
   assert set(new.target_params) == {"net"}  # No predictor.
-  jax.tree.map(
-      lambda new, old: np.testing.assert_allclose(new, old + 0.25, atol=1e-6),
-      new.target_params,
+  expected = jax.tree.map(  # The momentum at step 1 is 0.75.
+      lambda old, online: 0.75 * old + 0.25 * online,
       carried.target_params,
+      {"net": moved["net"]},
   )
+  tiny.assert_trees_close(new.target_params, expected, 1e-6)
   before = method.encode(params, carried, views.images)["pooled"]
   same = method.encode(moved, carried, views.images)["pooled"]
   np.testing.assert_array_equal(same, before)

@@ -57,6 +57,15 @@ def test_masked_pixels_are_not_seen_but_the_token_is():
   assert np.abs(predict(other, images) - before).max() > 1e-4
 
 
+def test_masked_patches_are_told_apart_by_their_positions():
+  _, task, params, _ = _start()
+  module = simmim_file.MaskedImageModel(tiny.vit())
+  prediction = module.apply({"params": params}, task.inputs)
+  hidden = np.asarray(task.inputs.hidden).reshape(4, 16)
+  for masked in (x[h] for x, h in zip(np.asarray(prediction), hidden)):
+    assert len(np.unique(masked.round(4), axis=0)) == 8
+
+
 def test_the_loss_is_the_error_of_masked_pixels():
   method, task, params, carried = _start()
   loss = jax.jit(method.loss)
