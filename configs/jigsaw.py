@@ -6,8 +6,8 @@ imagenet2012 as in Kolesnikov et al. (2019) for ResNet-50: SGD at 0.1 x batch /
 256, decay 1e-4, 35 epochs, rate x 0.1 at 15, 25 and 30, tiles of 64 from images
 of 225
 (Noroozi and Favaro, 2016), 1,000 orders. cifar10: images enlarged to 48, so
-that tiles have 12 pixels; not a published recipe. digits was tuned here for a
-short CPU run. Other data sets get the rates of imagenet2012 along a cosine.
+that tiles have 12 pixels; not a published recipe. digits is not tuned yet.
+Other data sets get the rates of imagenet2012 along a cosine.
 """
 
 from jssl import config as configs

@@ -124,12 +124,17 @@ def initial_state(run: Run) -> TrainState:
 
 def resident(images: data.Images) -> dict[str, jax.Array]:
   """Puts a whole data set on every device, as the step's batches need it."""
+  return parallel.replicate(_arrays(images))
+
+
+def _arrays(images):
+  """What a batch holds of images."""
   arrays = {
       "image": images.image,
       "label": images.label,
       "extent": images.extent,
   }
-  return parallel.replicate({k: v for k, v in arrays.items() if v is not None})
+  return {name: x for name, x in arrays.items() if x is not None}
 
 
 def make_dispatch(run: Run) -> Callable[..., tuple[TrainState, Any]]:
@@ -204,12 +209,7 @@ def make_pictures(run: Run) -> Callable[[TrainState], Pictures]:
   """
   count = min(_PICTURES, len(run.test.image))
   index = np.linspace(0, len(run.test.image) - 1, count).astype(int)
-  batch = {
-      "image": run.test.image[index],
-      "label": None if run.test.label is None else run.test.label[index],
-      "extent": None if run.test.extent is None else run.test.extent[index],
-  }
-  batch = {k: jnp.asarray(v) for k, v in batch.items() if v is not None}
+  batch = {k: jnp.asarray(x[index]) for k, x in _arrays(run.test).items()}
 
   @jax.jit
   def draw(params, carried):

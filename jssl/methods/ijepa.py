@@ -60,13 +60,11 @@ class ContextPredictor(nn.Module):
   def __call__(self, views: Views, *, train: bool = False) -> jax.Array:
     """Predicts features of the targets, float32 `[B, K, M, D]`."""
     images, context, targets = views
-    tokens = self.net.embed(images)
-    grid, features = tokens.shape[1:3], tokens.shape[-1]
-    tokens = tokens.reshape(len(images), -1, features)
-    tokens = jnp.take_along_axis(tokens, context[..., None], axis=1)
-    encoded = self.net.blocks(tokens, train=train)[-1]
+    encoded, grid = transformers.encode_some(
+        self.net, images, context, train=train
+    )
     predictor = TransformerDecoder(
-        features,
+        self.net.width,
         width=self.width,
         depth=self.depth,
         heads=self.heads,
@@ -80,7 +78,7 @@ class ContextPredictor(nn.Module):
     prediction = predictor(
         repeat(encoded), repeat(context), hidden, grid, train=train
     )
-    return prediction.reshape(*targets.shape, features)
+    return prediction.reshape(*targets.shape, self.net.width)
 
 
 def ijepa(

@@ -54,11 +54,9 @@ class MaskedAutoencoder(nn.Module):
   def __call__(self, inputs: Inputs, *, train: bool = False) -> jax.Array:
     """Predicts the hidden patches, float32 `[B, M, P * P * C]`."""
     images, (visible, hidden) = inputs
-    tokens = self.net.embed(images)
-    grid = tokens.shape[1:3]
-    tokens = tokens.reshape(len(images), -1, tokens.shape[-1])
-    tokens = jnp.take_along_axis(tokens, visible[..., None], axis=1)
-    encoded = self.net.blocks(tokens, train=train)[-1]
+    encoded, grid = transformers.encode_some(
+        self.net, images, visible, train=train
+    )
     decoder = TransformerDecoder(
         self.net.patch_size**2 * images.shape[-1],
         width=self.width,
