@@ -1,5 +1,6 @@
 """Shared test settings: eight virtual CPU devices and one compilation cache."""
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -13,8 +14,28 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
+import jax
 import numpy as np
 import pytest
+
+_MAPS = pathlib.Path("/proc/self/maps")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled(request):
+  """Lets go of a module's compiled functions where they get too many.
+
+  XLA maps each into memory some ten times, and Linux grants a process 65,530
+  maps: past them, compiling crashes.
+  """
+  yield
+  if not _MAPS.exists() or _MAPS.read_bytes().count(b"\n") < 20_000:
+    return
+  for value in vars(request.module).values():
+    if hasattr(value, "cache_clear"):
+      value.cache_clear()
+  jax.clear_caches()
+  gc.collect()
 
 
 @pytest.fixture(scope="session")
