@@ -217,7 +217,9 @@ def test_encode_gives_pooled_features_and_stages(name):
   assert features["pooled"].shape == (8, 32)
   assert features["pooled"].dtype == jnp.float32
   channels = 32 if name in VIT_METHODS else 8
-  assert features["stage_1"].shape == (8, 4, 4, channels)
+  # Images of 8 pixels, or of 3 x 3 tiles of 8, at a stride of 2.
+  side = 12 if "tile_size" in ARGUMENTS[name] else 4
+  assert features["stage_1"].shape == (8, side, side, channels)
 
 
 @each_method

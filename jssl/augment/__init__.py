@@ -37,6 +37,7 @@ from jssl.augment.resampling import affine
 from jssl.augment.resampling import resized_crop
 from jssl.augment.tiles import cut_tiles
 from jssl.augment.tiles import standardize
+from jssl.augment.tiles import tile_size_of
 from jssl.augment.views import image_keys
 from jssl.augment.views import make_views
 from jssl.augment.views import to_float
@@ -76,6 +77,7 @@ __all__ = (
     "simclr",
     "solarize",
     "standardize",
+    "tile_size_of",
     "to_float",
     "to_grayscale",
 )

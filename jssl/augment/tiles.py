@@ -43,7 +43,7 @@ def cut_tiles(
   cell_height, cell_width = image.shape[0] // grid, image.shape[1] // grid
   cell, channels = min(cell_height, cell_width), image.shape[-1]
   if size is None:
-    size = cell * 64 // 75
+    size = tile_size_of(*image.shape[:2], grid=grid)
   if not 1 <= size <= cell:
     raise ValueError(
         f"A tile of {size} x {size} does not fit a cell of {cell_height} x"
@@ -70,6 +70,17 @@ def cut_tiles(
   over_channels = jax.vmap(cut)
   tiles = jax.vmap(over_channels, in_axes=(None, 0))(planes, corner)
   return jnp.moveaxis(tiles, 1, -1)
+
+
+def tile_size_of(height: int, width: int, *, grid: int = 3) -> int:
+  """Returns the side of a tile: 64 / 75 of a cell, as in the jigsaw paper.
+
+  Args:
+    height: Of the image, in pixels.
+    width: Of the image.
+    grid: Cells a side.
+  """
+  return min(height // grid, width // grid) * 64 // 75
 
 
 def standardize(

@@ -21,6 +21,7 @@ def jigsaw(
     *,
     augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
     permutations: int = 1000,
+    puzzles: int = 8,
     tile_size: int | None = None,
     channel_shift: int = 2,
     grayscale_probability: float = 0.7,
@@ -39,6 +40,8 @@ def jigsaw(
     augment: The recipe of the image that is cut, `(key, image, *, extent) ->
       view`; by default a crop and a flip, at the size of the images.
     permutations: Number of orders, 2 to 1,000.
+    puzzles: Number of them, drawn at random, in which each image's tiles are
+      shown at a step. The net sees a tile once all the same.
     tile_size: Side of a tile, None for 64 / 75 of a third of the image.
     channel_shift: Largest shift of a tile's color channels, in pixels.
     grayscale_probability: How often the image loses its colors.
@@ -55,9 +58,9 @@ def jigsaw(
   """
   orders = jnp.asarray(load(permutations))
 
-  def choose(key, tiles):
-    label = jax.random.randint(key, (), 0, permutations)
-    return tiles[orders[label]], label
+  def choose(key):
+    label = jax.random.randint(key, (puzzles,), 0, permutations)
+    return orders[label], label
 
   return tiling.make(
       net,

@@ -35,7 +35,6 @@ def make(
     views: Callable[[jax.Array, dict[str, jax.Array]], Task],
     criterion: Callable[[PyTree, Task], tuple[jax.Array, dict[str, jax.Array]]],
     *,
-    prepare: Callable[[jax.Array], jax.Array] = lambda images: images,
     pictures: Callable[[PyTree, Task], Pictures] | None = None,
     axis_name: str | None = None,
 ) -> Method:
@@ -46,8 +45,6 @@ def make(
       `net` is the encoder.
     views: See `Method.views`.
     criterion: `(answer, task) -> (scalar, metrics)`, a mean over images.
-    prepare: What the encoder's images `[B, H, W, C]` in [0, 1] go through
-      first, where the net is trained on other than plain ones.
     pictures: `(answer, task) -> Pictures`, see `Method.pictures`.
     axis_name: Axis that the batch is split over, or None.
 
@@ -74,13 +71,11 @@ def make(
     del carried, step
     return params, fresh
 
-  def encode(params, carried, images):
-    return branches.encoder(module.net)(params, carried, prepare(images))
-
   def draw(params, carried, task):
     variables = {"params": params, "batch_stats": carried.batch_stats}
     return pictures(module.apply(variables, task.inputs), task)
 
+  encode = branches.encoder(module.net)
   return Method(views, init, loss, update, encode, pictures and draw)
 
 

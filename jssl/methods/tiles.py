@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,33 +15,48 @@ from jssl.methods import crops
 from jssl.methods import pretext
 from jssl.nets import BatchNorm
 from jssl.nets import MLP
+from jssl.nets import patches as patching
+
+
+class Puzzles(NamedTuple):
+  """What a net sees of a batch.
+
+  Attributes:
+    tiles: The 3 x 3 tiles of each image, `[B, 9, h, w, C]`.
+    shown: Which of them each puzzle shows, in order, int `[B, M, N]`.
+  """
+
+  tiles: jax.Array
+  shown: jax.Array
 
 
 class TileNet(nn.Module):
-  """One net for every tile, then a classifier of all tiles together.
+  """One net for every tile, then a classifier of the tiles of a puzzle.
 
   Attributes:
     net: A backbone of `jssl.nets`.
     projector: From the features of one tile.
-    classifier: From the projections of all tiles.
+    classifier: From the projections of a puzzle's tiles.
   """
 
   net: nn.Module
   projector: nn.Module
   classifier: nn.Module
 
-  def __call__(self, tiles: jax.Array, *, train: bool = False) -> jax.Array:
-    """Maps tiles `[B, N, h, w, C]` to logits `[B, K]`."""
-    batch, count = tiles.shape[:2]
-    x = tiles.reshape(batch * count, *tiles.shape[2:])
+  def __call__(self, puzzles: Puzzles, *, train: bool = False) -> jax.Array:
+    """Maps puzzles to logits `[B * M, K]`."""
+    tiles, shown = puzzles
+    x = tiles.reshape(-1, *tiles.shape[2:])
     x = self.projector(self.net(x, train=train)["pooled"], train=train)
-    x = nn.relu(x).reshape(batch, -1)
-    return self.classifier(x, train=train)
+    x = nn.relu(x).reshape(*tiles.shape[:2], -1)  # [B, 9, D]
+    # Each tile is seen once by the net, however many puzzles show it.
+    x = jax.vmap(lambda x, i: x[i])(x, shown)  # [B, M, N, D]
+    return self.classifier(x.reshape(-1, x.shape[2] * x.shape[3]), train=train)
 
 
 def make(
     net: nn.Module,
-    choose: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
+    choose: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
     *,
     classes: int,
     augment: crops.Recipe,
@@ -55,11 +70,13 @@ def make(
   """Makes a method that classifies some of the 3 x 3 tiles of each image.
 
   Tiles lie apart and at random places in their cells, and each has the same
-  mean and deviation. Features are of whole images, standardised alike.
+  mean and deviation. Features are those of nine tiles that cover the image, as
+  in Kolesnikov et al. (2019): maps are put together, vectors averaged.
 
   Args:
-    net: A backbone of `jssl.nets`, for images of the size of a tile too.
-    choose: `(key, tiles [9, h, w, C]) -> (tiles [N, h, w, C], label)`.
+    net: A backbone of `jssl.nets`, for images of the size of a tile.
+    choose: `key -> (shown, label)`: the tiles that each puzzle of an image
+      shows, int `[M, N]` in [0, 9), and what the net should answer, int `[M]`.
     classes: Number of labels.
     augment: The recipe of the image, `(key, image, *, extent) -> view`.
     tile_size: See `augment.cut_tiles`.
@@ -68,6 +85,10 @@ def make(
     dim: Width of a tile's projection.
     hidden_dim: Width of the classifier's hidden layer.
     axis_name: Axis that the batch is split over, or None.
+
+  Reference:
+    Kolesnikov, Zhai and Beyer, Revisiting Self-Supervised Visual Representation
+    Learning, 2019, section 3.2.
   """
   head: Any = functools.partial(
       MLP,
@@ -86,21 +107,44 @@ def make(
         augmentation.random_grayscale, probability=grayscale_probability
     )
     tiles = jax.vmap(fade, in_axes=(None, 0))(gray_key, tiles)
-    return choose(choice_key, augmentation.standardize(tiles))
+    shown, label = choose(choice_key)
+    return pretext.Task(
+        Puzzles(augmentation.standardize(tiles), shown), label
+    )
 
   def views(key, batch):
     image_key, tile_key = jax.random.split(key)
     (images,) = augmentation.make_views(image_key, batch, (augment,))
     keys = augmentation.image_keys(tile_key, batch)
-    return pretext.Task(*jax.vmap(one)(keys, images))
+    return jax.vmap(one)(keys, images)
 
   def criterion(logits, task):
-    return pretext.classify(logits, task.target)
+    return pretext.classify(logits, task.target.reshape(-1))
 
-  return pretext.make(
-      module,
-      views,
-      criterion,
-      prepare=augmentation.standardize,
-      axis_name=axis_name,
-  )
+  method = pretext.make(module, views, criterion, axis_name=axis_name)
+
+  def encode(params, carried, images):
+    tiles = augmentation.standardize(_cover(images, tile_size))
+    features = method.encode(params, carried, tiles)
+    return {name: _put_together(x) for name, x in features.items()}
+
+  return method._replace(encode=encode)
+
+
+def _cover(images, size):
+  """Cuts `[B, H, W, C]` into nine tiles without gaps: `[B * 9, s, s, C]`."""
+  size = size or augmentation.tile_size_of(*images.shape[1:3])
+  shape = (len(images), 3 * size, 3 * size, images.shape[-1])
+  images = jax.image.resize(images, shape, "linear")
+  tiles = patching.patchify(images, size)
+  return tiles.reshape(-1, size, size, shape[-1])
+
+
+def _put_together(features):
+  """Joins the maps of nine tiles `[B * 9, h, w, C]`, averages `[B * 9, D]`."""
+  x = features.reshape(-1, 9, *features.shape[1:])
+  if x.ndim == 3:
+    return jnp.mean(x, axis=1)
+  height, width, channels = x.shape[2:]
+  x = x.reshape(-1, 3, 3, height, width, channels).swapaxes(2, 3)
+  return x.reshape(-1, 3 * height, 3 * width, channels)

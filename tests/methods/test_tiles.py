@@ -2,13 +2,18 @@
 
 import functools
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jssl import augment
 from jssl import optim
 from jssl.methods import METHODS
+from jssl.methods import tiles as tiling
 from jssl.methods.permutations import load
+from jssl.methods.siamese import Statistics
 from jssl.step import init_state
 from jssl.step import make_step
 import siamese_case as case
@@ -25,7 +30,22 @@ CELLS = {
     "relative_position": np.array([[4, i] for i in range(9) if i != 4]),
 }
 
+PUZZLES = {"jigsaw": 3, "relative_position": 8}
+
 each_method = pytest.mark.parametrize("name", CELLS)
+
+
+class _Corner(nn.Module):
+  """The first pixel of each image, and the image."""
+
+  def __call__(self, images, *, train=False):
+    del train
+    return {"stage_1": images, "pooled": images[:, 0, 0, :1]}
+
+
+def _identity(x, *, train):
+  del train
+  return x
 
 
 def _plain(key, image, *, extent=None):
@@ -36,7 +56,7 @@ def _plain(key, image, *, extent=None):
 
 def _method(name, net=tiny.Net(grid=2), **arguments):
   if name == "jigsaw":
-    arguments = dict(permutations=ORDERS) | arguments
+    arguments = dict(permutations=ORDERS, puzzles=3) | arguments
   small = dict(augment=_plain, dim=16, hidden_dim=64)
   return METHODS[name](net, **small | arguments)
 
@@ -99,25 +119,51 @@ def _accuracy(name, draw):
 
 
 @each_method
-def test_tiles_are_those_that_the_label_says(name):
-  count = 600
+def test_tiles_are_those_of_their_cells(name):
+  count = 60
   views = _views(name, grayscale_probability=0.0)
   task = views(jax.random.key(0), {"image": _numbered(count)})
-  cells = CELLS[name]
-  assert task.inputs.shape == (count, cells.shape[1], TILE, TILE, 3)
-  image, cell = _numbers(task.inputs)
-  np.testing.assert_array_equal(cell, cells[task.target])
+  assert task.inputs.tiles.shape == (count, 9, TILE, TILE, 3)
+  image, cell = _numbers(task.inputs.tiles)
+  np.testing.assert_array_equal(cell, np.tile(np.arange(9), (count, 1)))
   own = np.broadcast_to(np.arange(count)[:, None], image.shape)
   np.testing.assert_array_equal(image, own)
+
+
+@each_method
+def test_puzzles_show_the_tiles_that_the_label_says(name):
+  count = 100
+  task = _views(name)(jax.random.key(0), {"image": _noise(count)})
+  cells = CELLS[name]
+  assert task.target.shape == (count, PUZZLES[name])
+  np.testing.assert_array_equal(task.inputs.shown, cells[task.target])
   # Each label as often as the others, up to four deviations.
-  counts = np.bincount(task.target, minlength=len(cells))
+  counts = np.bincount(np.ravel(task.target), minlength=len(cells))
   assert len(counts) == len(cells)
-  chance = 1 / len(cells)
-  bound = 4 * np.sqrt(count * chance * (1 - chance))
-  assert np.all(np.abs(counts - count * chance) < bound)
-  # Not the same ones at the next step.
-  other = views(jax.random.key(1), {"image": _numbered(count)})
-  assert np.mean(other.target == task.target) < 2 * chance
+  total, chance = task.target.size, 1 / len(cells)
+  bound = 4 * np.sqrt(total * chance * (1 - chance))
+  assert np.all(np.abs(counts - total * chance) < bound)
+
+
+def test_a_jigsaw_draws_other_orders_for_each_image_and_step():
+  images = {"image": _noise(100)}
+  first = _views("jigsaw")(jax.random.key(0), images).target
+  second = _views("jigsaw")(jax.random.key(1), images).target
+  for one, other in ((first, second), (first[1:], first[:-1])):
+    assert abs(np.mean(one == other) - 1 / ORDERS) < 0.1
+  # The puzzles of an image are drawn apart from each other, too.
+  assert abs(np.mean(first[:, 1:] == first[:, :-1]) - 1 / ORDERS) < 0.1
+
+
+@each_method
+def test_logits_are_of_the_tiles_that_a_puzzle_shows(name):
+  # A net of one number a tile, and a classifier that sees it as it is.
+  module = tiling.TileNet(_Corner(), _identity, _identity)
+  tiles = np.arange(2 * 9).reshape(2, 9, 1, 1, 1) + np.zeros((1, 1, 4, 4, 3))
+  shown = np.stack([CELLS[name][:2], CELLS[name][1:3]])
+  logits = module.apply({}, tiling.Puzzles(np.float32(tiles), shown))
+  expected = np.stack([shown[0], 9 + shown[1]]).reshape(4, -1)
+  np.testing.assert_array_equal(logits, expected)
 
 
 @each_method
@@ -147,19 +193,20 @@ def test_tiles_do_not_show_brightness_and_contrast_of_their_cell(name):
   expected = views(jax.random.key(0), {"image": images})
   actual = views(jax.random.key(0), {"image": changed})
   # The least variance that is stretched takes a little off.
-  np.testing.assert_allclose(actual.inputs, expected.inputs, atol=0.01)
+  np.testing.assert_allclose(
+      actual.inputs.tiles, expected.inputs.tiles, atol=0.01
+  )
   np.testing.assert_array_equal(actual.target, expected.target)
-  assert np.std(expected.inputs) > 0.2
+  assert np.std(expected.inputs.tiles) > 0.2
 
 
 @each_method
 def test_features_do_not_show_brightness_and_contrast(name):
-  # Features of whole images, by a net that has begun with tiles.
   state, _ = _trainer(name)
   encode = functools.partial(
       jax.jit(_method(name).encode), state.params, state.carried
   )
-  images = _noise(4)
+  images = np.round(_noise(4))  # The least variance matters little.
   expected = encode(images)["pooled"]
   actual = encode(0.4 * images + 0.5)["pooled"]
   np.testing.assert_allclose(actual, expected, atol=1e-3)
@@ -171,11 +218,36 @@ def test_features_do_not_show_brightness_and_contrast(name):
 
 
 @each_method
+@pytest.mark.parametrize("side", [3 * TILE, SIDE, 12])
+def test_features_are_those_of_nine_tiles_that_cover_the_image(name, side):
+  method = _method(name, _Corner(), tile_size=TILE)
+  images = _noise(2)[:, :side, :side]
+  features = method.encode({"net": {}}, Statistics({}), images)
+  assert features["stage_1"].shape == (2, 3 * TILE, 3 * TILE, 3)
+  assert features["pooled"].shape == (2, 1)
+  # Each tile has the mean and deviation of all.
+  tiles = features["stage_1"].reshape(2, 3, TILE, 3, TILE, 3)
+  np.testing.assert_allclose(tiles.mean(axis=(2, 4, 5)), 0.5, atol=1e-3)
+  corners = tiles[:, :, 0, :, 0, 0].mean(axis=(1, 2))
+  np.testing.assert_allclose(features["pooled"][:, 0], corners, atol=1e-5)
+  if side != 3 * TILE:
+    return
+  # Without resizing, the pixels of each are those of its cell.
+  cells = images.reshape(2, 3, TILE, 3, TILE, 3)
+  for i, j in np.ndindex(3, 3):
+    np.testing.assert_allclose(
+        tiles[:, i, :, j],
+        augment.standardize(cells[:, i, :, j]),
+        atol=1e-5,
+    )
+
+
+@each_method
 @pytest.mark.parametrize("probability", [0.5, 1.0])
 def test_all_tiles_of_an_image_lose_their_colors_or_none(name, probability):
   views = _views(name, grayscale_probability=probability, channel_shift=2)
   task = views(jax.random.key(0), {"image": _noise(64)})
-  colors = np.ptp(np.asarray(task.inputs), axis=-1).max(axis=(2, 3))
+  colors = np.ptp(np.asarray(task.inputs.tiles), axis=-1).max(axis=(2, 3))
   gray = colors < 1e-5
   np.testing.assert_array_equal(gray, np.repeat(gray[:, :1], gray.shape[1], 1))
   # Four deviations; none where all are gray.
