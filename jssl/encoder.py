@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jssl import config as configs
 from jssl.checkpoint import Checkpoints
 from jssl.method import Method
 from jssl.step import init_state
+from jssl.step import TrainState
 
 PyTree = Any
 
@@ -109,17 +110,32 @@ def example_batch(config: configs.ConfigDict) -> dict[str, jax.Array]:
   return batch
 
 
-def load_encoder(path: str) -> tuple[Callable[..., Any], PyTree]:
-  """Loads the encoder of a run.
+class Trained(NamedTuple):
+  """What training left.
+
+  Attributes:
+    config: The run's config, with "resolved" facts about its data.
+    method: The method, outside any axis.
+    state: The newest saved state.
+    encode: See `make_encode`.
+  """
+
+  config: configs.ConfigDict
+  method: Method
+  state: TrainState
+  encode: Callable[..., Any]
+
+  @property
+  def params(self) -> PyTree:
+    """What `encode` takes first."""
+    return self.state.params, self.state.carried
+
+
+def load(path: str) -> Trained:
+  """Loads the newest checkpoint of a run.
 
   Args:
-    path: The run's folder, the `--workdir` of `python -m jssl.train`.
-
-  Returns:
-    `(encode, params)`: `encode(params, images)` gives the pooled features
-    `[B, D]` of images `[B, H, W, C]`, uint8 or float in [0, 1], of any size;
-    `stages=True` gives a dict of them and of every stage. It is jitted, and
-    gradients flow through it to `params` and to float images.
+    path: The run's folder.
 
   Raises:
     FileNotFoundError: If the folder holds no run, or no checkpoint yet.
@@ -140,4 +156,23 @@ def load_encoder(path: str) -> tuple[Callable[..., Any], PyTree]:
       image_size=config.image_size,
       crop_fraction=config.eval.crop_fraction,
   )
-  return encode, (state.params, state.carried)
+  return Trained(config, method, state, encode)
+
+
+def load_encoder(path: str) -> tuple[Callable[..., Any], PyTree]:
+  """Loads the encoder of a run.
+
+  Args:
+    path: The run's folder, the `--workdir` of `python -m jssl.train`.
+
+  Returns:
+    `(encode, params)`: `encode(params, images)` gives the pooled features
+    `[B, D]` of images `[B, H, W, C]`, uint8 or float in [0, 1], of any size;
+    `stages=True` gives a dict of them and of every stage. It is jitted, and
+    gradients flow through it to `params` and to float images.
+
+  Raises:
+    FileNotFoundError: If the folder holds no run, or no checkpoint yet.
+  """
+  trained = load(path)
+  return trained.encode, trained.params
