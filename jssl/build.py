@@ -1,5 +1,6 @@
 """From a config to the objects that it describes."""
 
+from collections.abc import Callable
 import functools
 import inspect
 from typing import Any
@@ -45,7 +46,7 @@ def method(
   make = METHODS[lookup("config.method.name", config.method.name, METHODS)]
   # One that the config does not have is none, not the method's default.
   recipes = {
-      section: _recipe(config, section)
+      section: recipe(config, section)
       for section in _RECIPES
       if section in config or section in inspect.signature(make).parameters
   }
@@ -64,7 +65,18 @@ def method(
   return make(net(config, axis_name=axis_name))
 
 
-def _recipe(config, section):
+def recipe(
+    config: ConfigDict, section: str = "augment"
+) -> Callable[..., jax.Array] | None:
+  """Makes the augmentation of a section, `(key, image, *, extent) -> view`.
+
+  Args:
+    config: See `jssl.config.base`.
+    section: "augment", "second_augment" or "local_augment".
+
+  Returns:
+    The recipe, at the size of the config's images; None without the section.
+  """
   if section not in config:
     return None
   entries = {"size": config.image_size, **config[section]}

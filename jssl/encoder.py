@@ -118,12 +118,14 @@ class Trained(NamedTuple):
     method: The method, outside any axis.
     state: The newest saved state.
     encode: See `make_encode`.
+    init: Jitted, from a PRNG key to a state before training.
   """
 
   config: configs.ConfigDict
   method: Method
   state: TrainState
   encode: Callable[..., Any]
+  init: Callable[[jax.Array], TrainState]
 
   @property
   def params(self) -> PyTree:
@@ -143,11 +145,9 @@ def load(path: str) -> Trained:
   config = configs.load(path)
   method = build.method(config)
   optimizer = build.optimizer(config)
-  like = jax.eval_shape(
-      functools.partial(init_state, method, optimizer),
-      jax.random.key(0),
-      example_batch(config),
-  )
+  batch = example_batch(config)
+  init = jax.jit(lambda key: init_state(method, optimizer, key, batch))
+  like = jax.eval_shape(init, jax.random.key(0))
   checkpoints = Checkpoints(path, read_only=True)
   state = checkpoints.restore(like)
   checkpoints.close()
@@ -156,7 +156,7 @@ def load(path: str) -> Trained:
       image_size=config.image_size,
       crop_fraction=config.eval.crop_fraction,
   )
-  return Trained(config, method, state, encode)
+  return Trained(config, method, state, encode, init)
 
 
 def load_encoder(path: str) -> tuple[Callable[..., Any], PyTree]:

@@ -1,5 +1,6 @@
 """Weighted nearest-neighbour classification."""
 
+from collections.abc import Sequence
 import functools
 
 import jax
@@ -42,40 +43,93 @@ def knn_predict(
     Wu et al., Unsupervised Feature Learning via Non-Parametric Instance
     Discrimination, 2018, section 3.4.
   """
+  return knn_sweep(
+      features,
+      bank,
+      labels,
+      ks=(k,),
+      temperatures=(temperature,),
+      num_classes=num_classes,
+      block_size=block_size,
+  )[0, 0]
+
+
+def knn_sweep(
+    features: jax.Array,
+    bank: jax.Array,
+    labels: jax.Array,
+    *,
+    ks: Sequence[int],
+    temperatures: Sequence[float],
+    num_classes: int,
+    block_size: int = 1024,
+) -> jax.Array:
+  """Predicts classes for several k and temperatures in one search.
+
+  Args:
+    features: As in `knn_predict`.
+    bank: As in `knn_predict`.
+    labels: As in `knn_predict`.
+    ks: Numbers of neighbours.
+    temperatures: Temperatures of the votes.
+    num_classes: Number of classes.
+    block_size: As in `knn_predict`.
+
+  Returns:
+    The predicted classes, int32 `[ks, temperatures, N]`.
+
+  Raises:
+    ValueError: If a k exceeds the bank, or the shapes do not fit.
+  """
   if features.shape[1:] != bank.shape[1:] or labels.shape != bank.shape[:1]:
     raise ValueError(
         f"features {features.shape}, bank {bank.shape} and labels"
         f" {labels.shape} do not fit; expected [N, D], [M, D] and [M]."
     )
-  if not 1 <= k <= bank.shape[0]:
-    raise ValueError(
-        f"k is {k}, but the bank holds {bank.shape[0]} features; choose k"
-        " between 1 and that."
-    )
-  bank, labels = jax.jit(l2_normalize)(bank), jnp.asarray(labels)
-  blocks = [
-      _vote(
-          features[i : i + block_size],
-          bank,
-          labels,
-          temperature,
-          k=k,
-          num_classes=num_classes,
+  for k in ks:
+    if not 1 <= k <= bank.shape[0]:
+      raise ValueError(
+          f"k is {k}, but the bank holds {bank.shape[0]} features; choose k"
+          " between 1 and that."
       )
-      for i in range(0, features.shape[0], block_size)
-  ]
-  return jnp.concatenate(blocks)
+  bank, labels = jax.jit(l2_normalize)(bank), jnp.asarray(labels)
+  temperatures = jnp.asarray(temperatures, jnp.float32)
+  predicted = []
+  for start in range(0, features.shape[0], block_size):
+    block = features[start : start + block_size]
+    similarity, index = _nearest(block, bank, k=max(ks))
+    votes = [
+        _vote(
+            similarity[:, :k],
+            labels[index[:, :k]],
+            temperatures,
+            num_classes=num_classes,
+        )
+        for k in ks
+    ]
+    predicted.append(jnp.stack(votes))
+  return jnp.concatenate(predicted, axis=-1)
 
 
-@functools.partial(jax.jit, static_argnames=("k", "num_classes"))
-def _vote(features, bank, labels, temperature, *, k, num_classes):
+# Apart from the vote: on CPU, XLA sorts all of the bank if one program both
+# searches and slices.
+@functools.partial(jax.jit, static_argnames="k")
+def _nearest(features, bank, *, k):
   similarity = jnp.matmul(
       l2_normalize(features), bank.T, precision=jax.lax.Precision.HIGHEST
   )
-  similarity, index = jax.lax.top_k(similarity, k)  # [n, k]
-  # Relative to the nearest, or a low temperature overflows.
-  weights = jnp.exp((similarity - similarity[:, :1]) / temperature)
-  rows = jnp.arange(features.shape[0])[:, None]
-  votes = jnp.zeros((features.shape[0], num_classes))
-  votes = votes.at[rows, labels[index]].add(weights)
-  return jnp.argmax(votes, axis=-1).astype(jnp.int32)
+  return jax.lax.top_k(similarity, k)  # [n, k] each
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def _vote(similarity, neighbours, temperatures, *, num_classes):
+  rows = jnp.arange(len(neighbours))[:, None]
+
+  def vote(temperature):
+    # Relative to the nearest, or a low temperature overflows.
+    weights = jnp.exp((similarity - similarity[:, :1]) / temperature)
+    votes = jnp.zeros((len(neighbours), num_classes))
+    votes = votes.at[rows, neighbours].add(weights)
+    return jnp.argmax(votes, axis=-1).astype(jnp.int32)
+
+  return jax.lax.map(vote, temperatures)  # [temperatures, n]

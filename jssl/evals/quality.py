@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jssl.embeddings import l2_normalize
+
 
 def rankme(features: jax.Array, *, epsilon: float = 1e-7) -> jax.Array:
   """Effective rank of features: how many dimensions they really use.
@@ -30,6 +32,106 @@ def rankme(features: jax.Array, *, epsilon: float = 1e-7) -> jax.Array:
   singular = jnp.linalg.svd(features.astype(jnp.float32), compute_uv=False)
   p = singular / jnp.maximum(jnp.sum(singular), epsilon) + epsilon
   return jnp.exp(-jnp.sum(p * jnp.log(p)))
+
+
+def alpha_req(
+    features: jax.Array, *, first: int = 11, last: int = 50
+) -> jax.Array:
+  """Decay of the spectrum of features: how steeply their variances fall.
+
+  The variance along the i-th principal direction is taken to fall as i to the
+  power of -alpha; the line is fitted by least squares to the logarithms.
+
+  Args:
+    features: `[N, D]`, not normalised.
+    first: First direction of the fit, from 1.
+    last: Last one; fewer where there are not so many. The paper leaves out the
+      first ten, and those past the 50th.
+
+  Returns:
+    alpha, a float32 scalar. Good encoders are near 1: far above, few directions
+    hold nearly all; far below, noise fills them all.
+
+  Raises:
+    ValueError: If fewer than two directions are left to fit.
+
+  Reference:
+    Agrawal et al., alpha-ReQ: Assessing Representation Quality in
+    Self-Supervised Learning by Measuring Eigenspectrum Decay, 2022.
+  """
+  if features.ndim != 2:
+    raise ValueError(
+        f"features have shape {features.shape}; expected [N, D]. Pool feature"
+        " maps first."
+    )
+  last = min(last, *features.shape)
+  if last <= first:
+    raise ValueError(
+        f"Features {features.shape} have {last} directions, and the fit begins"
+        f" with the {first}th; lower first or give more features."
+    )
+  features = features.astype(jnp.float32)
+  centered = features - jnp.mean(features, axis=0)
+  singular = jnp.linalg.svd(centered, compute_uv=False)[first - 1 : last]
+  x = jnp.log(jnp.arange(first, last + 1, dtype=jnp.float32))
+  y = 2 * jnp.log(jnp.maximum(singular, jnp.finfo(jnp.float32).tiny))
+  x = x - jnp.mean(x)
+  return -jnp.sum(x * y) / jnp.sum(jnp.square(x))
+
+
+def alignment(features: jax.Array, positives: jax.Array) -> jax.Array:
+  """Mean squared distance of unit features of two views of an image.
+
+  Args:
+    features: `[N, D]`, normalised here.
+    positives: Features of another view of each, `[N, D]`, normalised here.
+
+  Returns:
+    A float32 scalar in [0, 4]; 0 if views do not matter.
+
+  Raises:
+    ValueError: If the shapes differ.
+
+  Reference:
+    Wang and Isola, Understanding Contrastive Representation Learning through
+    Alignment and Uniformity on the Hypersphere, 2020, equation 1 (alpha = 2).
+  """
+  if features.shape != positives.shape or features.ndim != 2:
+    raise ValueError(
+        f"features have shape {features.shape} and positives"
+        f" {positives.shape}; expected [N, D] twice."
+    )
+  difference = l2_normalize(features) - l2_normalize(positives)
+  return jnp.mean(jnp.sum(jnp.square(difference), axis=-1))
+
+
+def uniformity(features: jax.Array, *, t: float = 2.0) -> jax.Array:
+  """How evenly unit features cover the sphere.
+
+  Args:
+    features: `[N, D]`, N at least 2, normalised here.
+    t: Sharpness of the Gaussian kernel.
+
+  Returns:
+    The logarithm of the mean over pairs of exp(-t d^2), a float32 scalar: 0 if
+    all are alike, less if they are spread; -2 t + O(1 / D) at best.
+
+  Raises:
+    ValueError: If there is no pair.
+
+  Reference:
+    Wang and Isola, 2020, equation 2.
+  """
+  if features.ndim != 2 or len(features) < 2:
+    raise ValueError(
+        f"features have shape {features.shape}; expected [N, D] with N of at"
+        " least 2."
+    )
+  unit = l2_normalize(features)
+  cosine = jnp.matmul(unit, unit.T, precision=jax.lax.Precision.HIGHEST)
+  pairs = jnp.triu_indices(len(unit), k=1)
+  exponents = -t * (2 - 2 * cosine[pairs])
+  return jax.nn.logsumexp(exponents) - jnp.log(exponents.size)
 
 
 def collapse_warning(signs: dict[str, float]) -> str | None:

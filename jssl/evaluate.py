@@ -1,0 +1,38 @@
+"""Judges a trained encoder: `python -m jssl.evaluate --workdir=...`."""
+
+from absl import app
+from absl import flags
+
+from jssl import cli
+from jssl import evaluation
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.")
+_PROTOCOLS = flags.DEFINE_list(
+    "protocols",
+    ["knn", "linear", "few_shot", "label_free"],
+    f"Some of {', '.join(evaluation.PROTOCOLS)}.",
+)
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "Another data set to judge by: as in a config."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.")
+flags.adopt_module_key_flags(cli)
+
+
+def main(argv):
+  del argv
+  with cli.plain_errors():
+    workdir = cli.required(_WORKDIR)
+    cli.use_compilation_cache()
+    content = evaluation.evaluate(
+        workdir,
+        protocols=_PROTOCOLS.value,
+        dataset=_DATASET.value,
+        data_dir=_DATA_DIR.value,
+    )
+  print(evaluation.table(content, intervals=False))
+  print(f"In {workdir}/evaluation: the same, with 95% intervals")
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=cli.parse)
