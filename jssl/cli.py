@@ -19,7 +19,11 @@ CONFIG_HELP = (
     " configs/moco_v2.py:cifar10, configs/moco_v2.py:folder:PATH. Its entries"
     " are overridden by --config.KEY=VALUE."
 )
-_EXAMPLE = "--config=configs/moco_v2.py:digits --workdir=runs/first"
+_EXAMPLES = {
+    "config": "--config=configs/moco_v2.py:digits",
+    "workdir": "--workdir=runs/first",
+}
+_EXAMPLE = " ".join(_EXAMPLES.values())
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 _COORDINATOR = flags.DEFINE_string(
@@ -74,7 +78,9 @@ def required(flag: flags.FlagHolder) -> Any:
     ValueError: If it was not given.
   """
   if flag.value is None:
-    raise ValueError(f"--{flag.name} is missing; for example {_EXAMPLE}")
+    # Of the flags that this command has.
+    example = " ".join(x for name, x in _EXAMPLES.items() if name in flags.FLAGS)
+    raise ValueError(f"--{flag.name} is missing; for example {example}")
   return flag.value
 
 

@@ -37,12 +37,14 @@ class Subject(NamedTuple):
     train: Images whose labels may be used.
     test: Images that tell the accuracy.
     params: What the run's `encode` takes first; None for raw pixels.
+    encode_whole: The run's `encode` without a central crop, for views.
   """
 
   trained: Trained
   train: data.Images
   test: data.Images
   params: Any
+  encode_whole: Callable[..., Any]
 
 
 PROTOCOLS = (*frozen.LABELLED, "label_free", "semi_supervised", "fine_tune")
@@ -95,9 +97,12 @@ def evaluate(
       "untrained": (fresh.params, fresh.carried),
       "raw pixels": None,
   }
+  whole = encoders.make_encode(
+      trained.method, image_size=trained.config.image_size
+  )
   results = {}
   for name in _ENCODERS:
-    subject = Subject(trained, train, test, params[name])
+    subject = Subject(trained, train, test, params[name], whole)
     say(f"{name}: {', '.join(protocols)} on {dataset}")
     results[name] = _judge(subject, protocols)
   content = {
@@ -153,7 +158,7 @@ def _judge(subject: Subject, protocols) -> dict[str, dict[str, Any]]:
   labelled = [name for name in protocols if name in frozen.LABELLED]
   results = {"pooled": {}}
   if labelled or "label_free" in protocols:
-    encode = _encode(subject, subject.trained.config.eval.crop_fraction)
+    encode = _encode(subject)
     test = _extract(encode, subject.test)
     results = {stage: {} for stage in test}
   if labelled:
@@ -175,19 +180,18 @@ def _judge(subject: Subject, protocols) -> dict[str, dict[str, Any]]:
 
 
 def _encode(
-    subject: Subject, crop_fraction: float
+    subject: Subject, *, whole: bool = False
 ) -> Callable[..., dict[str, jax.Array]]:
   """From images and extents to pooled features of each stage."""
-  trained = subject.trained
-  view = dict(
-      image_size=trained.config.image_size, crop_fraction=crop_fraction
-  )
+  config = subject.trained.config
   if subject.params is None:
-    raw = encoders.make_raw_pixels(**view)
+    crop_fraction = 1.0 if whole else config.eval.crop_fraction
+    raw = encoders.make_raw_pixels(
+        image_size=config.image_size, crop_fraction=crop_fraction
+    )
     return lambda images, extent: {"pooled": raw(images, extent)}
-  encode = functools.partial(
-      encoders.make_encode(trained.method, **view), subject.params, stages=True
-  )
+  encode = subject.encode_whole if whole else subject.trained.encode
+  encode = functools.partial(encode, subject.params, stages=True)
   return lambda images, extent: encoders.pool_stages(encode(images, extent))
 
 
@@ -198,7 +202,7 @@ def _extract(encode, images: data.Images) -> dict[str, np.ndarray]:
 def _views(subject: Subject) -> dict[str, np.ndarray]:
   """Features `[2, n, D]` of two views of some test images, by the recipe."""
   recipe = build.recipe(subject.trained.config)
-  test, encode = subject.test, _encode(subject, 1.0)
+  test, encode = subject.test, _encode(subject, whole=True)
   stride = -(-len(test.image) // frozen.ROWS)
   batch = {"image": jnp.asarray(test.image[::stride])}
   if test.extent is not None:

@@ -45,6 +45,7 @@ ORDER = (
     "run",
     "recorder",
     "summary",
+    "evaluation",
     "loop",
     "cli",
     "benchmarks",

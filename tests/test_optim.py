@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from jssl import optim
+import tiny
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -383,3 +384,54 @@ def test_named_parameters_keep_the_first_rate():
     updates, state = optimizer.update(gradients, state, params)
     np.testing.assert_allclose(updates["net"]["w"], net, rtol=1e-6)
     np.testing.assert_allclose(updates["predictor"]["w"], predictor, rtol=1e-6)
+
+
+def _blocks():
+  """Parameters of a transformer of three blocks with a head, in a wrapping."""
+  names = ("patch", "class_token", "block_1", "block_2", "block_3", "norm")
+  net = {name: {"kernel": jnp.ones(2)} for name in names}
+  return {"encoder": {"net": net}, "head": {"kernel": jnp.ones(2)}}
+
+
+def test_early_blocks_of_a_transformer_learn_slowly():
+  optimizer = optim.layer_decay(0.5)
+  updates, _ = optimizer.update(_blocks(), optimizer.init(_blocks()))
+  net = updates["encoder"]["net"]
+  scales = {name: float(x["kernel"][0]) for name, x in net.items()}
+  assert scales == {
+      "patch": 0.5**4,
+      "class_token": 0.5**4,
+      "block_1": 0.5**3,
+      "block_2": 0.5**2,
+      "block_3": 0.5,
+      "norm": 1.0,
+  }
+  assert float(updates["head"]["kernel"][0]) == 1.0
+
+
+def test_layer_decay_leaves_a_residual_net_as_it_is():
+  params = {"stage_1_block_1": {"kernel": jnp.ones(2)}, "stem": jnp.ones(2)}
+  optimizer = optim.layer_decay(0.5)
+  updates, _ = optimizer.update(params, optimizer.init(params))
+  jax.tree.map(np.testing.assert_array_equal, updates, params)
+
+
+def test_layer_decay_finds_the_blocks_of_our_transformers():
+  net = tiny.vit()
+  params = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+  optimizer = optim.layer_decay(0.5)
+  updates, _ = optimizer.update(
+      jax.tree.map(jnp.ones_like, params), optimizer.init(params)
+  )
+  first = lambda x: jnp.ravel(jax.tree.leaves(x)[0])[0]
+  scales = {name: first(x) for name, x in updates.items()}
+  # Two blocks.
+  expected = {"block_1": 0.25, "block_2": 0.5, "norm": 1.0}
+  assert {name: float(scales.pop(name)) for name in expected} == expected
+  assert set(map(float, scales.values())) == {0.125}, list(scales)
+
+
+@pytest.mark.parametrize("decay", [0.0, -1.0, 1.1])
+def test_a_layer_decay_out_of_range_is_refused(decay):
+  with pytest.raises(ValueError, match=f"decay is {decay}; expected"):
+    optim.layer_decay(decay)

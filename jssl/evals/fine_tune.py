@@ -13,6 +13,7 @@ from jssl import augment as augmentation
 from jssl import optim
 
 PyTree = Any
+_STATISTICS_ROWS = 1024
 
 
 def fine_tune(
@@ -64,51 +65,53 @@ def fine_tune(
   batch_size = min(batch_size, len(images))
   steps = len(images) // batch_size
   encoder, fixed = split(params)
-  embed = lambda encoder, x: encode(join(encoder, fixed), x)
-  norm = _statistics(embed, encoder, images, extent, augment, batch_size)
-  dim = norm[0].shape[-1]
-  head = {
-      "kernel": jnp.zeros((dim, num_classes)),
-      "bias": jnp.zeros(num_classes),
-  }
+  embed = lambda encoder, fixed, x: encode(join(encoder, fixed), x)
+  norm = _statistics(
+      embed, encoder, fixed, images, extent, augment, batch_size
+  )
+  kernel = jnp.zeros((norm[0].shape[-1], num_classes))
+  head = {"kernel": kernel, "bias": jnp.zeros(num_classes)}
   weights = {"encoder": encoder, "head": head}
+  # Arguments, not parts of the program: one program serves all encoders.
+  constants = (fixed, norm)
+  total = epochs * steps
   schedule = optax.warmup_cosine_decay_schedule(
-      0.0, learning_rate, -(-epochs * steps // 10), epochs * steps
+      0.0, learning_rate, total // 10, total
   )
   optimizer = optax.chain(
       optim.adamw(schedule, weight_decay=weight_decay),
       optim.layer_decay(layer_decay),
   )
 
-  def logits(weights, x):
-    x = (embed(weights["encoder"], x) - norm[0]) * norm[1]
+  def logits(weights, constants, x):
+    fixed, (mean, scale) = constants
+    x = (embed(weights["encoder"], fixed, x) - mean) * scale
     return x @ weights["head"]["kernel"] + weights["head"]["bias"]
 
-  def loss(weights, key, batch):
+  def loss(weights, constants, key, batch):
     (views,) = augmentation.make_views(key, batch, (augment,))
     return jnp.mean(
         optax.softmax_cross_entropy_with_integer_labels(
-            logits(weights, views), batch["label"]
+            logits(weights, constants, views), batch["label"]
         )
     )
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def step(weights, opt_state, key, batch):
-    gradient = jax.grad(loss)(weights, key, batch)
+  def step(weights, opt_state, constants, key, batch):
+    gradient = jax.grad(loss)(weights, constants, key, batch)
     updates, opt_state = optimizer.update(gradient, opt_state, weights)
     return optax.apply_updates(weights, updates), opt_state
 
   weights = jax.tree.map(jnp.array, weights)  # The caller's are not donated.
   opt_state = jax.jit(optimizer.init)(weights)
-  for i in range(epochs * steps):
+  for i in range(total):
     order = np.random.default_rng([_seed(key), i // steps])
     index = order.permutation(len(images))[i % steps * batch_size :]
     batch = _batch(images, extent, index[:batch_size])
     batch["label"] = jnp.asarray(labels[index[:batch_size]])
-    weights, opt_state = step(
-        weights, opt_state, jax.random.fold_in(key, i), batch
-    )
-  return functools.partial(jax.jit(logits), weights)
+    step_key = jax.random.fold_in(key, i)
+    weights, opt_state = step(weights, opt_state, constants, step_key, batch)
+  return functools.partial(jax.jit(logits), weights, constants)
 
 
 def split(tree: PyTree) -> tuple[dict[str, jax.Array], PyTree]:
@@ -153,23 +156,21 @@ def _batch(images, extent, index):
   return batch
 
 
-def _statistics(embed, encoder, images, extent, augment, batch_size):
+def _statistics(embed, encoder, fixed, images, extent, augment, batch_size):
   """Mean and one over the deviation of features of a batch or more."""
+
+  @jax.jit
+  def compiled(encoder, fixed, batch):
+    (views,) = augmentation.make_views(jax.random.key(0), batch, (augment,))
+    return embed(encoder, fixed, views)
+
   rows = []
-  compiled = jax.jit(
-      lambda encoder, batch: embed(
-          encoder,
-          augmentation.make_views(jax.random.key(0), batch, (augment,))[0],
-      )
-  )
-  for start in range(0, min(len(images), 1024), batch_size):
+  for start in range(0, min(len(images), _STATISTICS_ROWS), batch_size):
     index = np.arange(start, start + batch_size) % len(images)
-    rows.append(compiled(encoder, _batch(images, extent, index)))
+    rows.append(compiled(encoder, fixed, _batch(images, extent, index)))
   features = jnp.concatenate(rows)
-  return (
-      jnp.mean(features, axis=0),
-      jax.lax.rsqrt(jnp.var(features, axis=0) + 1e-6),
-  )
+  scale = jax.lax.rsqrt(jnp.var(features, axis=0) + 1e-6)
+  return jnp.mean(features, axis=0), scale
 
 
 def _seed(key):

@@ -87,3 +87,45 @@ def test_shapes_that_do_not_fit_are_refused(golden):
   ):
     with pytest.raises(ValueError, match=r"\(400, 24\).*\[N, D\]"):
       evals.knn_predict(*inputs, k=5, num_classes=10)
+
+
+def test_a_sweep_is_each_setting_by_itself(golden):
+  data = golden("knn")
+  features, bank, labels = _inputs(data)
+  ks, temperatures = (1, 7, 20), (0.05, 0.1, 1.0)
+  classes = int(data["num_classes"])
+  predicted = evals.knn_sweep(
+      features,
+      bank,
+      labels,
+      ks=ks,
+      temperatures=temperatures,
+      num_classes=classes,
+      block_size=24,
+  )
+  assert predicted.shape == (3, 3, len(features))
+  for i, k in enumerate(ks):
+    for j, temperature in enumerate(temperatures):
+      expected = evals.knn_predict(
+          features,
+          bank,
+          labels,
+          k=k,
+          temperature=temperature,
+          num_classes=classes,
+      )
+      np.testing.assert_array_equal(predicted[i, j], expected)
+  assert np.any(predicted[0] != predicted[2])
+
+
+def test_no_k_of_a_sweep_may_exceed_the_bank(golden):
+  features, bank, labels = _inputs(golden("knn"))
+  with pytest.raises(ValueError, match=f"k is {len(bank) + 1}, but the bank"):
+    evals.knn_sweep(
+        features,
+        bank,
+        labels,
+        ks=(1, len(bank) + 1),
+        temperatures=(0.1,),
+        num_classes=5,
+    )

@@ -85,3 +85,44 @@ def test_collapse_is_told_with_its_value_and_a_remedy(signs, start):
 )
 def test_healthy_features_give_no_warning(signs):
   assert quality.collapse_warning(signs) is None
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
+def test_alpha_is_the_power_by_which_variances_fall(alpha):
+  # Orthogonal directions of exactly these variances.
+  random = np.random.default_rng(0)
+  basis, _ = np.linalg.qr(random.normal(size=(300, 64)))
+  basis, _ = np.linalg.qr(basis - basis.mean(axis=0))
+  rotation, _ = np.linalg.qr(random.normal(size=(64, 64)))
+  deviations = np.arange(1, 65) ** (-alpha / 2)
+  features = 5 + (basis * deviations) @ rotation
+  np.testing.assert_allclose(
+      evals.alpha_req(jnp.float32(features)), alpha, atol=0.01
+  )
+
+
+def test_alpha_needs_directions_to_fit():
+  with pytest.raises(ValueError, match="have 8 directions.* the 11th"):
+    evals.alpha_req(jnp.zeros((100, 8)))
+  with pytest.raises(ValueError, match="expected"):
+    evals.alpha_req(jnp.zeros((4, 4, 8)))
+
+
+def test_alignment_is_the_squared_distance_of_unit_features():
+  one = jnp.array([[3.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+  other = jnp.array([[5.0, 0.0], [2.0, 0.0], [-1.0, -1.0]])
+  np.testing.assert_allclose(
+      evals.alignment(one, other), (0 + 2 + 4) / 3, rtol=1e-5
+  )
+  with pytest.raises(ValueError, match=r"\(3, 2\) and positives \(2, 2\)"):
+    evals.alignment(one, other[:2])
+
+
+def test_uniformity_is_the_mean_potential_of_pairs():
+  features = jnp.array([[2.0, 0.0], [0.0, 1.0], [-3.0, 0.0]])
+  # Squared distances 2, 2 and 4.
+  expected = np.log((2 * np.exp(-4) + np.exp(-8)) / 3)
+  np.testing.assert_allclose(evals.uniformity(features), expected, rtol=1e-5)
+  np.testing.assert_allclose(evals.uniformity(jnp.ones((5, 3))), 0, atol=1e-5)
+  with pytest.raises(ValueError, match="N of at least 2"):
+    evals.uniformity(features[:1])

@@ -1,0 +1,190 @@
+"""The linear probe."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from jssl import evals
+from jssl.evals import linear
+
+CLASSES = 10
+
+
+@pytest.fixture(scope="module")
+def digits():
+  """Pixels as features: training and test features and labels."""
+  pixels, labels = load_digits(return_X_y=True)
+  order = np.random.default_rng(0).permutation(len(pixels))
+  pixels, labels = np.float32(pixels[order]), labels[order]
+  return pixels[:1000], labels[:1000], pixels[1000:], labels[1000:]
+
+
+def _blobs(count, dim=5, classes=3, seed=0):
+  """Classes that lie apart."""
+  random = np.random.default_rng(seed)
+  labels = np.arange(count) % classes
+  centers = 10 * np.eye(classes, dim)
+  return np.float32(centers[labels] + random.normal(size=(count, dim))), labels
+
+
+@pytest.mark.parametrize("decay", [0.01, 0.1])
+def test_a_probe_agrees_with_scikit_learn_at_the_optimum(digits, decay):
+  features, labels, test_features, test_labels = digits
+  features, test_features = linear.standardize(features, test_features)
+  # Full batches, so that it ends at the optimum itself.
+  (kernel,) = linear.fit(
+      jax.random.key(0),
+      features,
+      jnp.asarray(labels),
+      jnp.array([0.25]),
+      jnp.array([decay]),
+      num_classes=CLASSES,
+      epochs=2000,
+      batch_size=len(features),
+  )
+  model = LogisticRegression(
+      C=1 / (decay * len(features)), max_iter=10_000, tol=1e-8
+  )
+  model.fit(features, labels)
+  np.testing.assert_allclose(kernel[:-1].T, model.coef_, atol=2e-3)
+  (predicted,) = linear.predict(kernel[None], test_features)
+  accuracy = np.mean(np.asarray(predicted) == test_labels)
+  assert abs(accuracy - model.score(test_features, test_labels)) < 0.005
+
+
+def test_small_batches_agree_with_scikit_learn_in_accuracy(digits):
+  features, labels, test_features, test_labels = digits
+  probe = evals.linear_probe(
+      jax.random.key(0),
+      features,
+      labels,
+      test_features,
+      num_classes=CLASSES,
+      weight_decays=(0.01,),
+  )
+  features, test_features = linear.standardize(features, test_features)
+  model = LogisticRegression(C=1 / (0.01 * len(features)), max_iter=2000)
+  expected = model.fit(features, labels).score(test_features, test_labels)
+  assert abs(np.mean(probe.predicted == test_labels) - expected) < 0.005
+  assert probe.predicted.dtype == np.int32
+
+
+def test_settings_do_not_touch_each_other(digits):
+  features, labels, _, _ = digits
+  (features,) = linear.standardize(features)
+  train = lambda rates, decays: linear.fit(
+      jax.random.key(3),
+      features,
+      jnp.asarray(labels),
+      jnp.array(rates),
+      jnp.array(decays),
+      num_classes=CLASSES,
+      epochs=3,
+      batch_size=64,
+  )
+  together = train([0.1, 1.0, 0.1], [0.0, 0.0, 0.1])
+  settings = ([0.1], [0.0]), ([1.0], [0.0]), ([0.1], [0.1])
+  for kernel, setting in zip(together, settings, strict=True):
+    np.testing.assert_allclose(kernel, train(*setting)[0], atol=1e-4)
+  assert np.max(np.abs(together[0] - together[2])) > 0.01
+
+
+def test_decay_spares_the_bias():
+  # All of one class but one: only the bias can tell.
+  features = jnp.zeros((64, 2))
+  labels = jnp.zeros(64, jnp.int32).at[0].set(1)
+  (kernel,) = linear.fit(
+      jax.random.key(0),
+      features,
+      labels,
+      jnp.array([1.0]),
+      jnp.array([10.0]),
+      num_classes=2,
+      epochs=400,
+      batch_size=64,
+  )
+  np.testing.assert_allclose(kernel[:2], 0, atol=1e-6)
+  np.testing.assert_allclose(
+      kernel[2, 0] - kernel[2, 1], np.log(63), rtol=0.1
+  )
+
+
+def test_the_best_setting_on_held_out_features_is_chosen(digits):
+  features, labels, test_features, test_labels = digits
+  probe = evals.linear_probe(
+      jax.random.key(0),
+      features,
+      labels,
+      test_features,
+      num_classes=CLASSES,
+      learning_rates=(1e-9, 0.1),  # The first is no more than class means.
+      weight_decays=(0.0, 1e3, 1e-9),  # The second diverges.
+      epochs=20,
+  )
+  assert probe.validation.shape == (2, 3)
+  assert probe.learning_rate == 0.1
+  # Of equal ones, the larger decay.
+  assert probe.validation[1, 0] == probe.validation[1, 2]
+  assert probe.weight_decay == 1e-9
+  assert probe.validation[1, 2] == probe.validation.max()
+  assert probe.validation[0, 0] < probe.validation[1, 2]
+  assert probe.validation[1, 1] < 0.5
+  assert np.mean(probe.predicted == test_labels) > 0.93
+
+
+def test_noise_is_chance():
+  random = np.random.default_rng(0)
+  features = random.normal(size=(2000, 8)).astype(np.float32)
+  labels = random.integers(0, 4, 2000)
+  probe = evals.linear_probe(
+      jax.random.key(0),
+      features[:1000],
+      labels[:1000],
+      features[1000:],
+      num_classes=4,
+      epochs=10,
+  )
+  accuracy = np.mean(probe.predicted == labels[1000:])
+  assert abs(accuracy - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 1000)
+
+
+def test_scale_and_shift_of_features_do_not_matter():
+  features, labels = _blobs(200, seed=1)
+  scale = np.float32([1, 1e3, 1e-2, 5, 1])
+  arguments = dict(num_classes=3, epochs=5)
+  one = evals.linear_probe(
+      jax.random.key(0), features, labels, features, **arguments
+  )
+  other = features * scale + 7
+  two = evals.linear_probe(
+      jax.random.key(0), other, labels, other, **arguments
+  )
+  np.testing.assert_array_equal(one.predicted, two.predicted)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+  with pytest.raises(ValueError, match=r"features \(4, 2\), labels \(3,\)"):
+    evals.linear_probe(
+        jax.random.key(0),
+        np.zeros((4, 2)),
+        np.zeros(3, int),
+        np.zeros((4, 2)),
+        num_classes=2,
+    )
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, 0.01])
+def test_a_part_to_choose_by_is_needed(fraction):
+  features, labels = _blobs(30)
+  with pytest.raises(ValueError, match=f"validation_fraction is {fraction}"):
+    evals.linear_probe(
+        jax.random.key(0),
+        features,
+        labels,
+        features,
+        num_classes=3,
+        validation_fraction=fraction,
+    )
