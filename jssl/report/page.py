@@ -52,7 +52,7 @@ def write(material: Material, path: str | os.PathLike) -> None:
           log, test_images=len(material.test.image) if material.test else None
       ),
       "settings": tables.settings(log.config),
-      "scores": tables.scores(log.summary) if log.summary else [],
+      "scores": tables.scores(log.summary) if log.summary else None,
       "stale": _drawn_while_training(log.workdir),
   }
   pictured = _pictured(material) if material.missing is None else {}

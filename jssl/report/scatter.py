@@ -46,6 +46,7 @@ class Map(NamedTuple):
   Attributes:
     method: What made it: "t-SNE", or "principal components".
     classes: Its points.
+    radius: Of a point; larger where there are few.
     sprite: All thumbnails in one picture, a data URI.
     data: What the page's script needs, for JSON: "cell" and "columns" of the
       sprite, "names" of classes, and "points", (x, y, class, index) of each.
@@ -53,6 +54,7 @@ class Map(NamedTuple):
 
   method: str
   classes: list[Class]
+  radius: float
   sprite: str
   data: dict[str, Any]
 
@@ -79,6 +81,7 @@ def draw(encoded: Encoded) -> Map | None:
   return Map(
       method,
       _classes(xy, labels, names),
+      round(float(np.clip(160 / len(xy) ** 0.5, 5, 14)), 1),
       sprite,
       {
           "cell": cell,

@@ -3,28 +3,53 @@
 import collections
 from collections.abc import Sequence
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from jssl import config as configs
 from jssl.report import material as materials
 from jssl.report.material import Log
 
-SCORES = ("knn", "one_shot", "five_shot", "rank")
+SCORES = {
+    "knn": "kNN",
+    "one_shot": "one-shot",
+    "five_shot": "five-shot",
+    "rank": "rank",
+}
 _LONGEST = 300  # Characters of a value, such as the names of all classes.
 
 
-def scores(summary: dict[str, Any]) -> list[tuple[str, list[str]]]:
-  """Returns (encoder, [a text for each of `SCORES`]) for net and baselines."""
+class Scores(NamedTuple):
+  """A table of scores.
+
+  Attributes:
+    columns: Names of the scores, those left out that nothing has.
+    rows: (features, [a text for each column]).
+  """
+
+  columns: list[str]
+  rows: list[tuple[str, list[str]]]
+
+
+def scores(summary: dict[str, Any]) -> Scores:
+  """Makes the table of the net, its stages and the baselines."""
   named = {
       "trained": summary,
       **summary["stages"],
       "untrained net": summary["baselines"]["untrained"],
       "raw pixels": summary["baselines"]["raw_pixels"],
   }
-  return [
-      (name.replace("_", " "), [score(row[key], key) for key in SCORES])
-      for name, row in named.items()
+  keys = [
+      key
+      for key in SCORES
+      if any(row[key] is not None for row in named.values())
   ]
+  return Scores(
+      [SCORES[key] for key in keys],
+      [
+          (name.replace("_", " "), [score(row[key], key) for key in keys])
+          for name, row in named.items()
+      ],
+  )
 
 
 def score(value: float | None, key: str) -> str:
