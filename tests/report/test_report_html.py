@@ -30,7 +30,7 @@ import tiny
 _ROOT = pathlib.Path(__file__).parent.parent.parent
 _EVIL = '<script>alert(1)</script>'
 # Elements that end without a closing tag; those of SVG close themselves.
-_VOID = {"meta", "link", "img", "br", "hr", "input"}
+_VOID = {"meta", "link", "img", "br", "hr", "wbr"}
 
 
 class _Page(html.parser.HTMLParser):
@@ -39,6 +39,7 @@ class _Page(html.parser.HTMLParser):
   def __init__(self, text):
     super().__init__()
     self.open, self.tags, self.attributes, self.text = [], [], [], []
+    self.broken = ""
     self.feed(text)
     self.close()
     assert not self.open
@@ -46,6 +47,8 @@ class _Page(html.parser.HTMLParser):
   def handle_starttag(self, tag, attrs):
     self.tags.append(tag)
     self.attributes += [(tag, *pair) for pair in attrs]
+    if tag == "wbr":  # Where a word may be broken; it is one all the same.
+      self.broken = self.text.pop()
     names = [name for name, _ in attrs]
     assert len(names) == len(set(names)), (tag, attrs)
     if tag not in _VOID:
@@ -60,7 +63,8 @@ class _Page(html.parser.HTMLParser):
 
   def handle_data(self, text):
     if not self.open or self.open[-1] not in ("script", "style"):
-      self.text.append(text)
+      self.text.append(self.broken + text)
+      self.broken = ""
 
   def values(self, name):
     return [value for _, key, value in self.attributes if key == name]
