@@ -94,8 +94,8 @@ def _thin(points):
 def _themed(svg):
   """Takes out what is of no use inside HTML, and puts in the page's colors."""
   svg = svg[svg.index("<svg") :]
-  svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "",
-               svg, flags=re.DOTALL)
+  useless = r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->"
+  svg = re.sub(useless, "", svg, flags=re.DOTALL)
   svg = re.sub(r' (?:xmlns(?::\w+)?|version)="[^"]*"', "", svg)
   svg = re.sub(r'<g id="[^"]*"', "<g", svg)
   opening = re.sub(r' (?:width|height|id)="[^"]*"', "", svg[: svg.index(">")])

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from jssl import augment
+from jssl.evals import features
 from jssl.report import material as materials
 from jssl.report import thumbnails
 from jssl.report.material import Material
@@ -46,14 +47,18 @@ def draw(material: Material) -> Maps | None:
   """
   index = materials.evenly(len(material.test.image), _PICTURES)
   images = materials.take(material.test, index)
-  stages = materials.extract(
-      material, lambda x, e: materials.stages(material, x, e), images
+  # Maps of a whole batch would fill the memory of the host.
+  stages = features.extract(
+      lambda x, extent: materials.stages(material, x, extent),
+      images.image,
+      extent=images.extent,
+      batch_size=len(index),
   )
   found = _last_map(stages)
   if found is None:
     return None
-  stage, features = found
-  colors, share = to_colors(features)
+  stage, x = found
+  colors, share = to_colors(x)
   if colors is None:
     return None
   seen = _as_seen(material, images)
@@ -64,14 +69,14 @@ def draw(material: Material) -> Maps | None:
       )
       for i, image, color in zip(index, seen, colors)
   ]
-  return Maps(stage, features.shape[1:3], share, pairs)
+  return Maps(stage, x.shape[1:3], share, pairs)
 
 
-def to_colors(features: np.ndarray) -> tuple[np.ndarray | None, float]:
+def to_colors(x: np.ndarray) -> tuple[np.ndarray | None, float]:
   """Projects features of places to red, green and blue.
 
   Args:
-    features: `[B, h, w, D]`.
+    x: Features, `[B, h, w, D]`.
 
   Returns:
     float `[B, h, w, 3]` in [0, 1], each color from its 1st to 99th percentile,
@@ -81,7 +86,8 @@ def to_colors(features: np.ndarray) -> tuple[np.ndarray | None, float]:
   # Slow to import.
   from sklearn.decomposition import PCA
 
-  x = features.reshape(-1, features.shape[-1])
+  shape = (*x.shape[:-1], 3)
+  x = x.reshape(-1, x.shape[-1])
   if not np.isfinite(x).all() or np.ptp(x, axis=0).max() < 1e-6:
     return None, 0.0
   pca = PCA(min(3, *x.shape), random_state=0)
@@ -90,7 +96,7 @@ def to_colors(features: np.ndarray) -> tuple[np.ndarray | None, float]:
   low, high = np.percentile(x, (1, 99), axis=0)
   x = np.clip((x - low) / np.maximum(high - low, 1e-9), 0, 1)
   share = float(pca.explained_variance_ratio_.sum())
-  return x.reshape(*features.shape[:-1], 3), share
+  return x.reshape(shape), share
 
 
 def _last_map(stages):

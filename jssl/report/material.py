@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jssl import config as configs
 from jssl import data
 from jssl import encoder
 from jssl import metrics
@@ -87,7 +88,7 @@ def read(workdir: str) -> Log:
   Raises:
     FileNotFoundError: If the folder holds no run, or no checkpoint yet.
   """
-  trained_config = encoder.configs.load(workdir)
+  config = configs.load(workdir)
   checkpoints = Checkpoints(workdir, read_only=True)
   step = checkpoints.latest
   checkpoints.close()
@@ -96,7 +97,7 @@ def read(workdir: str) -> Log:
         f"{workdir} holds no checkpoint, so there is nothing to report yet;"
         f" train first, with python -m jssl.train --workdir={workdir}."
     )
-  return _log(workdir, trained_config, step)
+  return _log(workdir, config, step)
 
 
 def load(workdir: str) -> Material:
@@ -147,26 +148,21 @@ def encode_some(material: Material, *, train: bool) -> Encoded:
   index = evenly(len(images.image), _TRAIN_ROWS if train else _TEST_ROWS)
   images = take(images, index)
   pooled = lambda x, extent: stages(material, x, extent)["pooled"]
-  return Encoded(images, index, extract(material, pooled, images))
+  encoded = features.extract(
+      pooled,
+      images.image,
+      extent=images.extent,
+      # For this size, a run that has just been trained is compiled.
+      batch_size=material.log.config.batch_size,
+  )
+  return Encoded(images, index, encoded)
 
 
 def stages(
     material: Material, images: jax.Array, extent: jax.Array | None
 ) -> dict[str, jax.Array]:
-  """Encodes a batch, see `jssl.encoder.make_encode`; one compilation for all."""
+  """Encodes a batch to all stages, see `jssl.encoder.make_encode`."""
   return material.encode(material.params, images, extent, stages=True)
-
-
-def extract(
-    material: Material, encode: Callable[..., Any], images: data.Images
-) -> Any:
-  """Encodes images in batches of the run's size, which is compiled already."""
-  return features.extract(
-      encode,
-      images.image,
-      extent=images.extent,
-      batch_size=material.log.config.batch_size,
-  )
 
 
 def evenly(length: int, count: int) -> np.ndarray:

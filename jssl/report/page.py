@@ -153,11 +153,10 @@ def _short_names(workdirs):
   """Leaves out the folders that all have in common, and tells equals apart."""
   parts = [pathlib.Path(workdir).absolute().parts for workdir in workdirs]
   common = len(os.path.commonprefix(parts))
-  names = [
-      "/".join(path[min(common, len(path) - 1) :]) for path in parts
-  ]
+  names = ["/".join(path[min(common, len(path) - 1) :]) for path in parts]
+  seen = lambda i: names[: i + 1].count(names[i])
   return [
-      f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name
+      f"{name} ({seen(i)})" if names.count(name) > 1 else name
       for i, name in enumerate(names)
   ]
 

@@ -110,4 +110,5 @@ def _encode(image, kind):
   file = io.BytesIO()
   options = {"quality": 80} if kind == "jpeg" else {"optimize": True}
   image.save(file, kind, **options)
-  return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+  text = base64.b64encode(file.getvalue()).decode()
+  return f"data:image/{kind};base64,{text}"

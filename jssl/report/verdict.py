@@ -24,7 +24,8 @@ def finished(summary: dict[str, Any], *, classes: int) -> str:
   )
   collapsed = quality.collapse_warning({"rank": summary["rank"]}) is not None
   if summary["knn"] is None or classes < 2:
-    reason = "there is only one class" if classes == 1 else "there are no labels"
+    one = classes == 1
+    reason = "there is only one class" if one else "there are no labels"
     start = "The features have collapsed" if collapsed else "Trained"
     return (
         f"{start}; {reason}, so kNN says nothing: what remains is the features'"

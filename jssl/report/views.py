@@ -67,15 +67,15 @@ def draw(material: Material) -> list[Row]:
   rows = []
   for place, index in enumerate(_spread(len(images.image), _PICTURES)):
     batch = _batch(images, index, place)
-    see = lambda draw: _pictures_of(
-        jax.device_get(make(jax.random.key(draw), batch)), material
+    see = lambda seed: _pictures_of(
+        jax.device_get(make(jax.random.key(seed), batch)), material
     )
     groups = see(0)
     found = sum(len(pictures) for pictures in groups.values())
     if not found:
       return []
-    for draw_again in range(1, math.ceil(_AT_LEAST / found)):
-      for name, pictures in see(draw_again).items():
+    for seed in range(1, math.ceil(_AT_LEAST / found)):
+      for name, pictures in see(seed).items():
         groups[name] += pictures
     rows.append(Row(_original(images, index, "train"), _shown(groups)))
   return rows
@@ -142,7 +142,7 @@ def _original(images, index, split):
 def _pictures_of(views: Any, material: Material) -> dict[str, list[np.ndarray]]:
   """Returns all pictures `[H, W, C]` in the views of one image, by name."""
   found = {}
-  leaves, _ = jax.tree_util.tree_flatten_with_path(
+  leaves = jax.tree.leaves_with_path(
       views, is_leaf=lambda x: isinstance(x, tuple(_SPECIAL))
   )
   for path, leaf in leaves:

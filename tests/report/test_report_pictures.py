@@ -114,10 +114,10 @@ def test_views_of_every_kind_of_tree_are_found(name, arguments, expected):
     ],
 )
 def test_views_of_patches_are_found(name, expected):
-  method = METHODS[name](
-      nets.ViT(16, depth=1, heads=1, patch_size=2, image_size=8, pooling="mean"),
-      augment=tiny.recipe,
+  net = nets.ViT(
+      16, depth=1, heads=1, patch_size=2, image_size=8, pooling="mean"
   )
+  method = METHODS[name](net, augment=tiny.recipe)
   assert _groups(views.draw(_material(method, _images(2)))) == [expected] * 2
 
 
@@ -163,6 +163,18 @@ def test_pictures_show_their_own_image_and_stretched_ones_are_unstretched():
   for row, pixels in zip(rows, images.image, strict=True):
     shown = np.asarray(_decode(row.groups[0].pictures[0].uri))
     np.testing.assert_array_equal(shown, pixels)
+
+
+def test_each_picture_has_a_place_of_its_own_in_the_batch():
+  def make(key, batch):
+    noise = jax.random.uniform(
+        jax.random.fold_in(key, batch["position"][0]), (8, 8, 3)
+    )
+    return (noise[None],)
+
+  rows = views.draw(_material(_views_only(make), _images(6)))
+  drawn = [p.uri for row in rows for g in row.groups for p in g.pictures]
+  assert len(drawn) == len(set(drawn)) == 24
 
 
 @pytest.mark.parametrize(
@@ -337,6 +349,14 @@ def test_colors_of_features_follow_the_features():
   same = np.abs(colors[0, 2:].reshape(-1, 3) - colors[1, 0, 0]).max()
   assert same < 1e-5  # Equal features have the same color in every picture.
   assert np.abs(colors[0, 0, 0] - colors[0, 3, 3]).max() > 0.9
+
+
+def test_every_color_has_its_whole_range():
+  x = np.random.default_rng(0).normal(size=(4, 8, 8, 3)) * (100.0, 10.0, 1.0)
+  colors, share = maps.to_colors(x)
+  np.testing.assert_allclose(colors.min(axis=(0, 1, 2)), 0.0, atol=1e-6)
+  np.testing.assert_allclose(colors.max(axis=(0, 1, 2)), 1.0, atol=1e-6)
+  assert share == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("value", [1.0, np.nan])
