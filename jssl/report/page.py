@@ -48,9 +48,7 @@ def write(material: Material, path: str | os.PathLike) -> None:
       **_written(log),
       "missing": material.missing,
       "panels": panels.draw({log.workdir: log.rows}),
-      "facts": tables.facts(
-          log, test_images=len(material.test.image) if material.test else None
-      ),
+      "facts": tables.facts(log),
       "settings": tables.settings(log.config),
       "scores": tables.scores(log.summary) if log.summary else None,
       "stale": _drawn_while_training(log.workdir),

@@ -59,14 +59,10 @@ def score(value: float | None, key: str) -> str:
   return f"{value:.1f}" if key == "rank" else f"{value:.3f}"
 
 
-def facts(log: Log, *, test_images: int | None) -> list[tuple[str, str]]:
-  """Returns (name, value) of what a run was.
-
-  Args:
-    log: The run.
-    test_images: Number of held-out images, None if it is not known.
-  """
+def facts(log: Log) -> list[tuple[str, str]]:
+  """Returns (name, value) of what a run was."""
   config, summary = log.config, log.summary or {}
+  test_images = summary.get("images", {}).get("test")
   held_out = "" if test_images is None else f", {test_images:,} held out"
   epochs = log.step * config.epochs / max(materials.total_steps(config), 1)
   named = {

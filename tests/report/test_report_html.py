@@ -377,8 +377,9 @@ def test_a_run_whose_images_are_gone_is_reported_without_them(
   Image.new("RGB", (30, 20)).save(workdir / "reconstructions.png")
   page.write(material.load(str(workdir)), workdir / "report.html")
   parsed = _check(workdir / "report.html")
-  assert "the images could not be loaded: There is no folder" in parsed.words
+  assert "since they could not be loaded: There is no folder" in parsed.words
   assert _sections(parsed) == ["curves", "reconstructions", "scores", "run"]
+  assert "36 to train on, 4 held out" in parsed.words
 
 
 def test_a_failing_report_does_not_fail_the_training(
