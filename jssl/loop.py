@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import os
+import shlex
 import signal
 import threading
 from typing import Any
@@ -17,6 +18,8 @@ from jssl.checkpoint import NotSaved
 from jssl.config import ConfigDict
 from jssl.recorder import Recorder
 from jssl.report import curves
+from jssl.report import material
+from jssl.report import page
 from jssl.report import pictures as report
 from jssl.run import Run
 from jssl.step import TrainState
@@ -80,6 +83,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
   if jax.process_index() == 0:
     result = summary.write(run, workdir, state, recorder.rows)
     curves.draw(recorder.rows, os.path.join(workdir, "curves.png"))
+    _report(run, recorder, state, workdir)
   return result
 
 
@@ -146,6 +150,19 @@ def _draw(run, pictures, workdir, step):
   pictures = jax.device_get(pictures)
   for name in (f"pictures/step_{step:07}.png", "reconstructions.png"):
     report.draw(pictures, os.path.join(workdir, name), title=title)
+
+
+def _report(run, recorder, state, workdir):
+  """Writes the report; a failure does not spoil what was trained."""
+  try:
+    path = os.path.join(workdir, "report.html")
+    page.write(material.of_run(run, workdir, state), path)
+  except Exception as error:  # Whatever it is, all else is written.
+    cause = f"{type(error).__name__}: {error}".splitlines()[0]
+    recorder.say(
+        f"WARNING: report.html could not be made ({cause}); make it with"
+        f" python -m jssl.report --workdir={shlex.quote(workdir)}"
+    )
 
 
 def _due(run, step, count, section):

@@ -3,7 +3,9 @@
 import importlib.metadata
 import pathlib
 import platform
+import resource
 import statistics
+import sys
 from typing import Any
 
 import jax
@@ -33,7 +35,9 @@ def write(
     without labels) and effective "rank" of the pooled features, the same of
     every one of the net's "stages", "baselines" with the same of "raw_pixels"
     and of the "untrained" net, "steps", "seconds", "images_per_second"
-    (median), "devices" and "versions".
+    (median), number of "images" of each split, "devices", "peak_memory_bytes"
+    of a "device" (null if it does not tell) and of the "host"'s process, and
+    "versions".
   """
   raw_pixels = encoder.make_raw_pixels(
       image_size=run.config.image_size,
@@ -50,7 +54,9 @@ def write(
       "steps": run.total_steps,
       "seconds": max((row["seconds"] for row in rows), default=0.0),
       "images_per_second": statistics.median(speeds) if speeds else None,
+      "images": {"train": len(run.train.image), "test": len(run.test.image)},
       "devices": [device.device_kind for device in jax.devices()],
+      "peak_memory_bytes": _peak_memory(),
       "versions": {
           "python": platform.python_version(),
           **{name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -63,6 +69,16 @@ def write(
 def _judge(run: Run, state: TrainState) -> dict[str, Any]:
   stages = runs.judge(run, runs.stages_of(run, state))
   return {**stages.pop("pooled"), "stages": stages}
+
+
+def _peak_memory() -> dict[str, int | None]:
+  """Largest memory so far, of the first device and of this process."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return {
+      "device": stats.get("peak_bytes_in_use"),
+      "host": peak if sys.platform == "darwin" else 1024 * peak,
+  }
 
 
 def table(content: dict[str, Any]) -> str:

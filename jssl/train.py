@@ -31,7 +31,12 @@ def main(argv):
     result = loop.train(config, workdir)
   if result is not None:
     print(summary.table(result))
-    names = ("summary.json", "curves.png", "reconstructions.png")
+    names = (
+        "report.html",
+        "summary.json",
+        "curves.png",
+        "reconstructions.png",
+    )
     made = [name for name in names if os.path.exists(f"{workdir}/{name}")]
     print(f"In {workdir}: {', '.join(made)}, metrics.jsonl, checkpoints")
 

@@ -102,6 +102,7 @@ def test_folder_holds_what_the_readme_says(whole):
       "config.json",
       "curves.png",
       "metrics.jsonl",
+      "report.html",
       "summary.json",
   } <= names
   assert any(name.startswith("events.out.tfevents") for name in names)

@@ -1,1 +1,1 @@
-"""Pictures of a run."""
+"""What is to be looked at of a run: curves, pictures, and report.html."""

@@ -40,7 +40,7 @@ def draw(rows: list[dict[str, Any]], path: str) -> None:
         )
     axes.set_title(title)
     axes.set_xlabel("epoch")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))  # Losses may be below.
     axes.grid(alpha=0.3)
     if len(axes.lines) > 1:
       axes.legend()

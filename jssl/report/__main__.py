@@ -1,0 +1,56 @@
+"""Makes a run's report again, or compares runs.
+
+  python -m jssl.report --workdir=RUN
+  python -m jssl.report --workdir=RUN --workdir=OTHER --output=comparison.html
+"""
+
+import pathlib
+
+from absl import app
+from absl import flags
+
+from jssl import cli
+from jssl.report import material
+from jssl.report import page
+
+_WORKDIRS = flags.DEFINE_multi_string(
+    "workdir", [], "A run's folder; give several to compare them."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "The file to write; by default report.html, or of several runs"
+    " comparison.html, in the (first) run's folder.",
+)
+flags.adopt_module_key_flags(cli)
+
+
+def main(argv):
+  del argv
+  with cli.plain_errors():
+    print(f"Wrote {_write(_WORKDIRS.value)}")
+
+
+def _write(workdirs: list[str]) -> pathlib.Path:
+  if not workdirs:
+    raise ValueError(
+        "--workdir is missing: the folder of a run, for example"
+        " python -m jssl.report --workdir=runs/first"
+    )
+  several = len(workdirs) > 1
+  name = "comparison.html" if several else "report.html"
+  output = pathlib.Path(_OUTPUT.value or pathlib.Path(workdirs[0]) / name)
+  if _OUTPUT.value and not output.parent.is_dir():
+    raise FileNotFoundError(
+        f"--output is {output}, but there is no folder {output.parent}; make"
+        " it, or choose another."
+    )
+  if several:
+    page.write_comparison([material.read(x) for x in workdirs], output)
+  else:
+    page.write(material.load(workdirs[0]), output)
+  return output
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=cli.parse)

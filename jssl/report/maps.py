@@ -1,0 +1,127 @@
+"""What the patches of an image have in common, as colors."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jssl import augment
+from jssl.evals import features
+from jssl.report import material as materials
+from jssl.report import thumbnails
+from jssl.report.material import Material
+from jssl.report.thumbnails import Thumbnail
+
+_PICTURES = 8
+_SMALLEST = 4  # Side below which a map shows next to nothing.
+
+
+class Maps(NamedTuple):
+  """Maps of features as pictures.
+
+  Attributes:
+    stage: The stage of the net.
+    grid: Their height and width.
+    share: Share of the variance that the three colors hold, in [0, 1].
+    pairs: The image as the net sees it, and its map.
+  """
+
+  stage: str
+  grid: tuple[int, int]
+  share: float
+  pairs: list[tuple[Thumbnail, Thumbnail]]
+
+
+def draw(material: Material) -> Maps | None:
+  """Draws the last stage of the net whose maps are 4 x 4 or larger.
+
+  The features of all places of all pictures are projected together to their
+  three principal components, which become red, green and blue: so a color means
+  the same in every picture.
+
+  Args:
+    material: A run with images.
+
+  Returns:
+    The maps; None if no stage has such maps, or they do not vary.
+  """
+  index = materials.evenly(len(material.test.image), _PICTURES)
+  images = materials.take(material.test, index)
+  # Maps of a whole batch would fill the memory of the host.
+  stages = features.extract(
+      lambda x, extent: materials.stages(material, x, extent),
+      images.image,
+      extent=images.extent,
+      batch_size=len(index),
+  )
+  found = _last_map(stages)
+  if found is None:
+    return None
+  stage, x = found
+  colors, share = to_colors(x)
+  if colors is None:
+    return None
+  seen = _as_seen(material, images)
+  pairs = [
+      (
+          thumbnails.make(image, f"test picture {i}"),
+          thumbnails.make(color, f"features of test picture {i} as colors"),
+      )
+      for i, image, color in zip(index, seen, colors)
+  ]
+  return Maps(stage, x.shape[1:3], share, pairs)
+
+
+def to_colors(x: np.ndarray) -> tuple[np.ndarray | None, float]:
+  """Projects features of places to red, green and blue.
+
+  Args:
+    x: Features, `[B, h, w, D]`.
+
+  Returns:
+    float `[B, h, w, 3]` in [0, 1], each color from its 1st to 99th percentile,
+    None if the features are not finite or do not vary; and the share of the
+    variance that is shown.
+  """
+  # Slow to import.
+  from sklearn.decomposition import PCA
+
+  shape = (*x.shape[:-1], 3)
+  x = x.reshape(-1, x.shape[-1])
+  if not np.isfinite(x).all() or np.ptp(x, axis=0).max() < 1e-6:
+    return None, 0.0
+  pca = PCA(min(3, *x.shape), random_state=0)
+  x = pca.fit_transform(x)
+  x = np.pad(x, ((0, 0), (0, 3 - x.shape[1])))
+  low, high = np.percentile(x, (1, 99), axis=0)
+  x = np.clip((x - low) / np.maximum(high - low, 1e-9), 0, 1)
+  share = float(pca.explained_variance_ratio_.sum())
+  return x.reshape(shape), share
+
+
+def _last_map(stages):
+  """Returns (name, `[B, h, w, D]`) of the last stage of useful size."""
+  large = {
+      name: x
+      for name, x in stages.items()
+      if x.ndim == 4 and min(x.shape[1:3]) >= _SMALLEST
+  }
+  if not large:
+    return None
+  last = max(large, key=lambda name: int(name.removeprefix("stage_")))
+  return last, large[last]
+
+
+def _as_seen(material, images):
+  """Crops images as they are before they are encoded."""
+  config = material.log.config
+
+  def crop(image, extent):
+    return augment.evaluation(
+        augment.to_float(image),
+        config.image_size,
+        crop_fraction=config.eval.crop_fraction,
+        extent=extent,
+    )
+
+  return np.asarray(jax.jit(jax.vmap(crop))(images.image, images.extent))

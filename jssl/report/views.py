@@ -1,0 +1,237 @@
+"""What a method sees of a picture: its views, whatever tree they are."""
+
+from collections.abc import Callable, Iterator
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jssl import data
+from jssl.method import Pictures
+from jssl.methods.ijepa import Views as BlockViews
+from jssl.methods.tiles import Puzzles
+from jssl.nets import patches as patching
+from jssl.report import thumbnails
+from jssl.report.material import Material
+from jssl.report.thumbnails import Thumbnail
+
+_PICTURES = 6
+_RECONSTRUCTED = 8
+_AT_LEAST = 4  # Views of a picture; a method that makes fewer draws again.
+_AT_MOST = 12
+_CHANNELS = (1, 3, 4)
+_GAP = 0.08  # Between the tiles of a puzzle, of their side.
+
+
+class Group(NamedTuple):
+  """Views of one kind.
+
+  Attributes:
+    name: What they are, as the method calls them.
+    pictures: The views.
+  """
+
+  name: str
+  pictures: list[Thumbnail]
+
+
+class Row(NamedTuple):
+  """A picture and what is made of it.
+
+  Attributes:
+    picture: The picture as it is stored.
+    groups: Its views.
+  """
+
+  picture: Thumbnail
+  groups: list[Group]
+
+
+def draw(material: Material) -> list[Row]:
+  """Draws views of six training pictures.
+
+  Every picture is given to the method alone, at a place of its own in the
+  batch: so whatever its views hold is of this picture, in whichever dimension
+  they are stacked.
+
+  Args:
+    material: A run with images.
+
+  Returns:
+    A row for each picture; [] if the views hold no pictures.
+  """
+  images = material.train
+  make = jax.jit(material.method.views)
+  rows = []
+  for place, index in enumerate(_spread(len(images.image), _PICTURES)):
+    batch = _batch(images, index, place)
+    see = lambda seed: _pictures_of(
+        jax.device_get(make(jax.random.key(seed), batch)), material
+    )
+    groups = see(0)
+    found = sum(len(pictures) for pictures in groups.values())
+    if not found:
+      return []
+    for seed in range(1, math.ceil(_AT_LEAST / found)):
+      for name, pictures in see(seed).items():
+        groups[name] += pictures
+    rows.append(Row(_original(images, index, "train"), _shown(groups)))
+  return rows
+
+
+def reconstruct(material: Material) -> list[list[Thumbnail]]:
+  """Lets a generative method show what it makes of held-out pictures.
+
+  Args:
+    material: A run with images.
+
+  Returns:
+    For each of some pictures what was seen, made, and there; [] if the method
+    makes no pictures.
+  """
+  if material.method.pictures is None:
+    return []
+
+  @jax.jit
+  def make(params, batch):
+    views = material.method.views(jax.random.key(0), batch)
+    return material.method.pictures(*params, views)
+
+  names = Pictures("what it saw", "what it made of it", "what was there")
+  rows = []
+  for place, index in enumerate(
+      _spread(len(material.test.image), _RECONSTRUCTED)
+  ):
+    batch = _batch(material.test, index, place)
+    made = jax.device_get(make(material.params, batch))
+    rows.append([
+        thumbnails.make(
+            pixels[0], f"test picture {index}: {name}", caption=name
+        )
+        for name, pixels in zip(names, made)
+    ])
+  return rows
+
+
+def _batch(images: data.Images, index: int, place: int) -> dict[str, Any]:
+  """A batch of one image."""
+  arrays = {
+      "image": images.image,
+      "label": images.label,
+      "extent": images.extent,
+  }
+  batch = {k: x[index : index + 1] for k, x in arrays.items() if x is not None}
+  return {**batch, "position": np.array([place], np.int32)}
+
+
+def _spread(length, count):
+  """Indices of some pictures: apart, since folders are sorted by class."""
+  count = min(count, length)
+  return [int((i + 0.5) * length / count) for i in range(count)]
+
+
+def _original(images, index, split):
+  extent = None if images.extent is None else images.extent[index]
+  return thumbnails.make(
+      images.image[index], f"{split} picture {index}", extent=extent
+  )
+
+
+def _pictures_of(views: Any, material: Material) -> dict[str, list[np.ndarray]]:
+  """Returns all pictures `[H, W, C]` in the views of one image, by name."""
+  found = {}
+  leaves = jax.tree.leaves_with_path(
+      views, is_leaf=lambda x: isinstance(x, tuple(_SPECIAL))
+  )
+  for path, leaf in leaves:
+    special = _SPECIAL.get(type(leaf))
+    pairs = special(leaf, material) if special else _plain(path, leaf)
+    for name, pictures in pairs:
+      found.setdefault(name, []).extend(pictures)
+  return found
+
+
+def _plain(path, leaf) -> Iterator[tuple[str, list[np.ndarray]]]:
+  """A leaf: pictures if it looks like some."""
+  shape = leaf.shape
+  if (
+      len(shape) in (4, 5)
+      and shape[-1] in _CHANNELS
+      and min(shape[-3:-1]) > 1
+      and np.issubdtype(leaf.dtype, np.floating)
+  ):
+    yield _name(path), list(_in_range(leaf.reshape(-1, *shape[-3:])))
+
+
+def _name(path):
+  """The innermost name on the way to a leaf; numbers are views."""
+  names = [key.name for key in path if hasattr(key, "name")]
+  return names[-1].replace("_", " ") if names else "views"
+
+
+def _in_range(x):
+  """Clips to [0, 1]; stretches what has quite another range."""
+  outside = np.mean((x < 0) | (x > 1))
+  if outside > 0.2:
+    low, high = np.percentile(x, (1, 99))
+    x = (x - low) / max(high - low, 1e-6)
+  return np.clip(x, 0.0, 1.0)
+
+
+def _puzzles(leaf: Puzzles, material) -> Iterator[Any]:
+  """The tiles in their places, and two puzzles made of them."""
+  del material
+  pieces, shown = _in_range(leaf.tiles[0]), leaf.shown[0]
+  yield "tiles in place", [_board(pieces)]
+  yield "puzzles", [_board(pieces[order]) for order in shown[:2]]
+
+
+def _board(pieces):
+  """Lays pieces `[N, h, w, C]` out on a square, or in a row, with gaps."""
+  gap = max(1, round(_GAP * pieces.shape[1]))
+  pieces = np.pad(
+      pieces, ((0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=0.5
+  )
+  columns = math.isqrt(len(pieces))
+  if columns**2 != len(pieces):
+    columns = len(pieces)
+  rows = pieces.reshape(-1, columns, *pieces.shape[1:])
+  return np.concatenate([np.concatenate(row, axis=1) for row in rows])
+
+
+def _blocks(leaf: BlockViews, material) -> Iterator[Any]:
+  """The patches that the student sees, and those it predicts."""
+  image = np.clip(leaf.images[0], 0.0, 1.0)
+  only = lambda index: _only(image, index, material.log.config.net.patch_size)
+  yield "context", [only(leaf.context[0])]
+  yield "targets", [only(index) for index in leaf.targets[0]]
+
+
+def _only(image, index, patch_size):
+  """Hides all patches but some behind gray."""
+  patches = np.array(patching.patchify(jnp.asarray(image[None]), patch_size))
+  hidden = np.setdiff1d(np.arange(patches.shape[1]), index)
+  patches[:, hidden] = 0.5
+  return np.asarray(patching.unpatchify(jnp.asarray(patches), image.shape))[0]
+
+
+# Views that are no pictures yet, and what makes pictures of them.
+_SPECIAL: dict[type, Callable[..., Any]] = {
+    Puzzles: _puzzles,
+    BlockViews: _blocks,
+}
+
+
+def _shown(groups):
+  return [
+      Group(
+          name,
+          [
+              thumbnails.make(x, f"{name}, {i}")
+              for i, x in enumerate(pictures[:_AT_MOST], start=1)
+          ],
+      )
+      for name, pictures in groups.items()
+  ]

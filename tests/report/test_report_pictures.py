@@ -1,0 +1,379 @@
+"""The pictures of a report: views, thumbnails, map, neighbours, features."""
+
+import base64
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+
+from jssl import config as configs
+from jssl import data
+from jssl import nets
+from jssl.method import Method
+from jssl.methods import METHODS
+from jssl.report import maps
+from jssl.report import neighbours
+from jssl.report import scatter
+from jssl.report import thumbnails
+from jssl.report import views
+from jssl.report.material import Encoded
+from jssl.report.material import evenly
+from jssl.report.material import Log
+from jssl.report.material import Material
+import tiny
+
+
+def _decode(uri):
+  head, _, text = uri.partition(",")
+  assert head in ("data:image/png;base64", "data:image/jpeg;base64")
+  image = Image.open(io.BytesIO(base64.b64decode(text)))
+  image.load()
+  return image
+
+
+def _images(count, *, channels=3, classes=("cat", "dog"), extent=None):
+  label = np.arange(count, dtype=np.int32) % max(len(classes), 1)
+  return data.Images(
+      image=np.asarray(tiny.images(count))[..., :channels],
+      label=label if classes else None,
+      extent=extent,
+      classes=classes,
+      skipped=(),
+  )
+
+
+def _material(method, images):
+  config = configs.base("folder:x")
+  config.update(batch_size=8, image_size=8, method={"name": "m"})
+  config.net.patch_size = 2
+  config.resolved = configs.ConfigDict({"classes": list(images.classes)})
+  return Material(
+      log=Log("runs/x", config, 0, [], None),
+      method=method,
+      params=None,
+      encode=None,
+      train=images,
+      test=images,
+      missing=None,
+  )
+
+
+def _views_only(make):
+  return Method(make, None, None, None, None)
+
+
+def _groups(rows):
+  return [[(g.name, len(g.pictures)) for g in row.groups] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("moco_v2", {"queue_size": 8}, [("views", 4)]),
+        ("simclr", {}, [("images", 4)]),
+        (
+            "swav",
+            {"local_augment": tiny.small_recipe, "local_views": 3},
+            [("large", 2), ("small", 3)],
+        ),
+        ("rotation", {}, [("inputs", 4)]),
+        ("denoising", {}, [("inputs", 2), ("target", 2)]),
+        ("inpainting", {}, [("inputs", 2), ("images", 2)]),
+        (
+            "jigsaw",
+            {"augment": tiny.large_recipe, "tile_size": 8},
+            [("tiles in place", 2), ("puzzles", 4)],
+        ),
+        (
+            "relative_position",
+            {"augment": tiny.large_recipe, "tile_size": 8},
+            [("tiles in place", 2), ("puzzles", 4)],
+        ),
+        ("supcon", {}, [("images", 4)]),
+    ],
+)
+def test_views_of_every_kind_of_tree_are_found(name, arguments, expected):
+  arguments = {"augment": tiny.recipe, **arguments}
+  method = METHODS[name](tiny.Net(), **arguments)
+  rows = views.draw(_material(method, _images(9)))
+  assert _groups(rows) == [expected] * 6
+  for row in rows:
+    for picture in (row.picture, *(p for g in row.groups for p in g.pictures)):
+      _decode(picture.uri)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mae", [("images", 4)]),
+        ("simmim", [("images", 4)]),
+        ("ijepa", [("context", 1), ("targets", 4)]),
+    ],
+)
+def test_views_of_patches_are_found(name, expected):
+  net = nets.ViT(
+      16, depth=1, heads=1, patch_size=2, image_size=8, pooling="mean"
+  )
+  method = METHODS[name](net, augment=tiny.recipe)
+  assert _groups(views.draw(_material(method, _images(2)))) == [expected] * 2
+
+
+def test_context_and_targets_hide_the_other_patches():
+  image = jnp.full((1, 4, 4, 1), 0.9)
+  tree = views.BlockViews(
+      image, jnp.array([[0, 1]]), jnp.array([[[3], [0]]], jnp.int32)
+  )
+  found = views._pictures_of(
+      jax.device_get(tree), _material(None, _images(1))
+  )
+  seen = found["context"][0][..., 0]
+  np.testing.assert_allclose(seen[:2], 0.9)
+  np.testing.assert_allclose(seen[2:], 0.5)
+  assert [np.argmax(x[::2, ::2, 0]) for x in found["targets"]] == [3, 0]
+
+
+def test_a_puzzle_shows_its_tiles_in_the_order_that_it_asks_about():
+  tiles = jnp.ones((1, 9, 2, 2, 1)) * jnp.arange(9)[None, :, None, None, None]
+  order = np.roll(np.arange(9), 4)
+  tree = views.Puzzles(tiles / 8, jnp.asarray(order)[None, None])
+  found = views._pictures_of(jax.device_get(tree), None)
+  (board,) = found["puzzles"]
+  assert board.shape == (12, 12, 1)  # A gap of a pixel around each tile.
+  np.testing.assert_allclose(board[1::4, 1::4, 0].ravel(), order / 8)
+
+
+def test_views_without_pictures_are_skipped():
+  make = lambda key, batch: {
+      "mask": batch["image"][..., 0] > 9,
+      "numbers": jnp.ones((1, 16)),
+      "colors": jnp.ones((1, 4, 4, 2)),
+  }
+  assert views.draw(_material(_views_only(make), _images(3))) == []
+
+
+def test_pictures_show_their_own_image_and_stretched_ones_are_unstretched():
+  make = lambda key, batch: (batch["image"].astype(jnp.float32) / 255,)
+  extent = np.array([[8, 4], [8, 8]], np.int32)
+  images = _images(2, extent=extent)
+  rows = views.draw(_material(_views_only(make), images))
+  assert _decode(rows[0].picture.uri).size == (4, 8)
+  for row, pixels in zip(rows, images.image, strict=True):
+    shown = np.asarray(_decode(row.groups[0].pictures[0].uri))
+    np.testing.assert_array_equal(shown, pixels)
+
+
+def test_each_picture_has_a_place_of_its_own_in_the_batch():
+  def make(key, batch):
+    noise = jax.random.uniform(
+        jax.random.fold_in(key, batch["position"][0]), (8, 8, 3)
+    )
+    return (noise[None],)
+
+  rows = views.draw(_material(_views_only(make), _images(6)))
+  drawn = [p.uri for row in rows for g in row.groups for p in g.pictures]
+  assert len(drawn) == len(set(drawn)) == 24
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        ([-0.1, 0.5, 0.5, 0.5, 1.0, 1.0], [0.0, 0.5, 1.0]),  # Clipped.
+        ([-2.0, -1.0, 0.0, 0.0, 1.0, 2.0], [0, 0.25, 0.5, 0.75, 1]),
+    ],
+)
+def test_ranges_that_are_not_those_of_pictures_are_stretched(x, expected):
+  many = np.repeat(np.array(x), 24).reshape(1, 12, 12, 1)
+  shown = np.unique(views._in_range(many))
+  np.testing.assert_allclose(shown, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("side", [8, 200])
+def test_a_thumbnail_shows_its_pixels(channels, side):
+  pixels = np.zeros((side, side // 2, channels), np.uint8)
+  pixels[: side // 2] = 255
+  pixels[..., 3:] = 255
+  image = _decode(thumbnails.make(pixels, "half white", size=100).uri)
+  assert image.size == ((4, 8) if side == 8 else (50, 100))
+  assert len(image.getbands()) == channels
+  shown = np.asarray(image.convert("L"), int)
+  assert shown[0].min() > 240 and shown[-1].max() < 15
+
+
+def test_floats_out_of_range_and_not_finite_become_pixels():
+  pixels = np.array([[[-1.0], [0.5]], [[2.0], [np.nan]]], np.float32)
+  shown = np.asarray(thumbnails.to_image(pixels))
+  np.testing.assert_array_equal(shown, [[0, 128], [255, 0]])
+
+
+def test_a_sprite_has_every_picture_in_its_cell():
+  colors = [10, 90, 200]
+  images = [Image.new("L", (2, 4), color) for color in colors]
+  sheet = np.asarray(_decode(thumbnails.sprite(images, cell=4, columns=2)))
+  assert sheet.shape == (8, 8)
+  assert [sheet[2, 2], sheet[2, 6], sheet[6, 2]] == colors
+  assert sheet[0, 0] == 0  # Beside a picture narrower than its cell.
+
+
+def _encoded(features, images=None):
+  features = np.asarray(features, np.float32)
+  images = images or _images(len(features))
+  return Encoded(images, np.arange(len(features)), features)
+
+
+@pytest.mark.parametrize(
+    ("count", "method"),
+    [(3, "principal components"), (11, "principal components"), (12, "t-SNE")],
+)
+def test_a_map_of_few_pictures_is_drawn(count, method):
+  features = np.random.default_rng(0).normal(size=(count, 5))
+  drawn = scatter.draw(_encoded(features))
+  assert drawn.method == method
+  points = [point for group in drawn.classes for point in group.points]
+  assert sorted(point[0] for point in points) == list(range(count))
+  xy = np.array(points)[:, 1:]
+  assert 0 < xy.min() and xy.max() < scatter.SIDE
+  assert np.ptp(xy, axis=0).max() == pytest.approx(scatter.SIDE - 60, abs=1)
+
+
+def test_classes_that_differ_lie_apart_on_the_map():
+  random = np.random.default_rng(0)
+  features = np.repeat(np.eye(4)[:2], 20, axis=0)
+  features = features + 0.1 * random.normal(size=features.shape)
+  images = _images(40)._replace(label=np.repeat([0, 1], 20))
+  drawn = scatter.draw(_encoded(features, images))
+  assert [group.name for group in drawn.classes] == ["cat", "dog"]
+  assert len({group.color for group in drawn.classes}) == 2
+  a, b = (np.array(group.points)[:, 1:] for group in drawn.classes)
+  between = np.linalg.norm(a.mean(axis=0) - b.mean(axis=0))
+  assert between > max(a.std(axis=0).max(), b.std(axis=0).max()) * 2
+  for number, (x, y, label, index) in enumerate(drawn.data["points"]):
+    group = drawn.classes[label]
+    assert (number, x, y) in group.points and index == number
+
+
+@pytest.mark.parametrize(
+    "features", [np.ones((20, 4)), np.full((20, 4), np.nan), np.eye(2)]
+)
+def test_no_map_is_drawn_of_nothing(features):
+  assert scatter.draw(_encoded(features)) is None
+
+
+def test_unlabelled_and_unknown_points_are_on_the_map():
+  features = np.random.default_rng(0).normal(size=(6, 5))
+  (group,) = scatter.draw(_encoded(features, _images(6, classes=()))).classes
+  assert group.name == "" and len(group.points) == 6
+  images = _images(6)._replace(label=np.array([0, 0, 1, 1, -1, -1]))
+  names = [c.name for c in scatter.draw(_encoded(features, images)).classes]
+  assert names == ["cat", "dog", "unknown class"]
+
+
+def test_a_hundred_classes_have_colors_of_their_own():
+  colors = [scatter._color(i, 100) for i in range(100)]
+  assert len(set(colors)) == 100
+
+
+def test_nearest_neighbours_are_in_order_and_wrong_ones_marked():
+  train = _encoded(
+      [[1, 0], [0.9, 0.1], [0, 1], [-1, 0], [5, 1]],
+      _images(5)._replace(label=np.array([0, 1, 1, 0, -1])),
+  )
+  test = _encoded([[1, 0]], _images(1)._replace(label=np.array([0])))
+  (row,) = neighbours.find(train, test)
+  captions = [p.caption for p in row.nearest]
+  assert captions == ["cat", "dog", "0.98", "dog", "cat"]
+  assert [p.wrong for p in row.nearest] == [False, True, False, True, False]
+  assert "cosine 1.00" in row.nearest[0].alt
+  assert "another class" in row.nearest[1].alt
+  expected = np.asarray(_decode(row.nearest[3].uri))
+  np.testing.assert_array_equal(expected, train.images.image[2])
+
+
+def test_fewer_pictures_than_neighbours_are_enough():
+  train, test = _encoded(np.eye(2)), _encoded(np.eye(2)[:1])
+  (row,) = neighbours.find(train, test)
+  assert len(row.nearest) == 2
+
+
+def test_queries_are_spread_over_a_sorted_set():
+  test = _encoded(np.eye(60), _images(60))
+  rows = neighbours.find(_encoded(np.eye(60), _images(60)), test)
+  numbers = [int(row.query.alt.split()[2].strip(",")) for row in rows]
+  assert numbers == [2, 7, 12, 17, 22, 27, 32, 37, 42, 47, 52, 57]
+
+
+def test_confusion_counts_each_class_by_what_it_is_called():
+  train = _encoded(
+      np.eye(3), _images(3, classes=("a", "b", "c"))._replace(
+          label=np.array([0, 1, 2])
+      )
+  )
+  test = _encoded(
+      np.eye(3)[[0, 0, 1, 2, 2]],
+      _images(5, classes=("a", "b", "c"))._replace(
+          label=np.array([0, 1, 1, 0, -1])
+      ),
+  )
+  found = neighbours.confuse(train, test, k=50, temperature=0.01)
+  assert found.matrix == [[1, 0, 1], [1, 1, 0], [0, 0, 0]]
+  assert found.accuracy == 0.5 and found.largest == 0.5
+  assert (found.k, found.images, found.bank) == (3, 4, 3)
+  assert found.pairs == [("a", "c", 1), ("b", "a", 1)]
+
+
+def test_many_classes_make_a_list_of_mistakes_not_a_matrix():
+  names = tuple(f"class {i}" for i in range(30))
+  images = _images(30, classes=names)
+  test = _encoded(np.roll(np.eye(30), 1, axis=0), images)
+  found = neighbours.confuse(
+      _encoded(np.eye(30), images), test, k=1, temperature=0.1
+  )
+  assert found.matrix is None and len(found.pairs) == 20
+  assert found.pairs[1] == ("class 1", "class 0", 1)
+
+
+@pytest.mark.parametrize("classes", [(), ("only",)])
+def test_nothing_is_confused_without_classes(classes):
+  encoded = _encoded(np.eye(4), _images(4, classes=classes))
+  assert neighbours.confuse(encoded, encoded, k=1, temperature=0.1) is None
+
+
+def test_colors_of_features_follow_the_features():
+  features = np.zeros((2, 4, 4, 8), np.float32)
+  features[0, :2], features[0, 2:], features[1] = 1.0, -1.0, -1.0
+  colors, share = maps.to_colors(features)
+  assert colors.shape == (2, 4, 4, 3) and share == pytest.approx(1.0)
+  same = np.abs(colors[0, 2:].reshape(-1, 3) - colors[1, 0, 0]).max()
+  assert same < 1e-5  # Equal features have the same color in every picture.
+  assert np.abs(colors[0, 0, 0] - colors[0, 3, 3]).max() > 0.9
+
+
+def test_every_color_has_its_whole_range():
+  x = np.random.default_rng(0).normal(size=(4, 8, 8, 3)) * (100.0, 10.0, 1.0)
+  colors, share = maps.to_colors(x)
+  np.testing.assert_allclose(colors.min(axis=(0, 1, 2)), 0.0, atol=1e-6)
+  np.testing.assert_allclose(colors.max(axis=(0, 1, 2)), 1.0, atol=1e-6)
+  assert share == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("value", [1.0, np.nan])
+def test_features_that_tell_nothing_have_no_colors(value):
+  colors, _ = maps.to_colors(np.full((2, 4, 4, 3), value))
+  assert colors is None
+
+
+def test_the_last_stage_with_a_map_of_use_is_shown():
+  shapes = {"stage_1": 16, "stage_2": 8, "stage_10": 4, "stage_11": 2}
+  stages = {k: np.ones((1, n, n, 3)) for k, n in shapes.items()}
+  stages["pooled"] = np.ones((1, 3))
+  assert maps._last_map(stages)[0] == "stage_10"
+  assert maps._last_map({"stage_1": np.ones((1, 2, 2, 3))}) is None
+
+
+def test_some_of_many_are_spread_evenly():
+  assert evenly(3, 5).tolist() == [0, 1, 2]
+  assert evenly(101, 3).tolist() == [0, 50, 100]
+  assert evenly(1, 5).tolist() == [0]
