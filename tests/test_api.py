@@ -42,6 +42,7 @@ ORDER = (
     "report",
     "metrics",
     "progress",
+    "features",
     "run",
     "recorder",
     "summary",
@@ -51,6 +52,7 @@ ORDER = (
     "train",
     "evaluate",
     "embed",
+    "export",
     "bench",
 )
 
