@@ -8,6 +8,7 @@ complete as it is.
 """
 
 import pathlib
+import sys
 
 from absl import app
 from absl import flags
@@ -87,7 +88,10 @@ def main(argv):
     )
     # Before the long part: it may not be a picture.
     query = _NEIGHBOURS.value and _encode_query(plan, _NEIGHBOURS.value)
-    features = compute.compute(plan, output, overwrite=_OVERWRITE.value)
+    try:
+      features = compute.compute(plan, output, overwrite=_OVERWRITE.value)
+    except KeyboardInterrupt:
+      sys.exit("jssl: interrupted; the same command goes on from here")
     print(
         f"{features.path}: {features.shape[0]:,} pictures,"
         f" {features.shape[1]:,} features each"

@@ -375,8 +375,13 @@ def test_a_file_of_someone_else_is_not_touched(trained, photos, tmp_path):
       compute.compute(_plan(trained, photos), tmp_path / name)
     assert (tmp_path / name).read_bytes() == b"mine"
   np.savez(tmp_path / "x.npz", labels=np.arange(3))
-  with pytest.raises(ValueError, match="no file of features"):
-    compute.compute(_plan(trained, photos), tmp_path / "x.npz")
+  np.save(tmp_path / "x.npy", np.zeros((3, 4), np.float32))
+  table = pyarrow.table({"name": ["a"], "index": [0]})
+  pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+  (tmp_path / "y.npz").write_bytes(b"")
+  for name in ("x.npz", "x.npy", "x.parquet", "y.npz"):
+    with pytest.raises(ValueError, match="no file of features"):
+      compute.compute(_plan(trained, photos), tmp_path / name)
 
 
 def test_memory_does_not_grow_with_the_pictures(

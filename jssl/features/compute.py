@@ -1,6 +1,7 @@
 """From a run and a data set to a file of features."""
 
 from collections.abc import Callable
+import contextlib
 import functools
 import pathlib
 from typing import Any, NamedTuple
@@ -211,26 +212,26 @@ def _fill(plan, partial):
   done, total = partial.stop, plan.source.length
   skipped = sum(len(block.skipped) for block in partial.blocks)
   progress = Progress(step=done, total=total, unit="picture")
-  if done:
-    progress.say(f"going on from picture {done:,} of {total:,}")
-  for reason in plan.source.skipped[:_NAMED]:
-    progress.say(f"left out: {reason}")
   batches = stream.batches(
       plan.source, plan.geometry, start=done, batch_size=plan.batch_size
   )
-  for batch in batches:
-    rows = _rows(plan, batch)
-    for reason in batch.skipped[: max(_NAMED - skipped, 0)]:
+  with contextlib.closing(progress), contextlib.closing(batches):
+    if done:
+      progress.say(f"going on from picture {done:,} of {total:,}")
+    for reason in plan.source.skipped[:_NAMED]:
       progress.say(f"left out: {reason}")
-    skipped += len(batch.skipped)
-    block = partials.Block(
-        batch.stop, batch.index, batch.label, batch.name, batch.skipped
-    )
-    partials.append(partial, block, rows)
-    progress.advance(batch.stop - done)
-    done = batch.stop
-    progress.note(f"{skipped} left out", step=done, total=total)
-  progress.close()
+    for batch in batches:
+      rows = _rows(plan, batch)
+      for reason in batch.skipped[: max(_NAMED - skipped, 0)]:
+        progress.say(f"left out: {reason}")
+      skipped += len(batch.skipped)
+      block = partials.Block(
+          batch.stop, batch.index, batch.label, batch.name, batch.skipped
+      )
+      partials.append(partial, block, rows)
+      progress.advance(batch.stop - done)
+      done = batch.stop
+      progress.note(f"{skipped} left out", step=done, total=total)
   if skipped:
     progress.say(f"{skipped} of {total:,} pictures are left out")
 

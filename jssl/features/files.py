@@ -95,7 +95,7 @@ def read(path: pathlib.Path) -> Features:
   """
   try:
     return _FORMATS[path.suffix][1](path)
-  except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+  except Exception as error:  # Bytes of others raise nearly any type.
     raise ValueError(
         f"{path} is there, but is no file of features that jssl wrote"
         f" ({_first_line(error)}): give another --output, or --overwrite."
