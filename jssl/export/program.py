@@ -27,8 +27,8 @@ def save_stablehlo(
   `jax.export.deserialize(open(path, "rb").read()).call(images)` maps images
   `[B, S, S, C]`, of any number B, to features float32 `[B, D]`, on CPU, NVIDIA
   GPU and TPU. S is the run's image size: what the net sees, cut and resized
-  before, so `config.eval.crop_fraction` has no part in it. Versions of JAX of
-  the next six months are promised to read it.
+  before, so `config.eval.crop_fraction` has no part in it. JAX promises that
+  versions up to six months newer read it.
 
   Args:
     trained: What training left, see `jssl.encoder.load`.
