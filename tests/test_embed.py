@@ -561,6 +561,7 @@ def test_the_command_line_from_pictures_to_sheets(workdir, photos, tmp_path):
   # The query itself is not shown, its copy is.
   assert lines[2].split() == ["1.0000", "cat/copy.png"]
   assert sum(line.startswith("  ") for line in lines[2:12]) == 10
+  assert not any("dog/02.png" in line for line in lines[2:12])
   assert any(
       line.split() == ["1.0000", "cat/copy.png", "dog/02.png"]
       for line in lines[13:]
