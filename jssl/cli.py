@@ -19,11 +19,7 @@ CONFIG_HELP = (
     " configs/moco_v2.py:cifar10, configs/moco_v2.py:folder:PATH. Its entries"
     " are overridden by --config.KEY=VALUE."
 )
-_EXAMPLES = {
-    "config": "--config=configs/moco_v2.py:digits",
-    "workdir": "--workdir=runs/first",
-}
-_EXAMPLE = " ".join(_EXAMPLES.values())
+_EXAMPLE = "--config=configs/moco_v2.py:digits --workdir=runs/first"
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 _COORDINATOR = flags.DEFINE_string(
@@ -39,7 +35,9 @@ _PROCESS = flags.DEFINE_integer(
 )
 
 
-def parse(argv: list[str], *, words: int = 0) -> list[str]:
+def parse(
+    argv: list[str], *, words: int = 0, example: str = _EXAMPLE
+) -> list[str]:
   """Parses flags; what is wrong with them is told in plain words.
 
   Messages of other libraries below warnings are kept off the screen.
@@ -47,6 +45,7 @@ def parse(argv: list[str], *, words: int = 0) -> list[str]:
   Args:
     argv: The command line.
     words: Number of arguments that may stand beside the flags.
+    example: What arguments look like, for the message.
 
   Returns:
     The program's name and those arguments.
@@ -67,19 +66,21 @@ def parse(argv: list[str], *, words: int = 0) -> list[str]:
         lambda record: "orbax" not in pathlib.Path(record.pathname).parts
     )
   if len(rest) > 1 + words:
-    _exit(f"unexpected {rest[1 + words]!r}; arguments look like {_EXAMPLE}")
+    _exit(f"unexpected {rest[1 + words]!r}; arguments look like {example}")
   return rest
 
 
-def required(flag: flags.FlagHolder) -> Any:
+def required(flag: flags.FlagHolder, *, example: str = _EXAMPLE) -> Any:
   """Returns a flag's value.
+
+  Args:
+    flag: The flag.
+    example: What arguments look like, for the message.
 
   Raises:
     ValueError: If it was not given.
   """
   if flag.value is None:
-    # Of the flags that this command has.
-    example = " ".join(x for name, x in _EXAMPLES.items() if name in flags.FLAGS)
     raise ValueError(f"--{flag.name} is missing; for example {example}")
   return flag.value
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -159,6 +160,56 @@ def load(path: str) -> Trained:
   return Trained(config, method, state, encode, init)
 
 
+class Backbone(NamedTuple):
+  """The net that an encoder applies, taken out of what the method carries.
+
+  Attributes:
+    variables: Its "params" and, where it has them, "batch_stats".
+    input_shape: (height, width, channels) of what it is given: tiles or gray
+      images for some methods.
+  """
+
+  variables: PyTree
+  input_shape: tuple[int, int, int]
+
+
+def backbone(trained: Trained) -> Backbone:
+  """Finds the net's variables: those that `Method.encode` applies it to.
+
+  A method may encode by its parameters, or by a target that it carries: which
+  one is seen as the net is called, not guessed from names.
+
+  Args:
+    trained: See `load`.
+  """
+  seen = {}
+
+  def watch(call, args, kwargs, context):
+    if not context.module.path and context.method_name == "__call__":
+      seen["variables"] = context.module.variables
+      seen["shape"] = args[0].shape[1:]
+    return call(*args, **kwargs)
+
+  def applied(params, images):
+    with nn.intercept_methods(watch):
+      trained.method.encode(*params, images)
+    return seen["variables"]
+
+  images = example_batch(trained.config)["image"]
+  return Backbone(jax.jit(applied)(trained.params, images), seen["shape"])
+
+
+def stage_names(trained: Trained) -> list[str]:
+  """Returns the names of what an encoder gives with `stages=True`.
+
+  Args:
+    trained: See `load`.
+  """
+  images = example_batch(trained.config)["image"]
+  encode = functools.partial(trained.encode, stages=True)
+  return list(jax.eval_shape(encode, trained.params, images))
+
+
 def load_encoder(path: str) -> tuple[Callable[..., Any], PyTree]:
   """Loads the encoder of a run.
 
@@ -168,11 +219,18 @@ def load_encoder(path: str) -> tuple[Callable[..., Any], PyTree]:
   Returns:
     `(encode, params)`: `encode(params, images)` gives the pooled features
     `[B, D]` of images `[B, H, W, C]`, uint8 or float in [0, 1], of any size;
-    `stages=True` gives a dict of them and of every stage. It is jitted, and
-    gradients flow through it to `params` and to float images.
+    `stages=True` gives a dict of them and of every stage. Features do not
+    depend on the other images of a batch. It is jitted, so it compiles once
+    for every new shape of `images`: fill up a last batch that is smaller.
+    Gradients flow through it to `params` and to float images.
 
   Raises:
     FileNotFoundError: If the folder holds no run, or no checkpoint yet.
+
+  Example:
+    >>> encode, params = load_encoder("runs/first")
+    >>> encode(params, np.zeros((2, 8, 8, 1), np.uint8)).shape
+    (2, 128)
   """
   trained = load(path)
   return trained.encode, trained.params

@@ -1,10 +1,14 @@
 """Judges a trained encoder: `python -m jssl.evaluate --workdir=...`."""
 
+import functools
+
 from absl import app
 from absl import flags
 
 from jssl import cli
 from jssl import evaluation
+
+_EXAMPLE = "--workdir=runs/first"
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.")
 _PROTOCOLS = flags.DEFINE_list(
@@ -22,7 +26,7 @@ flags.adopt_module_key_flags(cli)
 def main(argv):
   del argv
   with cli.plain_errors():
-    workdir = cli.required(_WORKDIR)
+    workdir = cli.required(_WORKDIR, example=_EXAMPLE)
     cli.use_compilation_cache()
     content = evaluation.evaluate(
         workdir,
@@ -35,4 +39,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=cli.parse)
+  parse = functools.partial(cli.parse, example=_EXAMPLE)
+  app.run(main, flags_parser=parse)

@@ -16,13 +16,15 @@ class Progress:
   Only the first of several processes writes.
   """
 
-  def __init__(self, *, step: int, total: int):
+  def __init__(self, *, step: int, total: int, unit: str = "step"):
     """Starts the bar.
 
     Args:
       step: Number of steps already taken.
       total: Number of steps in all.
+      unit: What is counted.
     """
+    self._unit = unit
     self._quiet = jax.process_index() > 0
     self._terminal = sys.stderr.isatty() or "ipykernel" in sys.modules
     self._said = self._start = time.monotonic()
@@ -30,7 +32,7 @@ class Progress:
     self._bar = tqdm.tqdm(
         initial=step,
         total=total,
-        unit="step",
+        unit=unit,
         dynamic_ncols=True,
         disable=self._quiet or not self._terminal,
         bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}"
@@ -50,12 +52,16 @@ class Progress:
       text += f" (chance {row['chance_loss']:.3f})"
     if "accuracy" in row:
       text += f", accuracy {row['accuracy']:.3f}"
+    self.note(text, step=step, total=total)
+
+  def note(self, text: str, *, step: int, total: int) -> None:
+    """Shows a text beside the bar; without a terminal, now and then."""
     self._bar.set_postfix_str(text, refresh=False)
     waited = time.monotonic() - self._said
     if not self._terminal and waited >= _SECONDS_BETWEEN_LINES:
       steps = max(step - self._first, 1)
       left = (total - step) * (time.monotonic() - self._start) / steps
-      self.say(f"step {step}/{total}, {left / 60:.0f} min left: {text}")
+      self.say(f"{self._unit} {step}/{total}, {left / 60:.0f} min left: {text}")
 
   def say(self, text: str) -> None:
     """Writes a line above the bar."""

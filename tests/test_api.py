@@ -41,6 +41,7 @@ ORDER = (
     "evals",
     "metrics",
     "progress",
+    "features",
     "run",
     "recorder",
     "summary",
@@ -52,6 +53,7 @@ ORDER = (
     "train",
     "evaluate",
     "embed",
+    "export",
     "bench",
 )
 

@@ -25,7 +25,7 @@ class Net(nn.Module):
     x = nn.relu(BatchNorm(self.groups, self.axis_name)(x, train=train))
     side = x.shape[1] // self.grid
     cells = nn.avg_pool(x, (side, side), (side, side))
-    return {"stage_1": x, "pooled": cells.reshape(len(x), -1)}
+    return {"stage_1": x, "pooled": cells.reshape(x.shape[0], -1)}
 
 
 def resnet(**arguments):

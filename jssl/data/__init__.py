@@ -1,6 +1,7 @@
 """Where images come from, and in which order they are seen."""
 
 from jssl.data.decode import decode
+from jssl.data.images import common_size
 from jssl.data.images import Images
 from jssl.data.images import load
 from jssl.data.images import open_source
@@ -15,6 +16,7 @@ __all__ = (
     "Record",
     "Source",
     "batch_indices",
+    "common_size",
     "decode",
     "epoch_order",
     "load",

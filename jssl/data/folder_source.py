@@ -6,6 +6,7 @@ import hashlib
 import os
 import pathlib
 from typing import NamedTuple
+import zlib
 
 from jssl.data.source import HELD_OUT
 from jssl.data.source import Record
@@ -83,6 +84,7 @@ def open_folder(path: str, split: str) -> Source:
       read=read,
       classes=classes,
       skipped=stray,
+      fingerprint=lambda: _fingerprint(files),
   )
 
 
@@ -133,6 +135,19 @@ def _by_hash(files: list[_File]) -> list[_File]:
 def _hash(file: _File) -> int:
   digest = hashlib.sha256(os.fsencode(file.name)).digest()
   return int.from_bytes(digest[:8], "big")
+
+
+def _fingerprint(files: list[_File]) -> int:
+  """A checksum of names and sizes: contents would have to be read."""
+  checksum = 0
+  for file in files:
+    try:
+      size = file.path.stat().st_size
+    except OSError:
+      size = -1
+    line = f"{file.name}\0{size}\n"
+    checksum = zlib.crc32(line.encode(errors="surrogateescape"), checksum)
+  return checksum
 
 
 def _read_bytes(path: pathlib.Path) -> bytes:

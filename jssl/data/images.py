@@ -48,8 +48,8 @@ def open_source(
       "cifar10_corrupted/brightness_1:1.0.0"; or "folder:PATH", with a
       sub-folder a class or unlabelled pictures.
     split: "train"; "test" for the held-out part, which is the validation
-      split if there is no labelled test split; or a slice of either such as
-      "train[:10%]".
+      split if there is no labelled test split; a slice of either such as
+      "train[:10%]"; or "all" splits.
     data_dir: Where TensorFlow Datasets keeps its data; None for the variable
       TFDS_DATA_DIR or, without it, ~/tensorflow_datasets.
 
@@ -177,10 +177,26 @@ def _without(broken: list[int], *arrays: np.ndarray) -> list[np.ndarray]:
   return [array[: len(kept)] for array in arrays]
 
 
-def _common_size(
+def common_size(source: Source) -> tuple[int, int] | None:
+  """Returns the (height, width) that all pictures share, from their headers.
+
+  Args:
+    source: See `open_source`.
+
+  Returns:
+    The size; None if pictures differ, or none can be read.
+  """
+  if source.size:
+    return source.size
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    found = set(_sizes(source, pool))
+  return found.pop() if len(found) == 1 else None
+
+
+def _sizes(
     source: Source, pool: concurrent.futures.Executor
-) -> tuple[int, int]:
-  """Returns the (height, width) all pictures share, from their headers."""
+) -> list[tuple[int, int]]:
+  """Reads the headers of all pictures, or of some that differ already."""
 
   def sizes(indices: range) -> list[tuple[int, int]]:
     found = []
@@ -194,6 +210,14 @@ def _common_size(
   found = sizes(range(min(16, source.length)))
   if len(set(found)) < 2:  # Else enough is known, and the rest may be large.
     found = _map_chunks(sizes, source, pool)
+  return found
+
+
+def _common_size(
+    source: Source, pool: concurrent.futures.Executor
+) -> tuple[int, int]:
+  """Returns the size all pictures share, or refuses them."""
+  found = _sizes(source, pool)
   if not found:
     return (1, 1)  # Nothing can be decoded, and decoding will say why.
   if len(set(found)) > 1:

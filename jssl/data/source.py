@@ -32,6 +32,8 @@ class Source(NamedTuple):
     channels: 1 (grey), 3 (RGB) or 4 (RGBA).
     size: (height, width) of every picture, or None where it is not declared.
     skipped: "name: reason" for pictures found but not taken up.
+    fingerprint: Returns a checksum that tells these pictures from others; None
+      where the name tells enough.
   """
 
   name: str
@@ -41,6 +43,7 @@ class Source(NamedTuple):
   channels: int = 3
   size: tuple[int, int] | None = None
   skipped: tuple[str, ...] = ()
+  fingerprint: Callable[[], int] | None = None
 
 
 def held_out(split: str, splits: Sequence[str]) -> str:

@@ -134,7 +134,7 @@ def make(
 def _cover(images, size):
   """Cuts `[B, H, W, C]` into nine tiles without gaps: `[B * 9, s, s, C]`."""
   size = size or augmentation.tile_size_of(*images.shape[1:3])
-  shape = (len(images), 3 * size, 3 * size, images.shape[-1])
+  shape = (images.shape[0], 3 * size, 3 * size, images.shape[-1])
   images = jax.image.resize(images, shape, "linear")
   tiles = patching.patchify(images, size)
   return tiles.reshape(-1, size, size, shape[-1])

@@ -1,0 +1,10 @@
+"""Encoders in files that other programs read.
+
+`python -m jssl.export --workdir=RUN --output=FILE` writes them.
+"""
+
+from jssl.export.arrays import load_safetensors
+from jssl.export.arrays import save_safetensors
+from jssl.export.program import save_stablehlo
+
+__all__ = ["load_safetensors", "save_safetensors", "save_stablehlo"]

@@ -1,0 +1,98 @@
+"""The backbone's arrays as one `.safetensors` file.
+
+Arrays have the names that Flax gives them, joined by slashes:
+`params/stage_1_block_1/conv_1/kernel`, `batch_stats/stem_norm/mean`. Kernels of
+convolutions are `[h, w, in, out]`, those of linear layers `[in, out]`.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+from flax import traverse_util
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from jssl import build
+from jssl import encoder
+from jssl.config import ConfigDict
+
+PyTree = Any
+
+_CONFIG = "config"
+_FORMAT = "jssl backbone 1"
+
+
+def save_safetensors(
+    trained: encoder.Trained, path: str | os.PathLike
+) -> None:
+  """Writes the backbone, whole or not at all: neither heads nor optimizer.
+
+  The file's metadata, all strings: "format"; "config", JSON with the run's
+  "net", "image_size" and "precision"; "input_shape", JSON of the (height,
+  width, channels) that the net is given in evaluations, in [0, 1] (tiles or
+  gray images for some methods); "method"; "step".
+
+  Args:
+    trained: What training left, see `jssl.encoder.load`.
+    path: The file to write.
+  """
+  config = trained.config
+  found = encoder.backbone(trained)
+  arrays = {
+      name: np.ascontiguousarray(x)
+      for name, x in traverse_util.flatten_dict(
+          jax.device_get(found.variables), sep="/"
+      ).items()
+  }
+  kept = {"net": config.net.to_dict()}
+  kept |= {key: config[key] for key in ("image_size", "precision")}
+  metadata = {
+      "format": _FORMAT,
+      "config": json.dumps(kept),
+      "input_shape": json.dumps(found.input_shape),
+      "method": config.method.name,
+      "step": str(int(trained.state.step)),
+  }
+  path = pathlib.Path(path)
+  temporary = path.with_name(path.name + ".tmp")
+  safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
+  os.replace(temporary, path)
+
+
+def load_safetensors(path: str | os.PathLike) -> tuple[nn.Module, PyTree]:
+  """Reads a backbone that `save_safetensors` wrote.
+
+  Args:
+    path: The file.
+
+  Returns:
+    `(net, variables)`: `net.apply(variables, images)` gives a dict of the
+    "pooled" features `[B, D]` and of every stage, of images `[B, H, W, C]` in
+    [0, 1] and of the run's image size; with `train=True` and
+    `mutable=["batch_stats"]` it can be trained on.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    ValueError: If it is not such a file.
+  """
+  try:
+    with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
+      metadata = file.metadata() or {}
+      arrays = {name: file.get_tensor(name) for name in file.keys()}
+  except safetensors.SafetensorError as error:
+    raise ValueError(
+        f"{path} is no .safetensors file ({error}); make one with python -m"
+        " jssl.export."
+    ) from error
+  if metadata.get("format") != _FORMAT:
+    raise ValueError(
+        f"{path} is of the format {metadata.get('format')!r}; expected"
+        f" {_FORMAT!r}, which python -m jssl.export writes."
+    )
+  net = build.net(ConfigDict(json.loads(metadata[_CONFIG])))
+  return net, traverse_util.unflatten_dict(arrays, sep="/")

@@ -1,0 +1,60 @@
+"""The encoder as one program with its parameters inside, as StableHLO."""
+
+import os
+import pathlib
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from jssl import augment
+from jssl import encoder
+from jssl.config import lookup
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_DTYPES = {"uint8": jnp.uint8, "float32": jnp.float32}
+
+
+def save_stablehlo(
+    trained: encoder.Trained,
+    path: str | os.PathLike,
+    *,
+    images: str = "uint8",
+    stage: str = "pooled",
+) -> None:
+  """Writes a program that needs JAX to run, but not this library.
+
+  `jax.export.deserialize(open(path, "rb").read()).call(images)` maps images
+  `[B, S, S, C]`, of any number B, to features float32 `[B, D]`, on CPU, NVIDIA
+  GPU and TPU. S is the run's image size: what the net sees, cut and resized
+  before, so `config.eval.crop_fraction` has no part in it. JAX promises that
+  versions up to six months newer read it.
+
+  Args:
+    trained: What training left, see `jssl.encoder.load`.
+    path: The file to write.
+    images: "uint8", or "float32" for images in [0, 1].
+    stage: "pooled", or a stage of the net, whose map is averaged.
+
+  Raises:
+    ValueError: If `images` or `stage` is none of these.
+  """
+  dtype = _DTYPES[lookup("The type of images", images, _DTYPES)]
+  lookup("The stage", stage, encoder.stage_names(trained))
+
+  @jax.jit
+  def encode(images):
+    features = trained.method.encode(*params, augment.to_float(images))
+    return encoder.pool_stages({stage: features[stage]})[stage]
+
+  # Of the host: the program must not name devices of this machine.
+  params = jax.device_get(trained.params)
+  size, channels = trained.config.image_size, trained.config.resolved.channels
+  (batch,) = jax.export.symbolic_shape("batch")
+  exported = jax.export.export(encode, platforms=PLATFORMS)(
+      jax.ShapeDtypeStruct((batch, size, size, channels), dtype)
+  )
+  path = pathlib.Path(path)
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_bytes(exported.serialize())
+  os.replace(temporary, path)

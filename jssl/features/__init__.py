@@ -1,0 +1,1 @@
+"""Features of many pictures: computed once, kept in a file, searched."""

@@ -1,0 +1,298 @@
+"""Files of features: `.npz`, `.npy` with its names beside it, `.parquet`."""
+
+from collections.abc import Callable
+import json
+import mmap
+import os
+import pathlib
+import struct
+from typing import Any, NamedTuple
+import zipfile
+
+import numpy as np
+
+About = dict[str, Any]
+
+# Rows that are written at a time, and of a row group of Parquet.
+_ROWS = 1024
+_KEY = b"jssl"  # Of Parquet's metadata.
+
+
+class Columns(NamedTuple):
+  """What is known of each row.
+
+  Attributes:
+    name: Names of the pictures, N.
+    index: Their places in the data set's split, int64 `[N]`.
+    label: int32 `[N]`, an index into `classes`; None without labels.
+    classes: Names of the classes, `()` without labels.
+  """
+
+  name: list[str]
+  index: np.ndarray
+  label: np.ndarray | None
+  classes: tuple[str, ...]
+
+
+class Features(NamedTuple):
+  """A file of features, opened.
+
+  Attributes:
+    path: The file.
+    about: What the rows are of.
+    columns: What is known of each row.
+    shape: (N, D).
+    read: Maps (start, stop) to those rows, float32 `[stop - start, D]`; the
+      rest stays on the disk.
+  """
+
+  path: pathlib.Path
+  about: About
+  columns: Columns
+  shape: tuple[int, int]
+  read: Callable[[int, int], np.ndarray]
+
+
+def check(path: pathlib.Path) -> None:
+  """Refuses a file that could not be written, before anything is computed.
+
+  Raises:
+    ValueError: If its suffix is none of a format, or a package is missing.
+  """
+  if path.suffix not in _FORMATS:
+    raise ValueError(
+        f"{str(path)!r} ends in {path.suffix or 'no suffix'!r}; expected one"
+        f" of {', '.join(_FORMATS)}, for example {path.stem}.npz."
+    )
+  if path.suffix == ".parquet":
+    _pyarrow()
+
+
+def write(
+    path: pathlib.Path, rows: np.ndarray, columns: Columns, about: About
+) -> None:
+  """Writes a file, whole or not at all, a part of the rows at a time.
+
+  Args:
+    path: The file; its suffix is its format.
+    rows: float32 `[N, D]`, perhaps on the disk.
+    columns: What is known of each row.
+    about: What they are of, as JSON has it.
+  """
+  temporary = path.with_name(path.name + ".tmp")
+  try:
+    _FORMATS[path.suffix][0](temporary, path, rows, columns, about)
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def read(path: pathlib.Path) -> Features:
+  """Opens a file that `write` wrote.
+
+  Raises:
+    ValueError: If it is none, with the remedy.
+  """
+  try:
+    return _FORMATS[path.suffix][1](path)
+  except Exception as error:  # Bytes of others raise nearly any type.
+    raise ValueError(
+        f"{path} is there, but is no file of features that jssl wrote"
+        f" ({_first_line(error)}): give another --output, or --overwrite."
+    ) from error
+
+
+def _write_npz(temporary, path, rows, columns, about):
+  del path
+  arrays = {
+      "features": rows,
+      "names": np.asarray(columns.name, dtype=np.str_),
+      "index": columns.index,
+      "about": np.asarray(json.dumps(about)),
+  }
+  if columns.label is not None:
+    arrays["labels"] = columns.label
+    arrays["classes"] = np.asarray(columns.classes, dtype=np.str_)
+  with open(temporary, "wb") as file:
+    np.savez(file, **arrays)
+
+
+def _read_npz(path):
+  with np.load(path) as archive:
+    labels = archive["labels"] if "labels" in archive else None
+    columns = Columns(
+        archive["names"].tolist(),
+        archive["index"],
+        labels,
+        () if labels is None else tuple(archive["classes"].tolist()),
+    )
+    about = json.loads(archive["about"].item())
+  return _opened(path, about, columns, _map_npz(path, "features.npy"))
+
+
+def _map_npz(path, name):
+  """Maps an array inside of an uncompressed archive into memory."""
+  with zipfile.ZipFile(path) as archive:
+    info = archive.getinfo(name)
+    with archive.open(info) as file:
+      np.lib.format.read_magic(file)
+      shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+      skip = file.tell()
+  with open(path, "rb") as file:
+    # The local header of the zip format: 30 bytes, the name, extra fields.
+    file.seek(info.header_offset + 26)
+    skip += 30 + sum(struct.unpack("<HH", file.read(4)))
+  return np.memmap(
+      path, dtype, "r", offset=info.header_offset + skip, shape=shape
+  )
+
+
+def _write_npy(temporary, path, rows, columns, about):
+  if not _link(rows, temporary):
+    array = np.lib.format.open_memmap(
+        temporary, mode="w+", dtype=np.float32, shape=rows.shape
+    )
+    for start in range(0, len(rows), _ROWS):
+      array[start : start + _ROWS] = rows[start : start + _ROWS]
+    array.flush()
+  content = {
+      "about": about,
+      "classes": list(columns.classes),
+      "names": columns.name,
+      "labels": None if columns.label is None else columns.label.tolist(),
+      "index": columns.index.tolist(),
+  }
+  names = _names_path(path)
+  names_temporary = names.with_name(names.name + ".tmp")
+  names_temporary.write_text(json.dumps(content) + "\n")
+  os.replace(names_temporary, names)
+
+
+def _link(rows, path):
+  """Gives a whole mapped `.npy` file another name; tells if that worked."""
+  temporary_rows = isinstance(rows.base, mmap.mmap) and rows.filename
+  if not temporary_rows:
+    return False
+  try:
+    path.unlink(missing_ok=True)
+    os.link(temporary_rows, path)
+  except OSError:  # Not every file system has links.
+    return False
+  return True
+
+
+def _read_npy(path):
+  content = json.loads(_names_path(path).read_text())
+  labels = content["labels"]
+  columns = Columns(
+      content["names"],
+      np.asarray(content["index"], np.int64),
+      None if labels is None else np.asarray(labels, np.int32),
+      tuple(content["classes"]),
+  )
+  array = np.load(path, mmap_mode="r")
+  return _opened(path, content["about"], columns, array)
+
+
+def _names_path(path):
+  return path.with_suffix(".names.json")
+
+
+def _opened(path, about, columns, array):
+  if len(array) != len(columns.name):
+    raise ValueError(f"{len(array)} rows and {len(columns.name)} names")
+  return Features(
+      path, about, columns, array.shape, lambda a, b: np.asarray(array[a:b])
+  )
+
+
+def _write_parquet(temporary, path, rows, columns, about):
+  del path
+  pa, pq = _pyarrow()
+  fields = [("name", pa.string()), ("index", pa.int64())]
+  if columns.label is not None:
+    fields += [("label", pa.int32()), ("class", pa.string())]
+  fields.append(("features", pa.list_(pa.float32(), rows.shape[1])))
+  metadata = {_KEY: json.dumps({**about, "classes": columns.classes})}
+  schema = pa.schema(fields, metadata=metadata)
+  with pq.ParquetWriter(temporary, schema, use_dictionary=["class"]) as file:
+    for start in range(0, len(rows), _ROWS):
+      part = slice(start, start + _ROWS)
+      known = _known(columns, part)
+      arrays = [pa.array(known[name], kind) for name, kind in fields[:-1]]
+      values = pa.array(np.ravel(rows[part]), pa.float32())
+      arrays.append(pa.FixedSizeListArray.from_arrays(values, rows.shape[1]))
+      file.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _known(columns, part):
+  """Columns of Parquet but the features, of some rows."""
+  known = {
+      # A name of a file need not be valid UTF-8.
+      "name": [
+          name.encode(errors="backslashreplace").decode()
+          for name in columns.name[part]
+      ],
+      "index": columns.index[part],
+  }
+  if columns.label is not None:
+    known["label"] = columns.label[part]
+    known["class"] = [
+        columns.classes[label] if label >= 0 else None
+        for label in columns.label[part]
+    ]
+  return known
+
+
+def _read_parquet(path):
+  _, pq = _pyarrow()
+  file = pq.ParquetFile(path)
+  about = json.loads(file.schema_arrow.metadata[_KEY])
+  classes = tuple(about.pop("classes"))
+  wanted = ["name", "index"] + (["label"] if classes else [])
+  table = file.read(wanted)
+  columns = Columns(
+      table["name"].to_pylist(),
+      table["index"].to_numpy(),
+      table["label"].to_numpy() if classes else None,
+      classes,
+  )
+  dim = file.schema_arrow.field("features").type.list_size
+  groups = file.num_row_groups
+  sizes = [file.metadata.row_group(i).num_rows for i in range(groups)]
+  ends = np.cumsum(sizes)
+
+  def read_rows(start, stop):
+    first = int(np.searchsorted(ends, start, side="right"))
+    last = int(np.searchsorted(ends, stop))
+    part = file.read_row_groups(range(first, last + 1), columns=["features"])
+    part = part["features"].combine_chunks().flatten().to_numpy()
+    skip = start - (ends[first] - sizes[first])
+    return part.reshape(-1, dim)[skip : skip + stop - start]
+
+  return Features(
+      path, about, columns, (file.metadata.num_rows, dim), read_rows
+  )
+
+
+def _pyarrow():
+  try:
+    import pyarrow
+    import pyarrow.parquet
+  except ImportError as error:
+    raise ValueError(
+        "A .parquet file needs pyarrow, which is not installed: pip install"
+        " 'jssl[parquet]', or write a .npz."
+    ) from error
+  return pyarrow, pyarrow.parquet
+
+
+def _first_line(error):
+  return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+_FORMATS = {
+    ".npz": (_write_npz, _read_npz),
+    ".npy": (_write_npy, _read_npy),
+    ".parquet": (_write_parquet, _read_parquet),
+}
