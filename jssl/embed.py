@@ -137,28 +137,29 @@ def _show_neighbours(plan, features, query, path):
 def _show_duplicates(plan, features, threshold):
   """Prints pairs of pictures that are nearly equal, and draws the closest."""
   pairs = nearest.duplicates(features, threshold)
-  print(f"{pairs.count:,} pairs of cosine similarity {threshold:g} or more")
-  if not pairs.count:
-    return
+  lines = [f"{pairs.count:,} pairs of cosine similarity {threshold:g} or more"]
   pictures, captions = [], []
   for i, (*rows, value) in enumerate(zip(*pairs[:3])):
     names = [_described(features, row) for row in rows]
     if i < _PAIRS_PRINTED:
-      print(f"  {value:.4f}  {names[0]}  {names[1]}")
+      lines.append(f"  {value:.4f}  {names[0]}  {names[1]}")
     if i < _PAIRS_DRAWN:
       pictures += [_picture(plan, features, row) for row in rows]
       captions += [f"pair {i + 1}: {value:.4f}\n{name}" for name in names]
   if pairs.count > _PAIRS_PRINTED:
-    print(f"  and {pairs.count - _PAIRS_PRINTED:,} more")
-  drawn = features.path.with_suffix(".duplicates.png")
-  sheet.draw(
-      pictures,
-      captions,
-      str(drawn),
-      columns=4,
-      title=f"the {len(pictures) // 2} closest of {pairs.count:,} pairs",
-  )
-  print(f"Drawn in {drawn}")
+    lines.append(f"  and {pairs.count - _PAIRS_PRINTED:,} more")
+  if pictures:
+    drawn = features.path.with_suffix(".duplicates.png")
+    lines.append(f"Drawn in {drawn}")
+    sheet.draw(
+        pictures,
+        captions,
+        str(drawn),
+        columns=4,
+        title=f"the {len(pictures) // 2} closest of {pairs.count:,} pairs",
+    )
+  # After the drawing: `| head` ends the process at a line it does not want.
+  print("\n".join(lines))
 
 
 def _described(features, row):

@@ -61,8 +61,10 @@ def test_arrays_are_the_backbone_under_plain_names(trained, tmp_path):
   export.save_safetensors(trained, path)
   arrays = safetensors.numpy.load_file(path)
   params, carried = trained.params
-  expected = {"params": params["net"], "batch_stats": carried.batch_stats["net"]}
-  expected = traverse_util.flatten_dict(expected, sep="/")
+  statistics = carried.batch_stats["net"]
+  expected = traverse_util.flatten_dict(
+      {"params": params["net"], "batch_stats": statistics}, sep="/"
+  )
   assert arrays.keys() == expected.keys()
   assert "params/stage_1_block_1/conv_1/kernel" in arrays
   assert "batch_stats/stem_norm/mean" in arrays
