@@ -159,7 +159,8 @@ def test_the_backbone_is_the_one_that_encodes(name):
   params = tiny_run.shaken(jax.random.key(1), (state.params, state.carried))
   state = state._replace(params=params[0], carried=params[1])
   made = tiny_run.config(image_size=8)
-  found = encoder.backbone(encoder.Trained(made, method, state, None))
+  trained = encoder.Trained(made, method, state, encode=None, init=None)
+  found = encoder.backbone(trained)
 
   @jax.jit
   def both(params, variables, images):
