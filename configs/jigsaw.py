@@ -39,7 +39,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   config.method.update(dim=128, hidden_dim=1024, permutations=100)
   if name == "digits":
     config.batch_size = 64
-    config.epochs = 15.0
+    config.epochs = 9.0
     config.image_size = 18
     config.method.update(
         dim=64,
