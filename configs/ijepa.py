@@ -6,8 +6,8 @@ imagenet2012 as in the paper (Assran et al., 2023) for ViT-B/16, 600 epochs:
 batch 2048, AdamW at 1e-3, decay 0.04 to 0.4, 40 epochs of warm-up (from 0
 rather than 2e-4), crops without flips there. cifar10: ViT-Ti of patches of 4
 with a predictor of three blocks, not a published recipe. digits was tuned here
-for a short CPU run; its features gain most after 20 of the 50 epochs. Other
-data sets get ViT-S.
+for a short CPU run; its features gain little in the first 15 of the 50 epochs.
+Other data sets get ViT-S.
 """
 
 from jssl import config as configs

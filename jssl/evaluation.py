@@ -61,8 +61,8 @@ def evaluate(
   """Judges the encoder of a run, every stage of it, and its baselines.
 
   The encoder is frozen, BatchNorm with its running statistics, but where
-  fine-tuning changes its weights. Baselines are raw pixels, the net before
-  training, and for "fine_tune" so the same net trained with labels alone.
+  fine-tuning changes its weights. Baselines are raw pixels and the net before
+  training; fine-tuned, that is the same net trained with labels alone.
 
   Args:
     workdir: The run's folder.
@@ -71,7 +71,7 @@ def evaluate(
       "fine_tune" (by all).
     dataset: Another data set to judge by (transfer), as in a config; the run's
       by default.
-    data_dir: Where TFDS keeps its sets; the run's folder by default.
+    data_dir: Where TFDS keeps its sets; as for the run by default.
     say: Told what is going on.
 
   Returns:

@@ -104,11 +104,15 @@ def fine_tune(
 
   weights = jax.tree.map(jnp.array, weights)  # The caller's are not donated.
   opt_state = jax.jit(optimizer.init)(weights)
+  seed = int(jax.random.bits(key, dtype=jnp.uint32))
   for i in range(total):
-    order = np.random.default_rng([_seed(key), i // steps])
-    index = order.permutation(len(images))[i % steps * batch_size :]
-    batch = _batch(images, extent, index[:batch_size])
-    batch["label"] = jnp.asarray(labels[index[:batch_size]])
+    epoch, place = divmod(i, steps)
+    if place == 0:
+      random = np.random.default_rng([seed, epoch])
+      order = random.permutation(len(images))[: steps * batch_size]
+      order = order.reshape(steps, batch_size)
+    batch = _batch(images, extent, order[place])
+    batch["label"] = jnp.asarray(labels[order[place]])
     step_key = jax.random.fold_in(key, i)
     weights, opt_state = step(weights, opt_state, constants, step_key, batch)
   return functools.partial(jax.jit(logits), weights, constants)
@@ -171,7 +175,3 @@ def _statistics(embed, encoder, fixed, images, extent, augment, batch_size):
   features = jnp.concatenate(rows)
   scale = jax.lax.rsqrt(jnp.var(features, axis=0) + 1e-6)
   return jnp.mean(features, axis=0), scale
-
-
-def _seed(key):
-  return int(jax.random.bits(key, dtype=jnp.uint32))
