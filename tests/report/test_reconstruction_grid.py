@@ -1,0 +1,25 @@
+"""The grid of reconstructions."""
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from jssl.method import Pictures
+from jssl.report import pictures
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_grid_shows_images_as_bright_as_they_are(channels, tmp_path):
+  levels = (0.2, 0.4, 0.6)
+  images = [np.full((4, 8, 8, channels), level) for level in levels]
+  path = tmp_path / "grid.png"
+  pictures.draw(Pictures(*images), str(path), title="title")
+  pixels = np.asarray(Image.open(path).convert("L"), np.int32)
+  for level in levels:
+    near = np.abs(pixels - round(255 * level)) <= 1
+    assert np.mean(near) > 0.15  # A row of three, without the margins.
+  rows = [
+      np.mean(np.nonzero(np.abs(pixels - round(255 * x)) <= 1)[0])
+      for x in levels
+  ]
+  assert rows == sorted(rows)
