@@ -39,6 +39,12 @@ def vit(**arguments):
   )
 
 
+def plain(key, image, *, extent=None):
+  """The image itself."""
+  del key, extent
+  return image
+
+
 def recipe(key, image, *, extent=None):
   """A view that depends on its key at every pixel, and compiles fast."""
   del extent

@@ -1,8 +1,7 @@
 """A grid of what a generative method saw, made, and should have made."""
 
-import numpy as np
-
 from jssl.method import Pictures
+from jssl.report import thumbnails
 
 
 def draw(pictures: Pictures, path: str, *, title: str) -> None:
@@ -25,13 +24,12 @@ def draw(pictures: Pictures, path: str, *, title: str) -> None:
   kinds = pictures._asdict().items()
   for axes, (kind, images) in zip(grid, kinds, strict=True):
     for ax, image in zip(axes, images, strict=True):
-      image = np.asarray(image)
-      gray = image.shape[-1] == 1
+      # Gray ones alone take their colors from a map.
       ax.imshow(
-          image[..., 0] if gray else image,
-          cmap="gray" if gray else None,
+          thumbnails.to_image(image),
+          cmap="gray",
           vmin=0,
-          vmax=1,
+          vmax=255,
           interpolation="nearest",
       )
       ax.set(xticks=[], yticks=[])

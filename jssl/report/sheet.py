@@ -4,6 +4,8 @@ import warnings
 
 import numpy as np
 
+from jssl.report import thumbnails
+
 _LONGEST = 32  # Characters of a line that fit under a picture.
 
 
@@ -36,13 +38,8 @@ def draw(
   for ax in grid.flat:
     ax.set(xticks=[], yticks=[], frame_on=False)
   for ax, picture, caption in zip(grid.flat, pictures, captions):
-    gray = picture.shape[-1] == 1
-    ax.imshow(
-        picture[..., 0] if gray else picture,
-        cmap="gray" if gray else None,
-        vmin=0,
-        vmax=255,
-    )
+    # Gray ones alone take their colors from a map.
+    ax.imshow(thumbnails.to_image(picture), cmap="gray", vmin=0, vmax=255)
     lines = "\n".join(_shorten(line) for line in caption.splitlines())
     ax.set_xlabel(lines, fontsize=7, parse_math=False)
   with warnings.catch_warnings():

@@ -14,12 +14,6 @@ NET = tiny.Net(grid=2)
 CLASSES = 4
 
 
-def _plain(key, image, *, extent=None):
-  """The image itself."""
-  del key, extent
-  return image
-
-
 def _quadrants(count, seed):
   """Noise that is brighter in the quadrant that the label names."""
   random = np.random.default_rng(seed)
@@ -54,7 +48,7 @@ def _tune(key=0, encode=_encode, **arguments):
       images,
       labels,
       num_classes=CLASSES,
-      augment=_plain,
+      augment=tiny.plain,
       **arguments,
   )
 
@@ -103,7 +97,7 @@ def test_gradients_reach_the_encoder():
       images,
       labels,
       num_classes=CLASSES,
-      augment=_plain,
+      augment=tiny.plain,
       epochs=60,
       batch_size=16,
       learning_rate=0.03,
@@ -131,7 +125,7 @@ def test_fewer_images_than_a_batch_are_one_batch():
       images,
       labels,
       num_classes=CLASSES,
-      augment=_plain,
+      augment=tiny.plain,
       epochs=2,
   )
   assert classify(images / np.float32(255)).shape == (4, CLASSES)

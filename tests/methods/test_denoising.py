@@ -5,34 +5,22 @@ import functools
 import jax
 import numpy as np
 import pytest
-from sklearn import datasets
 
-from jssl import optim
 from jssl.method import Keys
 from jssl.methods import pretext
 from jssl.methods.denoising import denoising
-from jssl.step import init_state
-from jssl.step import make_step
+import painting_case as case
 import tiny
 
 KEY = jax.random.key(0)
 KEYS = Keys(jax.random.key(1), jax.random.key(2))
 SIDE = 16
-
-
-def _plain(key, image, *, extent=None):
-  """The image itself."""
-  del key, extent
-  return image
+_images = functools.partial(case.images, side=SIDE)
 
 
 def _method(net=tiny.Net(), **arguments):
-  return denoising(net, **dict(augment=_plain, decoder_width=16) | arguments)
-
-
-def _images(count, seed=0):
-  random = np.random.default_rng(seed)
-  return np.float32(random.uniform(0, 1, (count, SIDE, SIDE, 3)))
+  small = dict(augment=tiny.plain, decoder_width=16)
+  return denoising(net, **small | arguments)
 
 
 @functools.cache
@@ -72,13 +60,9 @@ def test_noise_differs_from_step_to_step_and_by_place_in_the_batch():
 
 
 def test_the_loss_is_the_error_of_all_pixels_in_quarters(monkeypatch):
-  made = {}
-  make = lambda module, views, criterion, **_: made.update(it=criterion)
-  with monkeypatch.context() as patch:
-    patch.setattr(pretext, "make", make)
-    _method()
+  criterion = case.criterion(monkeypatch, _method)
   images, noisy, prediction = (_images(2, seed) for seed in range(3))
-  value, metrics = jax.jit(made["it"])(
+  value, metrics = jax.jit(criterion)(
       4 * prediction - 2, pretext.Task(noisy, images)
   )
   expected = 16 * np.mean(np.square(prediction - images))
@@ -107,21 +91,8 @@ def test_without_noise_the_net_sees_what_it_paints():
 
 
 def test_it_cleans_digits_that_it_has_not_seen():
-  images = datasets.load_digits().images / 16
-  images = np.random.default_rng(0).permutation(np.float32(images))
-  images = np.repeat(np.repeat(images, 2, axis=1), 2, axis=2)[..., None]
-  train, test = images[:1400], images[1400:]
   method = _method(tiny.resnet())
-  optimizer = optim.adamw(1e-2, weight_decay=1e-4)
-  start = jax.jit(functools.partial(init_state, method, optimizer))
-  step = jax.jit(make_step(method, optimizer))
-  random = np.random.default_rng(1)
-  state = start(KEY, {"image": train[:32]})
-  for _ in range(100):
-    batch = {"image": train[random.integers(0, len(train), 32)]}
-    state, _ = step(state, batch)
-  views = method.views(jax.random.key(3), {"image": test})
-  params, carried = state.params, state.carried
+  params, carried, views = case.train_on_digits(method)
   value, aux = jax.jit(method.loss)(params, carried, views, KEYS, 0)
   # 0.10 of the noise were left.
   assert value < 0.25 * aux.metrics["chance_loss"]

@@ -6,53 +6,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn import datasets
 
-from jssl import optim
 from jssl.method import Keys
 from jssl.methods import pretext
 from jssl.methods.inpainting import inpainting
 from jssl.methods.inpainting import Target
-from jssl.step import init_state
-from jssl.step import make_step
+import painting_case as case
 import tiny
 
 KEY = jax.random.key(0)
 KEYS = Keys(jax.random.key(1), jax.random.key(2))
 HOLES = ("center", "squares", "region")
 SIDE = 16
+_images = functools.partial(case.images, side=SIDE)
 
 each_hole = pytest.mark.parametrize("hole", HOLES)
 
 
-def _plain(key, image, *, extent=None):
-  """The image itself."""
-  del key, extent
-  return image
-
-
 def _method(net=tiny.Net(), **arguments):
-  return inpainting(net, **dict(augment=_plain, decoder_width=16) | arguments)
-
-
-def _images(count, seed=0):
-  random = np.random.default_rng(seed)
-  return np.float32(random.uniform(0, 1, (count, SIDE, SIDE, 3)))
+  small = dict(augment=tiny.plain, decoder_width=16)
+  return inpainting(net, **small | arguments)
 
 
 @functools.cache
 def _views(hole):
   return jax.jit(_method(hole=hole).views)
-
-
-def _criterion(monkeypatch, **arguments):
-  """The function of a prediction that the loss is."""
-  made = {}
-  make = lambda module, views, criterion, **_: made.update(it=criterion)
-  with monkeypatch.context() as patch:
-    patch.setattr(pretext, "make", make)
-    _method(**arguments)
-  return made["it"]
 
 
 @each_hole
@@ -108,7 +86,8 @@ def test_the_loss_is_of_the_hole_and_its_rim(overlap, weight, monkeypatch):
   task = _views("squares")(KEY, {"image": _images(3)})
   images, hidden = map(np.asarray, task.target)
   prediction = 4 * _images(3, seed=2) - 2
-  criterion = _criterion(monkeypatch, overlap=overlap, overlap_weight=weight)
+  make = functools.partial(_method, overlap=overlap, overlap_weight=weight)
+  criterion = case.criterion(monkeypatch, make)
   value, metrics = jax.jit(criterion)(prediction, task)
   # Images count alike, however large their holes are.
   assert len(set(hidden.sum(axis=(1, 2)))) > 1
@@ -128,7 +107,8 @@ def test_gradient_comes_from_the_hole_and_its_rim_alone(overlap, monkeypatch):
   hidden[0, 0:5, 7:10] = True  # At an edge.
   images = _images(1)
   task = pretext.Task(images, Target(images, jnp.asarray(hidden)))
-  criterion = _criterion(monkeypatch, overlap=overlap)
+  make = functools.partial(_method, overlap=overlap)
+  criterion = case.criterion(monkeypatch, make)
   # Off by the same everywhere: what differs are the weights.
   loss = lambda shift: criterion(4 * images - 2 + shift, task)[0]
   gradient = jax.jit(jax.grad(loss))(np.ones_like(images))[0]
@@ -157,27 +137,9 @@ def test_pictures_keep_what_is_seen():
   assert np.mean(np.abs(output[hidden] - 0.5)) < 0.25
 
 
-def _digits():
-  """Scans of digits, 1,400 to train on and 397 others, of 16 x 16 pixels."""
-  images = datasets.load_digits().images / 16
-  images = np.random.default_rng(0).permutation(np.float32(images))
-  images = np.repeat(np.repeat(images, 2, axis=1), 2, axis=2)[..., None]
-  return images[:1400], images[1400:]
-
-
 def test_it_paints_digits_that_it_has_not_seen():
-  train, test = _digits()
   method = _method(tiny.resnet())
-  optimizer = optim.adamw(1e-2, weight_decay=1e-4)
-  start = jax.jit(functools.partial(init_state, method, optimizer))
-  step = jax.jit(make_step(method, optimizer))
-  random = np.random.default_rng(1)
-  state = start(KEY, {"image": train[:32]})
-  for _ in range(100):
-    batch = {"image": train[random.integers(0, len(train), 32)]}
-    state, _ = step(state, batch)
-  views = method.views(jax.random.key(3), {"image": test})
-  params, carried = state.params, state.carried
+  params, carried, views = case.train_on_digits(method)
   _, aux = jax.jit(method.loss)(params, carried, views, KEYS, 0)
   # 0.20 of what the mean color gets were reached.
   assert aux.metrics["hidden_error"] < 0.4 * aux.metrics["hidden_chance"]

@@ -23,14 +23,8 @@ STEPS = 150
 CHANCE = 0.25
 
 
-def _plain(key, image, *, extent=None):
-  """The image itself."""
-  del key, extent
-  return image
-
-
 RECIPES = {
-    "plain": _plain,
+    "plain": tiny.plain,
     "crop_and_flip": augment.keep_size(augment.crop_and_flip),
 }
 
@@ -84,7 +78,7 @@ def test_views_are_exact_turns_of_one_view_of_each_image():
 
 
 def test_statistics_are_of_all_rotations_together():
-  method = rotation(case.Dropping(), augment=_plain)
+  method = rotation(case.Dropping(), augment=tiny.plain)
   task = method.views(jax.random.key(0), {"image": _gradient(6)})
   params, carried = method.init(jax.random.key(0), task)
   _, aux = method.loss(params, carried, task, KEYS, 0)
@@ -105,7 +99,7 @@ def test_statistics_are_of_all_rotations_together():
 
 
 def test_the_loss_is_the_cross_entropy_of_four_classes():
-  method = rotation(case.Pixels(), augment=_plain)
+  method = rotation(case.Pixels(), augment=tiny.plain)
   task = method.views(jax.random.key(0), {"image": _gradient(2)})
   params, carried = method.init(jax.random.key(0), task)
   (layer,) = params["projector"].values()

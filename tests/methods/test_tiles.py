@@ -48,16 +48,10 @@ def _identity(x, *, train):
   return x
 
 
-def _plain(key, image, *, extent=None):
-  """The image itself."""
-  del key, extent
-  return image
-
-
 def _method(name, net=tiny.Net(grid=2), **arguments):
   if name == "jigsaw":
     arguments = dict(permutations=ORDERS, puzzles=3) | arguments
-  small = dict(augment=_plain, dim=16, hidden_dim=64)
+  small = dict(augment=tiny.plain, dim=16, hidden_dim=64)
   return METHODS[name](net, **small | arguments)
 
 
