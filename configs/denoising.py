@@ -24,6 +24,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   config.method.decoder_width = 32
   if name == "digits":
     config.batch_size = 64
+    config.epochs = 15.0
     config.method.noise = 0.5
     config.augment = {"name": "digits"}
     config.optimizer.learning_rate = 8e-3

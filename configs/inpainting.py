@@ -33,6 +33,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   config.method.update(overlap=1, overlap_weight=1.0, decoder_width=32)
   if name == "digits":
     config.batch_size = 64
+    config.epochs = 15.0
     config.method.overlap = 0
     config.augment = {"name": "digits"}
     config.optimizer.learning_rate = 8e-3

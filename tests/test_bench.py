@@ -38,7 +38,7 @@ def test_the_table_has_a_row_for_each_method_and_baseline(measured):
   assert names == ["method", "---", "raw pixels", "untrained resnet8",
                    "simclr", "supcon"]
   assert "2 seeds" in text and "last epoch" in text
-  assert "±" not in rows[2] and "| 128 | 33 |" in rows[4]
+  assert "±" not in rows[2] and "| 128 | 3 | 33 |" in rows[4]
 
 
 def test_the_csv_has_a_row_for_each_stage_and_seed(measured):
@@ -103,9 +103,36 @@ def test_a_gain_within_the_spread_of_seeds_is_called_out():
 def test_the_last_call_may_be_shorter(tmp_path):
   """A training of 11 steps in calls of 4 takes all of them."""
   overrides = _TINY | {"steps_per_dispatch": 4, "epochs": 1.0}
-  config = methods._config(_ROOT / "configs/supcon.py", "digits", overrides)
+  config = methods._config(_ROOT / "configs", "supcon", "digits", overrides)
   run = methods.runs.prepare(config)
   assert methods._calls(run) == [(0, 4), (4, 4), (8, 3)]
+
+
+@pytest.mark.parametrize(
+    "name,dataset,epochs",
+    [
+        ("simclr", "digits", 15.0),
+        ("jigsaw", "digits", 9.0),  # Its own, fewer.
+        ("ijepa", "digits", 50.0),  # A transformer.
+        ("simclr", "photos", 50.0),
+    ],
+)
+def test_methods_get_a_small_budget_of_digits(name, dataset, epochs):
+  make = lambda overrides: methods._config(
+      _ROOT / "configs", name, dataset, overrides
+  )
+  assert make({}).epochs == epochs
+  assert make({"epochs": 70.0}).epochs == 70.0
+
+
+def test_the_net_that_is_asked_for_is_not_that_of_transformers():
+  overrides = {"net.name": "resnet18", "batch_size": 8}
+  make = lambda name: methods._config(
+      _ROOT / "configs", name, "digits", overrides
+  )
+  assert make("byol").net.name == "resnet18"
+  assert make("mae").net.name == "vit_micro"
+  assert make("byol").batch_size == make("mae").batch_size == 8
 
 
 def test_the_chart_is_a_picture(measured):
