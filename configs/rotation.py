@@ -27,7 +27,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
     config.optimizer.schedule = configs.staircase(drops=(15, 25, 30))
   elif name == "digits":
     config.batch_size = 64
-    config.epochs = 15.0
+    config.epochs = 12.0
     # No slant, which would tell the two axes apart.
     config.augment = {"name": "digits", "shear": 0.0}
     config.optimizer.update(reference_batch_size=64)

@@ -199,6 +199,49 @@ def backbone(trained: Trained) -> Backbone:
   return Backbone(jax.jit(applied)(trained.params, images), seen["shape"])
 
 
+def make_trainable(trained: Trained) -> Callable[..., Any]:
+  """Makes an encoder that can be trained further, apart from its method.
+
+  Args:
+    trained: See `load`.
+
+  Returns:
+    `encode(variables, images, *, key=None) -> (pooled, batch_stats)`: the
+    variables are those of `backbone`, images `[B, H, W, C]` in [0, 1], of the
+    size that the method encodes. With a key it is in training: BatchNorm looks
+    at the batch, as one group, and returns its new running statistics, and drop
+    path draws by the key.
+  """
+  config = trained.config.copy_and_resolve_references()
+  config.net.groups = 1
+  net = build.net(config).clone(name="trainable")
+  # The method's own variables are named, and never read.
+  unread = jax.eval_shape(lambda: trained.params)
+
+  def encode(variables, images, *, key=None):
+    new = {}
+
+    def replace(call, args, kwargs, context):
+      inner = context.module.path or context.module.name == net.name
+      if inner or context.method_name != "__call__":
+        return call(*args, **kwargs)
+      features, changed = net.apply(
+          variables,
+          *args,
+          train=key is not None,
+          mutable=["batch_stats"],
+          rngs=None if key is None else {"dropout": key},
+      )
+      new.update(changed.get("batch_stats", {}))
+      return features
+
+    with nn.intercept_methods(replace):
+      features = trained.method.encode(*unread, images)
+    return features["pooled"], new
+
+  return encode
+
+
 def stage_names(trained: Trained) -> list[str]:
   """Returns the names of what an encoder gives with `stages=True`.
 

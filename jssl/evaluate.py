@@ -7,6 +7,7 @@ from absl import flags
 
 from jssl import cli
 from jssl import evaluation
+from jssl.evals import evaluations
 
 _EXAMPLE = "--workdir=runs/first"
 
@@ -34,8 +35,11 @@ def main(argv):
         dataset=_DATASET.value,
         data_dir=_DATA_DIR.value,
     )
-  print(evaluation.table(content, intervals=False))
-  print(f"In {workdir}/evaluation: the same, with 95% intervals")
+  print(evaluations.markdown(content, intervals=False))
+  print(
+      f"In {workdir}/evaluation: the same, with 95% intervals; python -m"
+      f" jssl.report --workdir={workdir} puts it into the report"
+  )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 import functools
 import itertools
-import json
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -17,15 +15,16 @@ from jssl import data
 from jssl import encoder as encoders
 from jssl.config import lookup
 from jssl.config import set_name
-from jssl.config import write_json
 from jssl.encoder import Trained
 from jssl.evals import features as extraction
+from jssl.evals import evaluations
 from jssl.evals import fine_tune as tuning
 from jssl.evals import frozen
 from jssl.evals import intervals
+from jssl.evals.linear_augmented import augmented_linear_probe
+from jssl.evals.minibatches import LabelledImages
 
 _SHARES = {"1% of labels": 0.01, "10% of labels": 0.1}
-_NEED_LABELS = ("knn", "linear", "few_shot", "semi_supervised", "fine_tune")
 _ENCODERS = ("trained", "untrained", "raw pixels")
 
 
@@ -33,7 +32,7 @@ class Subject(NamedTuple):
   """An encoder to be judged, and the data.
 
   Attributes:
-    trained: The run.
+    trained: The run, its state that of the encoder.
     train: Images whose labels may be used.
     test: Images that tell the accuracy.
     params: What the run's `encode` takes first; None for raw pixels.
@@ -47,7 +46,8 @@ class Subject(NamedTuple):
   encode_whole: Callable[..., Any]
 
 
-PROTOCOLS = (*frozen.LABELLED, "label_free", "semi_supervised", "fine_tune")
+_TRAINED = ("linear_augmented", "semi_supervised", "fine_tune")
+PROTOCOLS = (*frozen.LABELLED, "label_free", *_TRAINED)
 
 
 def evaluate(
@@ -60,25 +60,23 @@ def evaluate(
 ) -> dict[str, Any]:
   """Judges the encoder of a run, every stage of it, and its baselines.
 
-  The encoder is frozen, BatchNorm with its running statistics, but where
-  fine-tuning changes its weights. Baselines are raw pixels and the net before
+  The encoder is frozen, BatchNorm with its running statistics, but where it is
+  fine-tuned. Baselines are raw pixels and the net before
   training; fine-tuned, that is the same net trained with labels alone.
 
   Args:
     workdir: The run's folder.
     protocols: Some of "knn", "linear", "few_shot", "label_free",
-      "semi_supervised" (fine-tuning by 1% and 10% of the labels) and
-      "fine_tune" (by all).
+      "linear_augmented" (of views of the training images), "semi_supervised"
+      (fine-tuning by 1% and 10% of the labels) and "fine_tune" (by all).
     dataset: Another data set to judge by (transfer), as in a config; the run's
       by default.
     data_dir: Where TFDS keeps its sets; as for the run by default.
     say: Told what is going on.
 
   Returns:
-    What is written to `WORKDIR/evaluation/DATASET.json`, beside a table in
-    Markdown: "dataset", "step", "train_images", "test_images", and in "results"
-    for each encoder, stage and measure a dict with "accuracy" and its 95%
-    "interval", or a number. Results of other protocols at the same step stay.
+    What is written to the run's folder, see `evaluations.write`. Results of
+    other protocols at the same step stay.
 
   Raises:
     ValueError: If a protocol is unknown or needs labels that are not there, or
@@ -92,17 +90,14 @@ def evaluate(
   dataset = dataset or trained.config.data.name
   _check(protocols, trained, train, test, dataset)
   fresh = trained.init(jax.random.key(trained.config.seed))
-  params = {
-      "trained": trained.params,
-      "untrained": (fresh.params, fresh.carried),
-      "raw pixels": None,
-  }
   whole = encoders.make_encode(
       trained.method, image_size=trained.config.image_size
   )
   results = {}
   for name in _ENCODERS:
-    subject = Subject(trained, train, test, params[name], whole)
+    own = trained._replace(state=fresh) if name == "untrained" else trained
+    params = None if name == "raw pixels" else own.params
+    subject = Subject(own, train, test, params, whole)
     say(f"{name}: {', '.join(protocols)} on {dataset}")
     results[name] = _judge(subject, protocols)
   content = {
@@ -113,7 +108,7 @@ def evaluate(
       "classes": len(train.classes),
       "results": results,
   }
-  return _write(content, pathlib.Path(workdir) / "evaluation")
+  return evaluations.write(content, workdir)
 
 
 def _load(trained, dataset, data_dir):
@@ -145,7 +140,8 @@ def _check(protocols, trained, train, test, dataset):
         f" {dataset}."
     )
   labelled = train.label is not None and test.label is not None
-  if needs := [x for x in protocols if x in _NEED_LABELS and not labelled]:
+  needs = [x for x in protocols if x != "label_free"]
+  if needs and not labelled:
     raise ValueError(
         f"{dataset} has no labels, which {', '.join(needs)} need; give"
         " --protocols=label_free, or another --dataset: a folder has labels if"
@@ -156,20 +152,25 @@ def _check(protocols, trained, train, test, dataset):
 def _judge(subject: Subject, protocols) -> dict[str, dict[str, Any]]:
   """Results of one encoder: for each stage, measures by name."""
   labelled = [name for name in protocols if name in frozen.LABELLED]
+  augmented = "linear_augmented" in protocols
   results = {"pooled": {}}
-  if labelled or "label_free" in protocols:
+  if labelled or augmented or "label_free" in protocols:
     encode = _encode(subject)
     test = _extract(encode, subject.test)
     results = {stage: {} for stage in test}
-  if labelled:
+  if labelled or augmented:
     train = _extract(encode, subject.train)
-    for stage, name in itertools.product(test, labelled):
-      x = _labelled(subject, train[stage], test[stage])
-      results[stage] |= frozen.LABELLED[name](jax.random.key(0), x)
+    pairs = {x: _labelled(subject, train[x], test[x]) for x in test}
+  for stage, name in itertools.product(results, labelled):
+    measure = frozen.LABELLED[name]
+    results[stage] |= measure(jax.random.key(0), pairs[stage])
   if "label_free" in protocols:
     views = _views(subject)
     for stage in test:
       results[stage] |= frozen.label_free(test[stage], views[stage])
+  if augmented:
+    for stage, found in _probe_augmented(subject, pairs).items():
+      results[stage] |= found
   if subject.params is not None:
     shares = _SHARES if "semi_supervised" in protocols else {}
     if "fine_tune" in protocols:
@@ -179,20 +180,31 @@ def _judge(subject: Subject, protocols) -> dict[str, dict[str, Any]]:
   return results
 
 
-def _encode(
-    subject: Subject, *, whole: bool = False
-) -> Callable[..., dict[str, jax.Array]]:
-  """From images and extents to pooled features of each stage."""
+def _encode(subject: Subject) -> Callable[..., dict[str, jax.Array]]:
+  """From pictures and extents to pooled features of each stage."""
   config = subject.trained.config
   if subject.params is None:
-    crop_fraction = 1.0 if whole else config.eval.crop_fraction
     raw = encoders.make_raw_pixels(
-        image_size=config.image_size, crop_fraction=crop_fraction
+        image_size=config.image_size, crop_fraction=config.eval.crop_fraction
     )
     return lambda images, extent: {"pooled": raw(images, extent)}
-  encode = subject.encode_whole if whole else subject.trained.encode
-  encode = functools.partial(encode, subject.params, stages=True)
+  encode = functools.partial(
+      subject.trained.encode, subject.params, stages=True
+  )
   return lambda images, extent: encoders.pool_stages(encode(images, extent))
+
+
+def _encode_views(
+    subject: Subject,
+) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
+  """From parameters and views, cut already, to features of each stage."""
+  if subject.params is None:
+    size = subject.trained.config.image_size
+    raw = encoders.make_raw_pixels(image_size=size)
+    return lambda params, views: {"pooled": raw(views, None)}
+  return lambda params, views: encoders.pool_stages(
+      subject.encode_whole(params, views, stages=True)
+  )
 
 
 def _extract(encode, images: data.Images) -> dict[str, np.ndarray]:
@@ -202,7 +214,7 @@ def _extract(encode, images: data.Images) -> dict[str, np.ndarray]:
 def _views(subject: Subject) -> dict[str, np.ndarray]:
   """Features `[2, n, D]` of two views of some test images, by the recipe."""
   recipe = build.recipe(subject.trained.config)
-  test, encode = subject.test, _encode(subject, whole=True)
+  test, encode = subject.test, _encode_views(subject)
   stride = -(-len(test.image) // frozen.ROWS)
   batch = {"image": jnp.asarray(test.image[::stride])}
   if test.extent is not None:
@@ -211,7 +223,9 @@ def _views(subject: Subject) -> dict[str, np.ndarray]:
       lambda key, batch: augmentation.make_views(key, batch, (recipe, recipe))
   )
   pair = [
-      extraction.extract(encode, np.asarray(view))
+      extraction.extract(
+          lambda x, _: encode(subject.params, x), np.asarray(view)
+      )
       for view in make(jax.random.key(0), batch)
   ]
   return jax.tree.map(lambda *x: np.stack(x), *pair)
@@ -229,19 +243,44 @@ def _labelled(subject, train, test) -> frozen.Labelled:
   )
 
 
+def _probe_augmented(
+    subject: Subject, pairs: dict[str, frozen.Labelled]
+) -> dict[str, dict[str, Any]]:
+  """Linear probes of all stages, of views of the training images."""
+  known = np.flatnonzero(subject.train.label >= 0)
+  probes = augmented_linear_probe(
+      jax.random.key(0),
+      _encode_views(subject),
+      subject.params,
+      _some(subject.train, known),
+      {stage: x.train for stage, x in pairs.items()},
+      {stage: x.test for stage, x in pairs.items()},
+      num_classes=len(subject.train.classes),
+      augment=_supervised_recipe(subject.trained.config),
+  )
+  return {
+      stage: frozen.probed("linear_augmented", probe, pairs[stage])
+      for stage, probe in probes.items()
+  }
+
+
+def _some(images: data.Images, index: np.ndarray) -> LabelledImages:
+  """Some of the images, which have labels."""
+  extent = None if images.extent is None else images.extent[index]
+  return LabelledImages(images.image[index], images.label[index], extent)
+
+
 def _tune(subject: Subject, share: float) -> dict[str, Any]:
   """Fine-tunes by a share of the labels; accuracy on the test images."""
-  config, images, test = subject.trained.config, subject.train, subject.test
-  index = _share_of_each_class(images.label, share)
+  config, test = subject.trained.config, subject.test
+  index = _share_of_each_class(subject.train.label, share)
   classify = tuning.fine_tune(
       jax.random.key(0),
-      lambda params, x: subject.trained.method.encode(*params, x)["pooled"],
-      subject.params,
-      images.image[index],
-      images.label[index],
-      num_classes=len(images.classes),
+      encoders.make_trainable(subject.trained),
+      encoders.backbone(subject.trained).variables,
+      _some(subject.train, index),
+      num_classes=len(subject.train.classes),
       augment=_supervised_recipe(config),
-      extent=None if images.extent is None else images.extent[index],
   )
   prepare = functools.partial(
       augmentation.evaluation,
@@ -277,70 +316,3 @@ def _supervised_recipe(config):
   else:
     recipe = augmentation.RECIPES["crop_and_flip"]
   return functools.partial(recipe, size=config.image_size)
-
-
-def _write(content: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
-  """Adds to what is there of the same step, and writes a table beside it."""
-  folder.mkdir(parents=True, exist_ok=True)
-  name = "".join(c if c.isalnum() else "_" for c in content["dataset"])
-  path = folder / f"{name}.json"
-  content = _merge(path, content)
-  write_json(content, path)
-  (folder / f"{name}.md").write_text(table(content))
-  return content
-
-
-def _merge(path: pathlib.Path, content: dict[str, Any]) -> dict[str, Any]:
-  """Adds results of other protocols, if the encoder and the data are these."""
-  if not path.exists():
-    return content
-  old = json.loads(path.read_text())
-  if any(old.get(x) != content[x] for x in content if x != "results"):
-    return content
-  merged = old["results"]
-  for encoder, stages in content["results"].items():
-    for stage, measures in stages.items():
-      row = merged.setdefault(encoder, {}).setdefault(stage, {})
-      row.update(measures)
-  return {**content, "results": merged}
-
-
-def table(content: dict[str, Any], *, intervals: bool = True) -> str:
-  """Returns what `evaluate` found as a table in Markdown.
-
-  Args:
-    content: What `evaluate` returned.
-    intervals: Whether the 95% intervals stand beside the accuracies.
-  """
-  rows = {
-      name if stage == "pooled" else f"{name}, {stage}": measures
-      for name, stages in content["results"].items()
-      for stage, measures in stages.items()
-  }
-  names = list(dict.fromkeys(x for row in rows.values() for x in row))
-  cells = [["encoder", *(x.replace("_", " ") for x in names)]]
-  for label, row in rows.items():
-    cells.append([label, *(_cell(row.get(x), intervals) for x in names)])
-  widths = [max(map(len, column)) for column in zip(*cells)]
-  cells.insert(1, ["-" * width for width in widths])
-  lines = [
-      f"| {' | '.join(map(str.ljust, line, widths))} |" for line in cells
-  ]
-  kind = "; 95% intervals over test images or draws" if intervals else ""
-  title = (
-      f"{content['dataset']}: {content['train_images']:,} training and"
-      f" {content['test_images']:,} test images, step {content['step']}{kind}"
-  )
-  return "\n".join([title, "", *lines, ""])
-
-
-def _cell(value: Any, intervals: bool) -> str:
-  if value is None:
-    return "-"
-  if not isinstance(value, dict):
-    return f"{value:#.3g}"
-  text = f"{value['accuracy']:.3f}"
-  if not intervals:
-    return text
-  low, high = value["interval"]
-  return f"{text} ({low:.3f} to {high:.3f})"

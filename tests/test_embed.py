@@ -18,6 +18,7 @@ import pytest
 from jssl import data
 from jssl import encoder
 from jssl import load_encoder
+from jssl import lock
 from jssl.evals import features as evaluation
 from jssl.features import compute
 from jssl.features import files
@@ -336,6 +337,21 @@ def test_a_complete_file_is_used_as_it_is(trained, photos, tmp_path):
   again = compute.compute(plan, tmp_path / "x.parquet")
   assert len(batches) == count == 5
   np.testing.assert_array_equal(_all(again), _all(first))
+
+
+def test_two_processes_do_not_write_the_same_file(trained, photos, tmp_path):
+  plan = compute.plan(trained, f"folder:{photos}")
+  output = tmp_path / "x.npz"
+  with lock.exclusive(tmp_path / "x.npz.lock", busy="tests hold it"):
+    with pytest.raises(OSError, match="Another process is writing .*x.npz"):
+      compute.compute(plan, output)
+    assert not output.exists()
+    compute.compute(plan, tmp_path / "y.npz")  # Another file is free.
+  compute.compute(plan, output)
+  # One that is complete is only read.
+  with lock.exclusive(tmp_path / "x.npz.lock", busy="tests hold it"):
+    assert compute.compute(plan, output).shape[0] == 32
+  assert sorted(x.name for x in tmp_path.iterdir()) == ["x.npz", "y.npz"]
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -9,6 +9,10 @@ from jssl import augment
 from jssl import build
 from jssl import encoder
 from jssl import load_encoder
+from jssl import optim
+from jssl.methods import METHODS
+from jssl.step import init_state
+import tiny
 import tiny_run
 
 
@@ -102,3 +106,133 @@ def test_gradients_are_those_of_finite_differences(loaded, of):
 
   slope = (moved(1e-2) - moved(-1e-2)) / 2e-2
   np.testing.assert_allclose(slope, norm, rtol=2e-2)
+
+
+_HEADS = dict(augment=tiny.recipe, dim=8, hidden_dim=16)
+_ENCODERS = {
+    "moco_v2": dict(augment=tiny.recipe, dim=8, queue_size=32),
+    "byol": _HEADS | dict(second_augment=None),
+    # These encode by an average that they carry.
+    "dino": _HEADS | dict(second_augment=None, prototypes=12, local_views=0),
+    "ijepa": dict(
+        augment=tiny.recipe,
+        predictor_width=16,
+        predictor_depth=1,
+        predictor_heads=2,
+    ),
+    # The net sees something else than the image.
+    "colorization": dict(augment=tiny.recipe, stride=2),
+    "jigsaw": dict(
+        augment=tiny.large_recipe,
+        tile_size=8,
+        dim=8,
+        hidden_dim=16,
+        permutations=12,
+    ),
+}
+
+
+def _watched(net):
+  """The same net, and a list of what it is given."""
+  inputs = []
+
+  class Watched(type(net)):
+
+    def __call__(self, images, *, train=False):
+      inputs.append(images)
+      return super().__call__(images, train=train)
+
+  own = set(net.__dataclass_fields__) - {"parent", "name"}
+  return Watched(**{key: getattr(net, key) for key in own}), inputs
+
+
+def _net(name):
+  return tiny.vit() if name == "ijepa" else tiny.Net(grid=2)
+
+
+def _trained(name, net):
+  """What the method's training might leave, of random numbers."""
+  method = METHODS[name](net, **_ENCODERS[name])
+  optimizer, batch = optim.sgd(0.1), {"image": tiny.images(4)}
+  state = jax.jit(
+      lambda key: init_state(method, optimizer, key, batch)
+  )(jax.random.key(0))
+  params = tiny_run.shaken(jax.random.key(1), (state.params, state.carried))
+  state = state._replace(params=params[0], carried=params[1])
+  made = tiny_run.config(image_size=8)
+  return encoder.Trained(made, method, state, encode=None, init=None)
+
+
+@pytest.mark.parametrize("name", _ENCODERS)
+def test_the_backbone_is_the_one_that_encodes(name):
+  net, inputs = _watched(_net(name))
+  trained = _trained(name, net)
+  method, found = trained.method, encoder.backbone(trained)
+
+  @jax.jit
+  def both(params, variables, images):
+    inputs.clear()
+    encoded = method.encode(*params, images)["pooled"]
+    (seen,) = inputs
+    assert seen.shape[1:] == found.input_shape
+    return encoded, net.apply(variables, seen)["pooled"]
+
+  images = augment.to_float(tiny.images(2))
+  encoded, alone = both(trained.params, found.variables, images)
+  if name == "jigsaw":  # Its features are the mean of nine tiles.
+    alone = alone.reshape(-1, 9, alone.shape[-1]).mean(axis=1)
+  np.testing.assert_allclose(alone, encoded, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", _ENCODERS)
+def test_a_trainable_encoder_is_the_same_until_it_trains(name, monkeypatch):
+  net = _net(name)
+  monkeypatch.setattr(encoder.build, "net", lambda config: net)
+  trained = _trained(name, net)
+  variables = encoder.backbone(trained).variables
+  encode = encoder.make_trainable(trained)
+  images = augment.to_float(tiny.images(4))
+  expected = jax.jit(trained.method.encode)(*trained.params, images)["pooled"]
+  features, statistics = jax.jit(encode)(variables, images)
+  np.testing.assert_allclose(features, expected, atol=1e-5)
+  old = variables.get("batch_stats", {})
+  jax.tree.map(np.testing.assert_array_equal, statistics, old)
+  # Gradients reach every parameter.
+  loss = lambda params: jnp.sum(
+      jnp.square(encode({**variables, "params": params}, images)[0])
+  )
+  gradient = jax.jit(jax.grad(loss))(variables["params"])
+  assert all(np.max(np.abs(x)) > 0 for x in jax.tree.leaves(gradient))
+  if not old:
+    return
+  # In training BatchNorm looks at the batch instead of at the statistics.
+  train = jax.jit(lambda *x: encode(*x, key=jax.random.key(0)))
+  trained_features, moved = train(variables, images)
+  assert np.max(np.abs(trained_features - features)) > 0.01
+  other = {**variables, "batch_stats": jax.tree.map(lambda x: x + 1, old)}
+  same, moved_elsewhere = train(other, images)
+  np.testing.assert_allclose(same, trained_features, atol=1e-5)
+  jax.tree.map(
+      lambda new, old, elsewhere: np.testing.assert_allclose(
+          elsewhere - new, 0.9 * np.ones_like(old), atol=1e-5
+      ),
+      moved, old, moved_elsewhere,
+  )
+
+
+def test_training_takes_the_batch_as_one_group(tmp_path):
+  made = tiny_run.config()
+  assert made.net.groups > 1
+  tiny_run.save(tmp_path, made)
+  trained = encoder.load(str(tmp_path))
+  variables = encoder.backbone(trained).variables
+  images = jnp.asarray(_images(8, 16, 16) / 255, jnp.float32)
+  features, _ = jax.jit(encoder.make_trainable(trained))(
+      variables, images, key=jax.random.key(0)
+  )
+  alone = dict(train=True, mutable=["batch_stats"])
+  net = build.net(trained.config)
+  expected, _ = net.clone(groups=1).apply(variables, images, **alone)
+  np.testing.assert_allclose(features, expected["pooled"], atol=1e-4)
+  apart, _ = net.apply(variables, images, **alone)
+  assert np.max(np.abs(features - apart["pooled"])) > 0.01

@@ -1,5 +1,6 @@
 """Judging a finished run, as a user does."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -15,6 +16,7 @@ import pytest
 from jssl import encoder
 from jssl import evaluation
 from jssl import loop
+from jssl.evals import evaluations
 
 _ROOT = pathlib.Path(__file__).parent.parent
 
@@ -113,7 +115,7 @@ def test_trained_and_untrained_are_two_encoders(workdir, content):
 
 def test_the_table_has_every_row_and_measure(workdir, content):
   text = pathlib.Path(workdir, "evaluation", "digits.md").read_text()
-  assert text == evaluation.table(content)
+  assert text == evaluations.markdown(content)
   lines = text.splitlines()
   assert lines[0].startswith("digits: 320 training and 200 test images")
   head = [cell.strip() for cell in lines[2].strip("| ").split("|")]
@@ -152,6 +154,23 @@ def test_other_protocols_are_added_to_what_is_there(
   assert set(last["results"]["raw pixels"]["pooled"]) == {
       "rank", "alpha_req", "alignment", "uniformity", "feature_std"
   }
+
+
+def test_augmented_probes_know_digits_at_every_stage(workdir, monkeypatch):
+  probe = evaluation.augmented_linear_probe
+  short = functools.partial(probe, epochs=30, batch_size=32)
+  monkeypatch.setattr(evaluation, "augmented_linear_probe", short)
+  more = evaluation.evaluate(
+      workdir, protocols=["linear_augmented"], say=lambda text: None
+  )
+  for name, stages in more["results"].items():
+    for stage, row in stages.items():
+      found = row["linear_augmented"]
+      low, high = found["interval"]
+      assert low < found["accuracy"] < high, (name, stage)
+      assert found["learning_rate"] > 0 and found["weight_decay"] >= 0
+  trained = more["results"]["trained"]["pooled"]["linear_augmented"]
+  assert trained["accuracy"] > 0.6
 
 
 def test_fine_tuning_learns_digits(workdir, monkeypatch):

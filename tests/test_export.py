@@ -19,10 +19,6 @@ from jssl import build
 from jssl import encoder
 from jssl import export
 from jssl import load_encoder
-from jssl import optim
-from jssl.methods import METHODS
-from jssl.step import init_state
-import tiny
 import tiny_run
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -108,73 +104,6 @@ def test_other_nets_come_back_as_well(tmp_path, name):
   np.testing.assert_allclose(
       features["pooled"], trained.encode(trained.params, images), atol=1e-4
   )
-
-
-_HEADS = dict(augment=tiny.recipe, dim=8, hidden_dim=16)
-_ENCODERS = {
-    "moco_v2": dict(augment=tiny.recipe, dim=8, queue_size=32),
-    "byol": _HEADS | dict(second_augment=None),
-    # These encode by an average that they carry.
-    "dino": _HEADS | dict(second_augment=None, prototypes=12, local_views=0),
-    "ijepa": dict(
-        augment=tiny.recipe,
-        predictor_width=16,
-        predictor_depth=1,
-        predictor_heads=2,
-    ),
-    # The net sees something else than the image.
-    "colorization": dict(augment=tiny.recipe, stride=2),
-    "jigsaw": dict(
-        augment=tiny.large_recipe,
-        tile_size=8,
-        dim=8,
-        hidden_dim=16,
-        permutations=12,
-    ),
-}
-
-
-def _watched(net):
-  """The same net, and a list of what it is given."""
-  inputs = []
-
-  class Watched(type(net)):
-
-    def __call__(self, images, *, train=False):
-      inputs.append(images)
-      return super().__call__(images, train=train)
-
-  own = set(net.__dataclass_fields__) - {"parent", "name"}
-  return Watched(**{key: getattr(net, key) for key in own}), inputs
-
-
-@pytest.mark.parametrize("name", _ENCODERS)
-def test_the_backbone_is_the_one_that_encodes(name):
-  net, inputs = _watched(tiny.vit() if name == "ijepa" else tiny.Net(grid=2))
-  method = METHODS[name](net, **_ENCODERS[name])
-  optimizer, batch = optim.sgd(0.1), {"image": tiny.images(4)}
-  state = jax.jit(
-      lambda key: init_state(method, optimizer, key, batch)
-  )(jax.random.key(0))
-  params = tiny_run.shaken(jax.random.key(1), (state.params, state.carried))
-  state = state._replace(params=params[0], carried=params[1])
-  made = tiny_run.config(image_size=8)
-  trained = encoder.Trained(made, method, state, encode=None, init=None)
-  found = encoder.backbone(trained)
-
-  @jax.jit
-  def both(params, variables, images):
-    inputs.clear()
-    encoded = method.encode(*params, images)["pooled"]
-    (seen,) = inputs
-    assert seen.shape[1:] == found.input_shape
-    return encoded, net.apply(variables, seen)["pooled"]
-
-  images = augment.to_float(tiny.images(2))
-  encoded, alone = both(params, found.variables, images)
-  if name == "jigsaw":  # Its features are the mean of nine tiles.
-    alone = alone.reshape(-1, 9, alone.shape[-1]).mean(axis=1)
-  np.testing.assert_allclose(alone, encoded, atol=1e-5)
 
 
 _ELSEWHERE = """

@@ -5,6 +5,7 @@ from jssl.evals.knn import knn_predict
 from jssl.evals.knn import knn_sweep
 from jssl.evals.linear import linear_probe
 from jssl.evals.linear import LinearProbe
+from jssl.evals.linear_augmented import augmented_linear_probe
 from jssl.evals.quality import alignment
 from jssl.evals.quality import alpha_req
 from jssl.evals.quality import rankme
@@ -14,6 +15,7 @@ __all__ = (
     "LinearProbe",
     "alignment",
     "alpha_req",
+    "augmented_linear_probe",
     "few_shot",
     "knn_predict",
     "knn_sweep",

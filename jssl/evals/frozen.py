@@ -13,6 +13,7 @@ from jssl.evals.few_shot import few_shot as classify_by_few
 from jssl.evals.knn import knn_predict
 from jssl.evals.knn import knn_sweep
 from jssl.evals.linear import linear_probe
+from jssl.evals.linear import LinearProbe
 
 ROWS = 2048  # Enough for a spectrum, few enough for all their pairs.
 _KS = (1, 5, 10, 20, 50, 100, 200)
@@ -68,9 +69,14 @@ def linear(key: jax.Array, x: Labelled) -> dict[str, Any]:
   probe = linear_probe(
       key, x.train, x.train_label, x.test, num_classes=len(x.classes)
   )
+  return probed("linear", probe, x)
+
+
+def probed(name: str, probe: LinearProbe, x: Labelled) -> dict[str, Any]:
+  """What a linear probe is worth, and the setting that was chosen."""
   accuracy = intervals.of_images(probe.predicted, x.test_label)
   return {
-      "linear": {
+      name: {
           **accuracy,
           "learning_rate": probe.learning_rate,
           "weight_decay": probe.weight_decay,

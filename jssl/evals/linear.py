@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import functools
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -49,8 +50,8 @@ def linear_probe(
   Features are shifted and scaled to mean 0 and variance 1 by the statistics of
   the labelled ones. All settings are trained at the same time, on the same
   batches, by SGD with momentum along a cosine. The one that is most often right
-  on a held-out part of the labelled features (of equal ones the largest decay)
-  is trained again on all of them.
+  on a held-out part of the labelled features (see `choose`) is trained again on
+  all of them.
 
   Args:
     key: A PRNG key, for the held-out part and the order.
@@ -77,29 +78,18 @@ def linear_probe(
     Representation Learning, 2020, section 4.1, without augmentation; the grid
     as in Oquab et al., DINOv2, 2023, appendix B.3.
   """
-  count = len(features)
   _check(features, labels, test_features)
-  held = round(validation_fraction * count)
-  if not 0 < held < count:
-    raise ValueError(
-        f"validation_fraction is {validation_fraction}, which leaves"
-        f" {held} of {count} features to choose by and {count - held} to train"
-        " on; expected at least one of each."
-    )
+  split_key, grid_key, last_key = jax.random.split(key, 3)
+  valid, rest = hold_out(split_key, len(features), validation_fraction)
   features, test_features = standardize(features, test_features)
   labels = jnp.asarray(labels)
-  split_key, grid_key, last_key = jax.random.split(key, 3)
-  order = jax.random.permutation(split_key, count)
-  valid, rest = order[:held], order[held:]
-  grid = [(rate, decay) for rate in learning_rates for decay in weight_decays]
+  grid = make_grid(learning_rates, weight_decays)
   train = functools.partial(
       fit, num_classes=num_classes, epochs=epochs, batch_size=batch_size
   )
-  kernels = train(grid_key, features[rest], labels[rest], *_columns(grid))
-  right = predict(kernels, features[valid]) == labels[valid]
-  accuracy = np.asarray(jnp.mean(right, axis=1))
-  best = max(range(len(grid)), key=lambda i: (accuracy[i], grid[i][1]))
-  kernel = train(last_key, features, labels, *_columns([grid[best]]))
+  kernels = train(grid_key, features[rest], labels[rest], *columns(grid))
+  best, accuracy = choose(kernels, features[valid], labels[valid])
+  kernel = train(last_key, features, labels, *columns([grid[best]]))
   return LinearProbe(
       predicted=np.asarray(predict(kernel, test_features)[0], np.int32),
       learning_rate=grid[best][0],
@@ -108,28 +98,99 @@ def linear_probe(
   )
 
 
-def _columns(grid):
-  """From pairs to an array of rates and one of decays."""
+def hold_out(
+    key: jax.Array, count: int, fraction: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Splits examples at random into those to choose by and those to train on.
+
+  Args:
+    key: A PRNG key.
+    count: Number of examples.
+    fraction: Share that is held out, in (0, 1).
+
+  Returns:
+    The indices of both parts.
+
+  Raises:
+    ValueError: If either part would be empty.
+  """
+  held = round(fraction * count)
+  if not 0 < held < count:
+    raise ValueError(
+        f"validation_fraction is {fraction}, which leaves {held} of {count}"
+        f" features to choose by and {count - held} to train on; expected at"
+        " least one of each."
+    )
+  order = np.asarray(jax.random.permutation(key, count))
+  return order[:held], order[held:]
+
+
+def make_grid(
+    learning_rates: Sequence[float], weight_decays: Sequence[float]
+) -> list[tuple[float, float]]:
+  """Returns all pairs of a rate and a decay, rate by rate."""
+  return list(itertools.product(learning_rates, weight_decays))
+
+
+def columns(grid: Sequence[tuple[float, float]]) -> jax.Array:
+  """From pairs to an array of rates and one of decays, `[2, S]`."""
   return jnp.asarray(grid, jnp.float32).T
 
 
-def standardize(
-    features: jax.Array, *others: jax.Array, eps: float = 1e-6
-) -> tuple[jax.Array, ...]:
-  """Shifts and scales features by the statistics of the first ones.
+def choose(
+    kernels: jax.Array, features: jax.Array, labels: jax.Array
+) -> tuple[int, np.ndarray]:
+  """Chooses among S regressions by examples that none has learnt from.
 
   Args:
-    features: `[M, D]`.
-    *others: `[N, D]` each.
-    eps: Added to the variances.
+    kernels: See `fit`.
+    features: `[N, D]`.
+    labels: int `[N]`.
 
   Returns:
-    All of them, float32.
+    The most accurate one, of equal ones that of the least cross-entropy: a
+    held-out part is small, and many settings get the same number right. And
+    the accuracy of each, float32 `[S]`.
+  """
+  accuracy, cost = map(np.asarray, _held_out_scores(kernels, features, labels))
+  return int(np.lexsort((cost, -accuracy))[0]), accuracy
+
+
+@jax.jit
+def _held_out_scores(kernels, features, labels):
+  scores = _logits(kernels, features)
+  labels = jnp.broadcast_to(labels, scores.shape[:2])
+  cost = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
+  right = jnp.argmax(scores, axis=-1) == labels
+  return jnp.mean(right, axis=1), jnp.mean(cost, axis=1)
+
+
+def mean_and_scale(
+    features: jax.Array, eps: float = 1e-6
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the mean, and one over the deviation, of features `[M, D]`.
+
+  Args:
+    features: Any number, of any type.
+    eps: Added to the variances.
   """
   features = jnp.asarray(features, jnp.float32)
-  mean = jnp.mean(features, axis=0)
   scale = jax.lax.rsqrt(jnp.var(features, axis=0) + eps)
-  return tuple((jnp.asarray(x) - mean) * scale for x in (features, *others))
+  return jnp.mean(features, axis=0), scale
+
+
+def normalize(
+    features: jax.Array, norm: tuple[jax.Array, jax.Array]
+) -> jax.Array:
+  """Shifts and scales features `[N, D]` by `mean_and_scale` of others."""
+  mean, scale = norm
+  return (jnp.asarray(features, jnp.float32) - mean) * scale
+
+
+def standardize(features: jax.Array, *others: jax.Array) -> list[jax.Array]:
+  """Shifts and scales all of the features by the statistics of the first."""
+  norm = mean_and_scale(features)
+  return [normalize(x, norm) for x in (features, *others)]
 
 
 @functools.partial(
@@ -161,50 +222,91 @@ def fit(
   Returns:
     Kernels with the bias as their last row, float32 `[S, D + 1, K]`.
   """
-  count, dim = features.shape
+  count = len(features)
   batch_size = min(batch_size, count)
   steps = count // batch_size
-  inputs = jnp.pad(features, ((0, 0), (0, 1)), constant_values=1.0)
-  # The bias does not decay.
-  decays = weight_decays[:, None, None] * (jnp.arange(dim + 1) < dim)[:, None]
-  rates = learning_rates[:, None, None] * batch_size / 256
+  rates = learning_rates * batch_size / 256
   schedule = optax.cosine_decay_schedule(1.0, epochs * steps)
 
-  def loss(kernels, x, label):
-    logits = jnp.einsum("bd,sdk->sbk", x, kernels)
-    cost = optax.softmax_cross_entropy_with_integer_labels(
-        logits, jnp.broadcast_to(label, logits.shape[:2])
-    )
-    norm = jnp.sum(decays * jnp.square(kernels)) / 2
-    return jnp.sum(jnp.mean(cost, axis=1)) + norm
-
   def update(carry, batch):
-    kernels, trace, step = carry
-    gradient = jax.grad(loss)(kernels, *batch)
-    trace = _MOMENTUM * trace + gradient
-    kernels = kernels - rates * schedule(step) * trace
-    return (kernels, trace, step + 1), None
+    state, step = carry
+    state = descend(state, *batch, rates * schedule(step), weight_decays)
+    return (state, step + 1), None
 
   def epoch(carry, key):
     # One gather an epoch: a gather each step would cost more than the step.
     order = jax.random.permutation(key, count)[: steps * batch_size]
-    batches = (
-        inputs[order].reshape(steps, batch_size, dim + 1),
-        labels[order].reshape(steps, batch_size),
+    batches = jax.tree.map(
+        lambda x: x[order].reshape(steps, batch_size, *x.shape[1:]),
+        (features, labels),
     )
     return jax.lax.scan(update, carry, batches)
 
-  zeros = jnp.zeros((len(learning_rates), dim + 1, num_classes))
-  carry = (zeros, zeros, 0)
-  (kernels, _, _), _ = jax.lax.scan(epoch, carry, jax.random.split(key, epochs))
-  return kernels
+  start = begin(len(learning_rates), features.shape[1], num_classes)
+  (state, _), _ = jax.lax.scan(epoch, (start, 0), jax.random.split(key, epochs))
+  return state.kernels
+
+
+class Descent(NamedTuple):
+  """S logistic regressions in training.
+
+  Attributes:
+    kernels: With the bias as their last row, float32 `[S, D + 1, K]`.
+    trace: Momentum, of the same shape.
+  """
+
+  kernels: jax.Array
+  trace: jax.Array
+
+
+def begin(settings: int, dim: int, num_classes: int) -> Descent:
+  """Returns regressions that start at zero."""
+  zeros = jnp.zeros((settings, dim + 1, num_classes))
+  return Descent(zeros, jnp.zeros_like(zeros))
+
+
+def descend(
+    state: Descent,
+    features: jax.Array,
+    labels: jax.Array,
+    learning_rates: jax.Array,
+    weight_decays: jax.Array,
+) -> Descent:
+  """Takes a step of SGD with momentum, on one batch for all regressions.
+
+  Args:
+    state: The regressions.
+    features: `[B, D]`.
+    labels: int `[B]`.
+    learning_rates: Of this step, `[S]`.
+    weight_decays: `[S]`; the bias does not decay.
+  """
+  dim = features.shape[1]
+  inputs = jnp.pad(features, ((0, 0), (0, 1)), constant_values=1.0)
+  decays = weight_decays[:, None, None] * (jnp.arange(dim + 1) < dim)[:, None]
+
+  def loss(kernels):
+    logits = jnp.einsum("bd,sdk->sbk", inputs, kernels)
+    cost = optax.softmax_cross_entropy_with_integer_labels(
+        logits, jnp.broadcast_to(labels, logits.shape[:2])
+    )
+    norm = jnp.sum(decays * jnp.square(kernels)) / 2
+    return jnp.sum(jnp.mean(cost, axis=1)) + norm
+
+  trace = _MOMENTUM * state.trace + jax.grad(loss)(state.kernels)
+  kernels = state.kernels - learning_rates[:, None, None] * trace
+  return Descent(kernels, trace)
 
 
 @jax.jit
 def predict(kernels: jax.Array, features: jax.Array) -> jax.Array:
   """Classifies features `[N, D]` by kernels `[S, D + 1, K]`: int `[S, N]`."""
-  logits = jnp.einsum("nd,sdk->snk", features, kernels[:, :-1])
-  return jnp.argmax(logits + kernels[:, -1:], axis=-1)
+  return jnp.argmax(_logits(kernels, features), axis=-1)
+
+
+def _logits(kernels, features):
+  products = jnp.einsum("nd,sdk->snk", features, kernels[:, :-1])
+  return products + kernels[:, -1:]
 
 
 def _check(features, labels, test_features):

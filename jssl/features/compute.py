@@ -13,6 +13,7 @@ import numpy as np
 
 from jssl import data
 from jssl import encoder
+from jssl import lock
 from jssl import parallel
 from jssl.config import lookup
 from jssl.features import files
@@ -150,21 +151,32 @@ def compute(
   Raises:
     ValueError: If the file is of something else, no picture can be decoded, or
       features are not finite.
-    OSError: If the file cannot be written.
+    OSError: If the file cannot be written, or another process writes it.
   """
   files.check(output)
+  if output.exists() and not overwrite:
+    return _complete(plan, output)
+  output.parent.mkdir(parents=True, exist_ok=True)
+  own = lock.exclusive(
+      output.with_name(output.name + ".lock"),
+      busy=(
+          f"Another process is writing {output}: wait for it, or give another"
+          " --output."
+      ),
+  )
+  with own:
+    return _compute(plan, output, overwrite)
+
+
+def _compute(plan, output, overwrite):
   if overwrite:
     partials.discard(output)
     output.unlink(missing_ok=True)
-  if output.exists():
-    found = files.read(output)
-    _check_same(found.about, plan.about, output)
-    partials.discard(output)
-    return found
+  if output.exists():  # By now.
+    return _complete(plan, output)
   there = partials.left_there(output)
   if there is not None:
     _check_same(there, plan.about, output)
-  output.parent.mkdir(parents=True, exist_ok=True)
   partial = partials.open_partial(
       output, plan.about, count=plan.source.length, dim=plan.about["dim"]
   )
@@ -184,6 +196,14 @@ def compute(
   files.write(output, rows, _columns(partial, plan.source), plan.about)
   partials.discard(output)
   return files.read(output)
+
+
+def _complete(plan, output):
+  """Opens a file that needs no more, if it is of the same."""
+  found = files.read(output)
+  _check_same(found.about, plan.about, output)
+  partials.discard(output)
+  return found
 
 
 def encode_picture(plan: Plan, encoded: bytes) -> np.ndarray:

@@ -88,7 +88,8 @@ def mae(
     mask_ratio: Share of the patches that the encoder does not see, in (0, 1).
     normalize: Whether each hidden patch is shifted and scaled to mean 0 and
       variance 1 before it is predicted, which the paper found to teach better
-      features. Pictures then borrow the original's mean and variance.
+      features. In pictures it gets the brightness and contrast of the visible
+      patches near it: its own are not to be known.
     decoder_width: Width of the decoder's tokens.
     decoder_depth: Number of its blocks.
     decoder_heads: Number of its attention heads.
@@ -145,9 +146,12 @@ def mae(
     patches = patching.patchify(images, net.patch_size)
     hidden = take(patches, split.hidden)
     if normalize:
-      mean = jnp.mean(hidden, axis=-1, keepdims=True)
-      std = jnp.std(hidden, axis=-1, keepdims=True, ddof=1)
-      painted = jnp.clip(mean + std * prediction, 0.0, 1.0)
+      visible = take(patches, split.visible)
+      moments = jnp.stack([visible.mean(-1), visible.std(-1, ddof=1)], axis=-1)
+      columns = images.shape[2] // net.patch_size
+      moments = _average_near(moments, split, columns)
+      mean, deviation = jnp.split(moments, 2, axis=-1)
+      painted = jnp.clip(mean + deviation * prediction, 0.0, 1.0)
     else:
       painted = reconstruction.to_image(prediction)
     put = lambda x: patching.unpatchify(
@@ -165,3 +169,14 @@ def mae(
   return pretext.make(
       module, views, criterion, pictures=pictures, axis_name=axis_name
   )
+
+
+def _average_near(values, split, columns):
+  """What hidden patches get of visible ones' values `[B, V, K]`: `[B, M, K]`.
+
+  Weights fall with the distance as a normal curve of variance 1/2.
+  """
+  place = lambda index: jnp.stack(jnp.divmod(index, columns), axis=-1)
+  apart = place(split.hidden)[:, :, None] - place(split.visible)[:, None]
+  distance = jnp.sum(jnp.square(apart), axis=-1).astype(jnp.float32)
+  return jax.nn.softmax(-distance, axis=-1) @ values

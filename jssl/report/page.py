@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jssl.evals import evaluations
 from jssl.report import maps
 from jssl.report import material as materials
 from jssl.report import neighbours
@@ -51,6 +52,10 @@ def write(material: Material, path: str | os.PathLike) -> None:
       "facts": tables.facts(log),
       "settings": tables.settings(log.config),
       "scores": tables.scores(log.summary) if log.summary else None,
+      "evaluations": [
+          evaluations.tabulate(one)
+          for one in evaluations.read(log.workdir, step=log.step)
+      ],
       "stale": _drawn_while_training(log.workdir),
   }
   pictured = _pictured(material) if material.missing is None else {}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jssl.evals import fine_tune as tuning
+from jssl.evals.minibatches import LabelledImages
 import tiny
 
 NET = tiny.Net(grid=2)
@@ -26,16 +27,15 @@ def _quadrants(count, seed):
 
 
 @functools.cache
-def _params():
-  variables = NET.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-  carried = {"batch_stats": variables["batch_stats"], "pointer": jnp.int32(3)}
-  return variables["params"], carried
+def _variables():
+  return NET.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
 
 
-def _encode(params, images):
-  params, carried = params
-  variables = {"params": params, "batch_stats": carried["batch_stats"]}
-  return NET.apply(variables, images)["pooled"]
+def _encode(variables, images, *, key=None):
+  features, new = NET.apply(
+      variables, images, train=key is not None, mutable=["batch_stats"]
+  )
+  return features["pooled"], new["batch_stats"]
 
 
 def _tune(key=0, encode=_encode, **arguments):
@@ -44,36 +44,23 @@ def _tune(key=0, encode=_encode, **arguments):
   return tuning.fine_tune(
       jax.random.key(key),
       encode,
-      _params(),
-      images,
-      labels,
+      _variables(),
+      LabelledImages(images, labels),
       num_classes=CLASSES,
       augment=tiny.plain,
       **arguments,
   )
 
 
-def test_splitting_keeps_statistics_and_integers_aside():
-  weights, fixed = tuning.split(_params())
-  assert sorted(weights) == sorted(
-      f"[0]{jax.tree_util.keystr(path)}"
-      for path, _ in jax.tree_util.tree_leaves_with_path(_params()[0])
-  )
-  assert len(jax.tree.leaves(fixed)) == 3  # Mean, variance, pointer.
-  joined = tuning.join(weights, fixed)
-  jax.tree.map(np.testing.assert_array_equal, joined, _params())
-  assert jax.tree.structure(joined) == jax.tree.structure(_params())
-
-
 def test_a_tuned_encoder_knows_images_that_it_has_not_seen():
-  before = jax.tree.map(np.array, _params())
+  before = jax.tree.map(np.array, _variables())
   classify = _tune()
   images, labels = _quadrants(200, seed=1)
   logits = classify(images / np.float32(255))
   assert logits.shape == (200, CLASSES)
   assert np.mean(np.argmax(logits, axis=-1) == labels) > 0.9
   # What was given is as it was.
-  jax.tree.map(np.testing.assert_array_equal, before, _params())
+  jax.tree.map(np.testing.assert_array_equal, before, _variables())
 
 
 def test_gradients_reach_the_encoder():
@@ -89,13 +76,13 @@ def test_gradients_reach_the_encoder():
   net = Weighted()
   params = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
   images, labels = _quadrants(64, seed=0)
-  frozen = lambda params, x: jax.lax.stop_gradient(net.apply(params, x))
+  free = lambda variables, x, key=None: (net.apply(variables, x), {})
+  frozen = lambda *args, **more: jax.lax.stop_gradient(free(*args, **more))
   tune = lambda encode: tuning.fine_tune(
       jax.random.key(0),
       encode,
       params,
-      images,
-      labels,
+      LabelledImages(images, labels),
       num_classes=CLASSES,
       augment=tiny.plain,
       epochs=60,
@@ -106,7 +93,7 @@ def test_gradients_reach_the_encoder():
       np.argmax(classify(images / np.float32(255)), axis=-1) == labels
   )
   assert accuracy(tune(frozen)) < 0.5
-  assert accuracy(tune(net.apply)) > 0.9
+  assert accuracy(tune(free)) > 0.9
 
 
 def test_the_key_decides():
@@ -121,14 +108,51 @@ def test_fewer_images_than_a_batch_are_one_batch():
   classify = tuning.fine_tune(
       jax.random.key(0),
       _encode,
-      _params(),
-      images,
-      labels,
+      _variables(),
+      LabelledImages(images, labels),
       num_classes=CLASSES,
       augment=tiny.plain,
       epochs=2,
   )
   assert classify(images / np.float32(255)).shape == (4, CLASSES)
+
+
+def test_batch_norm_looks_at_the_batch_if_images_fill_one():
+  seen = []
+
+  def encode(variables, images, *, key=None):
+    seen.append(key is not None)
+    return _encode(variables, images, key=key)
+
+  # The running statistics that are left are those of the images at the end.
+  images, _ = _quadrants(64, seed=0)
+  classify = _tune(encode=encode, batch_size=16)
+  assert all(seen)
+  classify(images[:2] / np.float32(255))
+  assert not seen[-1]
+  seen.clear()
+  _tune(encode=encode, batch_size=65, epochs=1)
+  assert not any(seen)
+
+
+def test_running_statistics_move_towards_those_of_the_images():
+  images, _ = _quadrants(64, seed=0)
+  images = images / np.float32(255)
+  # Nothing but the statistics changes.
+  still = _tune(epochs=1, learning_rate=0.0, batch_size=16)
+  weights, statistics, _ = still.args
+  jax.tree.map(
+      np.testing.assert_array_equal, weights["encoder"], _variables()["params"]
+  )
+  moments = NET.apply(
+      _variables(), images, train=True, mutable=["batch_stats"]
+  )[1]["batch_stats"]
+  norm, start = "BatchNorm_0", _variables()["batch_stats"]
+  # Four batches: 0.9 ** 4 of the start is left; a batch alone leaves 0.9.
+  mean = (moments[norm]["mean"] - 0.9 * start[norm]["mean"]) / 0.1
+  expected = 0.9**4 * start[norm]["mean"] + (1 - 0.9**4) * mean
+  np.testing.assert_allclose(statistics[norm]["mean"], expected, atol=0.01)
+  assert np.max(np.abs(mean)) > 0.1
 
 
 def test_extents_reach_the_augmentation():
@@ -143,12 +167,10 @@ def test_extents_reach_the_augmentation():
   tuning.fine_tune(
       jax.random.key(0),
       _encode,
-      _params(),
-      images,
-      labels,
+      _variables(),
+      LabelledImages(images, labels, np.full((16, 2), 8)),
       num_classes=CLASSES,
       augment=recipe,
-      extent=np.full((16, 2), 8),
       epochs=1,
       batch_size=16,
   )

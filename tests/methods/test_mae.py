@@ -123,9 +123,22 @@ def test_hidden_patches_are_not_seen():
   assert np.all(change.max(axis=-1) > 1e-6)
 
 
+def _shuffled_patches():
+  """Images whose patches are of the same numbers, each in another order."""
+  random = np.random.default_rng(0)
+  numbers = np.tile(random.uniform(0, 1, 12), (4, 16, 1))
+  return patching.unpatchify(
+      np.float32(random.permuted(numbers, axis=-1)), (8, 8, 3)
+  )
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 def test_a_perfect_prediction_is_the_original(normalize):
   task, _, carried = _start()
+  # Brightness and contrast of hidden patches are those of the visible ones.
+  task = task._replace(
+      inputs=task.inputs._replace(images=_shuffled_patches())
+  )
   images, split = task.inputs
   hidden = jnp.take_along_axis(
       patching.patchify(images, 2), split.hidden[..., None], axis=1
@@ -145,6 +158,38 @@ def test_a_perfect_prediction_is_the_original(normalize):
   # Exactly the hidden patches are gray in what is seen.
   gray = np.mean(seen == 0.5, axis=(1, 2, 3))
   np.testing.assert_allclose(gray, 12 / 16, atol=0.01)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_pictures_do_not_borrow_from_what_is_hidden(normalize):
+  task, _, carried = _start()
+  images, split = task.inputs
+  answer = np.random.default_rng(0).normal(size=(4, 12, 12))
+  method = _answering(answer, tiny.vit(), normalize=normalize)
+  patches = patching.patchify(images, 2)
+  changed = jax.vmap(lambda x, i: x.at[i].multiply(0.3))(patches, split.hidden)
+  other = task.inputs._replace(
+      images=patching.unpatchify(changed, images.shape[1:])
+  )
+  draw = functools.partial(method.pictures, {}, carried)
+  one, two = draw(task), draw(task._replace(inputs=other))
+  np.testing.assert_array_equal(one.seen, two.seen)
+  np.testing.assert_array_equal(one.output, two.output)
+  assert np.max(np.abs(one.original - two.original)) > 0.3
+
+
+def test_hidden_patches_get_the_brightness_of_near_ones():
+  # Of one row of four patches, the outer two are seen.
+  split = Split(jnp.array([[0, 3]]), jnp.array([[1, 2]]))
+  values = jnp.array([[[0.0, 5.0], [1.0, 5.0]]])
+  near = mae_file._average_near(values, split, 4)
+  share = 1 / (1 + np.exp(4 - 1))  # Distances 2 and 1.
+  np.testing.assert_allclose(
+      near[0], [[share, 5.0], [1 - share, 5.0]], rtol=1e-5
+  )
+  # And of one column.
+  column = mae_file._average_near(values, split, 1)
+  np.testing.assert_allclose(column, near, rtol=1e-6)
 
 
 def test_plain_pixels_are_compared_with_the_mean_color():

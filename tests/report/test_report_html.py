@@ -19,6 +19,7 @@ import pytest
 from jssl import config as configs
 from jssl import data
 from jssl import loop
+from jssl.evals import evaluations
 from jssl.methods import METHODS
 from jssl.report import charts
 from jssl.report import material
@@ -256,6 +257,28 @@ def test_a_report_holds_all_there_is_in_order(tmp_path):
   # maps beside their pictures, and the sprite.
   assert parsed.tags.count("img") == 6 * 5 + 12 * 6 + 8 * 2 + 1
   assert parsed.tags.count("circle") == 30 + 1
+
+
+def test_evaluations_of_the_checkpoint_are_shown(tmp_path):
+  knn = {"accuracy": 0.8125, "interval": [0.7, 0.9]}
+  found = {
+      "dataset": "folder:<b>x</b>",
+      "step": 4,
+      "train_images": 1600,
+      "test_images": 20,
+      "classes": 2,
+      "results": {"trained": {"pooled": {"knn": knn, "alpha_req": None}}},
+  }
+  evaluations.write(found, tmp_path)
+  evaluations.write({**found, "dataset": "old", "step": 3}, tmp_path)
+  made = _material(summary=_summary(), workdir=str(tmp_path))
+  page.write(made, tmp_path / "report.html")
+  parsed = _check(tmp_path / "report.html")
+  assert _sections(parsed)[-3:] == ["scores", "evaluations", "run"]
+  words = parsed.words
+  assert "folder:<b>x</b>: 1,600 training and 20 test images, step 4" in words
+  assert "0.812 (0.700 to 0.900)" in words and "alpha req" in words
+  assert "old:" not in words
 
 
 def test_names_are_shown_and_never_run(tmp_path):

@@ -1,0 +1,125 @@
+"""The linear probe on augmented images: the protocol of ImageNet."""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jssl import augment as augmentation
+from jssl.evals import linear
+from jssl.evals import minibatches
+from jssl.evals.linear import LinearProbe
+from jssl.evals.minibatches import LabelledImages
+
+PyTree = Any
+
+
+def augmented_linear_probe(
+    key: jax.Array,
+    encode: Callable[[PyTree, jax.Array], dict[str, jax.Array]],
+    params: PyTree,
+    images: LabelledImages,
+    features: dict[str, jax.Array],
+    test_features: dict[str, jax.Array],
+    *,
+    num_classes: int,
+    augment: Callable[..., jax.Array],
+    learning_rates: Sequence[float] = linear.LEARNING_RATES,
+    weight_decays: Sequence[float] = linear.WEIGHT_DECAYS,
+    epochs: int = 100,
+    batch_size: int = 256,
+    validation_fraction: float = 0.1,
+) -> dict[str, LinearProbe]:
+  """Classifies by regressions that see a new view of an image each time.
+
+  The encoder is frozen, and encodes every image once an epoch: its features
+  cannot be kept, as those of `linear_probe` are. All settings of all stages
+  learn from the same views at the same time. What is classified, the held-out
+  part and the test images, is not augmented.
+
+  Args:
+    key: A PRNG key, for the held-out part, the order and the views.
+    encode: `(params, views) -> {stage: [B, D]}`, of views `[B, h, w, C]` in
+      [0, 1].
+    params: What it takes first.
+    images: To learn from; classes in [0, num_classes).
+    features: For each stage, what it makes of them as they are, `[N, D]`. They
+      give the mean and deviation of the features, and tell the best setting.
+    test_features: What to classify, `[M, D]` for each stage.
+    num_classes: Number of classes.
+    augment: The recipe, `(key, image, *, extent) -> view`.
+    learning_rates: See `linear_probe`.
+    weight_decays: See `linear_probe`.
+    epochs: Passes over the images.
+    batch_size: Images a step, at most as many as there are.
+    validation_fraction: Share that is held out to choose by, in (0, 1). It is
+      not learnt from later, which would take as long again.
+
+  Returns:
+    What was found at each stage.
+
+  Raises:
+    ValueError: If too few images are left to choose by.
+
+  Reference:
+    He et al., Momentum Contrast for Unsupervised Visual Representation
+    Learning, 2020, section 4.1, but for the grid.
+  """
+  split_key, order_key, view_key = jax.random.split(key, 3)
+  valid, rest = linear.hold_out(
+      split_key, len(images.image), validation_fraction
+  )
+  batch_size = min(batch_size, len(rest))
+  grid = linear.make_grid(learning_rates, weight_decays)
+  rates, decays = linear.columns(grid)
+  rates = rates * batch_size / 256
+  total = epochs * (len(rest) // batch_size)
+  schedule = optax.cosine_decay_schedule(1.0, total)
+  norms = jax.tree.map(linear.mean_and_scale, features)
+
+  # The norms are an argument, so that one program serves all encoders.
+  @functools.partial(jax.jit, donate_argnums=0)
+  def step(states, params, norms, i, batch):
+    key = jax.random.fold_in(view_key, i)
+    (views,) = augmentation.make_views(key, batch, (augment,))
+    features = jax.lax.stop_gradient(encode(params, views))
+    return {
+        stage: linear.descend(
+            state,
+            linear.normalize(features[stage], norms[stage]),
+            batch["label"],
+            rates * schedule(i),
+            decays,
+        )
+        for stage, state in states.items()
+    }
+
+  states = {
+      stage: linear.begin(len(grid), x.shape[1], num_classes)
+      for stage, x in features.items()
+  }
+  batches = minibatches.shuffled(
+      order_key,
+      jax.tree.map(lambda x: x[rest], images),
+      epochs=epochs,
+      batch_size=batch_size,
+  )
+  for i, batch in enumerate(batches):
+    states = step(states, params, norms, i, batch)
+  found = {}
+  for stage, (kernels, _) in states.items():
+    seen = linear.normalize(features[stage][valid], norms[stage])
+    best, accuracy = linear.choose(kernels, seen, images.label[valid])
+    tested = linear.normalize(test_features[stage], norms[stage])
+    predicted = linear.predict(kernels[best][None], tested)[0]
+    found[stage] = LinearProbe(
+        predicted=np.asarray(predicted, np.int32),
+        learning_rate=grid[best][0],
+        weight_decay=grid[best][1],
+        validation=accuracy.reshape(len(learning_rates), len(weight_decays)),
+    )
+  return found
