@@ -41,6 +41,7 @@ ORDER = (
     "evals",
     "metrics",
     "progress",
+    "lock",
     "features",
     "run",
     "recorder",
