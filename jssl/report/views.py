@@ -99,7 +99,7 @@ def reconstruct(material: Material) -> list[list[Thumbnail]]:
     views = material.method.views(jax.random.key(0), batch)
     return material.method.pictures(*params, views)
 
-  names = Pictures("what it saw", "what it made of it", "what was there")
+  names = Pictures("what it saw", "what it made", "what was there")
   rows = []
   for place, index in enumerate(
       _spread(len(material.test.image), _RECONSTRUCTED)
