@@ -25,6 +25,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   if name == "digits":
     config.batch_size = 64
     config.epochs = 15.0
+    config.eval.every_epochs = 3.0
     config.method.noise = 0.5
     config.augment = {"name": "digits"}
     config.optimizer.learning_rate = 8e-3

@@ -34,6 +34,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   if name == "digits":
     config.batch_size = 64
     config.epochs = 15.0
+    config.eval.every_epochs = 3.0
     config.method.overlap = 0
     config.augment = {"name": "digits"}
     config.optimizer.learning_rate = 8e-3

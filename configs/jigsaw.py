@@ -40,6 +40,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   if name == "digits":
     config.batch_size = 64
     config.epochs = 9.0
+    config.eval.every_epochs = 3.0
     config.image_size = 18
     config.method.update(
         dim=64,
