@@ -16,8 +16,8 @@ from jssl import encoder as encoders
 from jssl.config import lookup
 from jssl.config import set_name
 from jssl.encoder import Trained
-from jssl.evals import features as extraction
 from jssl.evals import evaluations
+from jssl.evals import features as extraction
 from jssl.evals import fine_tune as tuning
 from jssl.evals import frozen
 from jssl.evals import intervals
@@ -61,8 +61,8 @@ def evaluate(
   """Judges the encoder of a run, every stage of it, and its baselines.
 
   The encoder is frozen, BatchNorm with its running statistics, but where it is
-  fine-tuned. Baselines are raw pixels and the net before
-  training; fine-tuned, that is the same net trained with labels alone.
+  fine-tuned. Baselines are raw pixels and the net before training; fine-tuned,
+  that is the same net trained with labels alone.
 
   Args:
     workdir: The run's folder.

@@ -7,7 +7,6 @@ and each measure a dict of "accuracy" in [0, 1], its 95% "interval" and more, or
 a number, or None where it does not apply.
 """
 
-from collections.abc import Iterable
 import json
 import os
 import pathlib
@@ -60,7 +59,7 @@ def read(workdir: str | os.PathLike, *, step: int) -> list[dict[str, Any]]:
     workdir: The run's folder.
     step: Steps taken by the checkpoint.
   """
-  paths: Iterable[pathlib.Path] = sorted(_folder(workdir).glob("*.json"))
+  paths = sorted(_folder(workdir).glob("*.json"))
   evaluations = [json.loads(path.read_text()) for path in paths]
   return [one for one in evaluations if one["step"] == step]
 
