@@ -28,7 +28,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   elif name == "digits":
     config.batch_size = 64
     config.epochs = 12.0
-    config.eval.every_epochs = 3.0
+    config.eval.every_epochs = 6.0
     # No slant, which would tell the two axes apart.
     config.augment = {"name": "digits", "shear": 0.0}
     config.optimizer.update(reference_batch_size=64)
