@@ -2,10 +2,12 @@
 
   python -m jssl.bench loop --config=FILE:DATASET
   python -m jssl.bench methods --dataset=digits --output=runs/methods
+  python -m jssl.bench knn --queries=10000 --bank=50000 --dim=512 --k=200
 
 `loop` trains for ten epochs as `python -m jssl.train` does and tells which
 share of the time is spent outside the compiled step. `methods` trains every
-method with several seeds and compares them in a table and a chart.
+method with several seeds and compares them in a table and a chart. `knn` times
+the search for neighbours, and the grid of linear probes against one setting.
 """
 
 import json
@@ -17,6 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jssl import cli
+from jssl.benchmarks import knn
 from jssl.benchmarks import loop
 from jssl.benchmarks import methods
 from jssl.config import lookup
@@ -39,12 +42,16 @@ _EPOCHS = flags.DEFINE_float(
     "Or 15 at most of a ResNet on digits, and otherwise the config's.",
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Or the config's.")
+_QUERIES = flags.DEFINE_integer("queries", 10_000, "Features to classify.")
+_BANK = flags.DEFINE_integer("bank", 50_000, "Labelled features.")
+_DIM = flags.DEFINE_integer("dim", 512, "Size of a feature.")
+_K = flags.DEFINE_integer("k", 200, "Neighbours that vote.")
 
 _LOOP_EPOCHS = 10
 
 
 def main(argv):
-  measures = {"loop": _loop, "methods": _methods}
+  measures = {"loop": _loop, "methods": _methods, "knn": _knn}
   with cli.plain_errors():
     name = lookup("the benchmark", argv[1] if argv[1:] else "", measures)
     cli.use_compilation_cache()
@@ -57,10 +64,15 @@ def _loop() -> dict[str, Any]:
   config.epochs = float(_LOOP_EPOCHS)
   if _DATA_DIR.value is not None:
     config.data.data_dir = _DATA_DIR.value
-  result = loop.measure(config)
-  for name, value in result.items():
-    print(f"{name:24} {value}")
-  return result
+  return _shown(loop.measure(config))
+
+
+def _knn() -> dict[str, Any]:
+  return _shown(
+      knn.measure(
+          queries=_QUERIES.value, bank=_BANK.value, dim=_DIM.value, k=_K.value
+      )
+  )
 
 
 def _methods() -> dict[str, Any]:
@@ -83,6 +95,15 @@ def _methods() -> dict[str, Any]:
       seeds=_SEEDS.value,
       overrides={k: v for k, v in overrides.items() if v is not None},
   )
+
+
+def _shown(result: dict[str, Any]) -> dict[str, Any]:
+  """Prints a row for each value."""
+  width = max(map(len, result))
+  for name, value in result.items():
+    text = f"{value:.4g}" if isinstance(value, float) else value
+    print(f"{name:{width}}  {text}")
+  return result
 
 
 if __name__ == "__main__":

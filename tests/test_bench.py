@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from jssl.benchmarks import knn
 from jssl.benchmarks import methods
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -190,3 +191,10 @@ def test_the_last_line_is_json(tmp_path):
   result = json.loads(done.stdout.splitlines()[-1])
   assert set(result) == {"raw pixels", "untrained resnet8", "vicreg"}
   assert 0 < result["vicreg"]["knn"] < 1
+
+
+def test_knn_and_the_grid_of_probes_are_timed():
+  result = knn.measure(queries=8, bank=512, dim=4, k=3, windows=1)
+  assert result["probe_settings"] >= 20
+  assert result["knn_seconds"] > 0 and result["probe_seconds_an_epoch"] > 0
+  assert result["probe_grid_over_one_setting"] > 0.5

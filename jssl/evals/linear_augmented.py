@@ -111,11 +111,11 @@ def augmented_linear_probe(
   for i, batch in enumerate(batches):
     states = step(states, params, norms, i, batch)
   found = {}
-  for stage, (kernels, _) in states.items():
+  for stage, (probes, _) in states.items():
     seen = linear.normalize(features[stage][valid], norms[stage])
-    best, accuracy = linear.choose(kernels, seen, images.label[valid])
+    best, accuracy = linear.choose(probes, seen, images.label[valid])
     tested = linear.normalize(test_features[stage], norms[stage])
-    predicted = linear.predict(kernels[best][None], tested)[0]
+    predicted = linear.predict(probes, tested)[best]
     found[stage] = LinearProbe(
         predicted=np.asarray(predicted, np.int32),
         learning_rate=grid[best][0],

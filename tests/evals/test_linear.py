@@ -35,7 +35,7 @@ def test_a_probe_agrees_with_scikit_learn_at_the_optimum(digits, decay):
   features, labels, test_features, test_labels = digits
   features, test_features = linear.standardize(features, test_features)
   # Full batches, so that it ends at the optimum itself.
-  (kernel,) = linear.fit(
+  probes = linear.fit(
       jax.random.key(0),
       features,
       jnp.asarray(labels),
@@ -49,8 +49,8 @@ def test_a_probe_agrees_with_scikit_learn_at_the_optimum(digits, decay):
       C=1 / (decay * len(features)), max_iter=10_000, tol=1e-8
   )
   model.fit(features, labels)
-  np.testing.assert_allclose(kernel[:-1].T, model.coef_, atol=2e-3)
-  (predicted,) = linear.predict(kernel[None], test_features)
+  np.testing.assert_allclose(probes.kernels[0], model.coef_, atol=2e-3)
+  (predicted,) = linear.predict(probes, test_features)
   accuracy = np.mean(np.asarray(predicted) == test_labels)
   assert abs(accuracy - model.score(test_features, test_labels)) < 0.005
 
@@ -87,16 +87,18 @@ def test_settings_do_not_touch_each_other(digits):
   )
   together = train([0.1, 1.0, 0.1], [0.0, 0.0, 0.1])
   settings = ([0.1], [0.0]), ([1.0], [0.0]), ([0.1], [0.1])
-  for kernel, setting in zip(together, settings, strict=True):
-    np.testing.assert_allclose(kernel, train(*setting)[0], atol=1e-4)
-  assert np.max(np.abs(together[0] - together[2])) > 0.01
+  for i, setting in enumerate(settings):
+    alone = train(*setting)
+    for one, many in zip(alone, together, strict=True):
+      np.testing.assert_allclose(many[i], one[0], atol=1e-4)
+  assert np.max(np.abs(together.kernels[0] - together.kernels[2])) > 0.01
 
 
 def test_decay_spares_the_bias():
   # All of one class but one: only the bias can tell.
   features = jnp.zeros((64, 2))
   labels = jnp.zeros(64, jnp.int32).at[0].set(1)
-  (kernel,) = linear.fit(
+  probes = linear.fit(
       jax.random.key(0),
       features,
       labels,
@@ -106,10 +108,9 @@ def test_decay_spares_the_bias():
       epochs=400,
       batch_size=64,
   )
-  np.testing.assert_allclose(kernel[:2], 0, atol=1e-6)
-  np.testing.assert_allclose(
-      kernel[2, 0] - kernel[2, 1], np.log(63), rtol=0.1
-  )
+  np.testing.assert_allclose(probes.kernels, 0, atol=1e-6)
+  ((first, second),) = probes.biases
+  np.testing.assert_allclose(first - second, np.log(63), rtol=0.1)
 
 
 def test_the_best_setting_on_held_out_features_is_chosen(digits):
@@ -135,12 +136,12 @@ def test_the_best_setting_on_held_out_features_is_chosen(digits):
 def test_of_equally_accurate_settings_the_surer_one_is_chosen():
   features = jnp.array([[1.0], [2.0], [-1.0], [-3.0]])
   labels = jnp.array([0, 0, 1, 1])
-  kernel = lambda weight: [[weight, -weight], [0.0, 0.0]]
+  kernel = lambda weight: [[weight], [-weight]]
   wrong, shy, sure = kernel(-9.0), kernel(0.1), kernel(2.0)
   gone = kernel(np.nan)
-  best, accuracy = linear.choose(
-      jnp.array([gone, wrong, shy, sure, shy]), features, labels
-  )
+  kernels = jnp.array([gone, wrong, shy, sure, shy])
+  probes = linear.Regressions(kernels, jnp.zeros(kernels.shape[:2]))
+  best, accuracy = linear.choose(probes, features, labels)
   assert best == 3
   np.testing.assert_array_equal(accuracy[1:], [0, 1, 1, 1])
 

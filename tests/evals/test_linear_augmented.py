@@ -57,7 +57,7 @@ def test_without_augmentation_it_is_the_linear_probe():
   )
   accuracy = np.mean(probe.predicted == test_labels)
   assert abs(accuracy - np.mean(expected.predicted == test_labels)) < 0.015
-  assert probe.validation.shape == expected.validation.shape == (5, 5)
+  assert probe.validation.shape == expected.validation.shape == (5, 4)
   np.testing.assert_allclose(probe.validation, expected.validation, atol=0.03)
   # The setting is the best of the grid.
   i = evals.linear.LEARNING_RATES.index(probe.learning_rate)

@@ -1,0 +1,68 @@
+"""How long it takes to judge features: kNN, and the grid of linear probes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jssl.benchmarks.timing import median_seconds
+from jssl.evals import knn
+from jssl.evals import linear
+
+_CLASSES = 10
+_PROBE_EPOCHS = 5  # Enough: an epoch costs the same as any other.
+
+
+def measure(
+    *, queries: int, bank: int, dim: int, k: int, windows: int = 5
+) -> dict[str, Any]:
+  """Times both on random features; only their shapes matter.
+
+  Args:
+    queries: Number of features to classify.
+    bank: Number of labelled features.
+    dim: Size of a feature.
+    k: Number of neighbours that vote.
+    windows: Each time is the median of so many.
+
+  Returns:
+    Seconds of kNN, and of training the whole grid of linear probes and one of
+    its settings, with the ratio of the two.
+
+  Raises:
+    ValueError: If k exceeds the bank.
+  """
+  query_key, bank_key, label_key, fit_key = jax.random.split(
+      jax.random.key(0), 4
+  )
+  queries = jax.random.normal(query_key, (queries, dim))
+  bank = jax.random.normal(bank_key, (bank, dim))
+  labels = jax.random.randint(label_key, bank.shape[:1], 0, _CLASSES)
+  grid = linear.make_grid(linear.LEARNING_RATES, linear.WEIGHT_DECAYS)
+
+  def seconds_of(settings):
+    rates_and_decays = linear.columns(settings)
+    return median_seconds(
+        lambda: linear.fit(
+            fit_key,
+            bank,
+            labels,
+            *rates_and_decays,
+            num_classes=_CLASSES,
+            epochs=_PROBE_EPOCHS,
+        ),
+        windows=windows,
+    )
+
+  nearest = median_seconds(
+      lambda: knn.knn_predict(queries, bank, labels, k=k, num_classes=_CLASSES),
+      windows=windows,
+  )
+  one, all_of_them = seconds_of(grid[:1]), seconds_of(grid)
+  return {
+      "knn_seconds": nearest,
+      "probe_settings": len(grid),
+      "probe_seconds_an_epoch": all_of_them / _PROBE_EPOCHS,
+      "probe_grid_over_one_setting": all_of_them / one,
+      "device": jax.devices()[0].device_kind,
+  }
