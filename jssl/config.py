@@ -68,6 +68,15 @@ def base(dataset: str) -> ConfigDict:
           # Pictures of many sizes are stretched to squares of this size; 0 for
           # sets of one size.
           "canvas": 0,
+          # "always" decodes images as they are needed, "never" keeps them on
+          # the device, "auto" does that if they fit.
+          "stream": "auto",
+          # Of a stream: processes that decode, 0 for threads, -1 to choose.
+          "workers": -1,
+          # Of a stream: a folder that keeps decoded images; empty for none.
+          "cache": "",
+          # Largest share of broken pictures that is put up with.
+          "max_broken": 0.1,
       },
       "net": {
           "name": "resnet18",
@@ -93,6 +102,8 @@ def base(dataset: str) -> ConfigDict:
           "temperature": 0.1,
           # Side of the central crop that is encoded, relative to the picture.
           "crop_fraction": 1.0,
+          # Of a split that is streamed, so many images are looked at.
+          "max_images": 10_000,
       },
       "checkpoint": {"every_epochs": 5.0, "keep": 2},
   })

@@ -13,6 +13,7 @@ from jssl import augment as augmentation
 from jssl import build
 from jssl import data
 from jssl import encoder as encoders
+from jssl import run as runs
 from jssl.config import lookup
 from jssl.config import set_name
 from jssl.encoder import Trained
@@ -112,23 +113,22 @@ def evaluate(
 
 
 def _load(trained, dataset, data_dir):
-  config = trained.config
-  load = functools.partial(
-      data.load,
-      dataset or config.data.name,
-      data_dir=data_dir or config.data.data_dir or None,
-      canvas=config.data.canvas or _canvas(config, dataset),
-  )
-  if dataset is None:
-    return load(config.data.train), load(config.data.test)
-  return load("train"), load("test")
+  config = trained.config.copy_and_resolve_references()
+  config.data.data_dir = data_dir or config.data.data_dir
+  config.data.canvas = config.data.canvas or _canvas(config, dataset)
+  if dataset is not None:
+    config.data.update(name=dataset, train="train", test="test")
+  return [
+      runs.some_images(config, runs.open_source(config, split))
+      for split in ("train", "test")
+  ]
 
 
 def _canvas(config, dataset):
   """Folders hold pictures of many sizes."""
   if dataset and dataset.startswith("folder:"):
     return 2 * config.image_size
-  return None
+  return 0
 
 
 def _check(protocols, trained, train, test, dataset):

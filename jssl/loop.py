@@ -28,7 +28,11 @@ from jssl.step import TrainState
 # data depends on it.
 _FREE = (
     "checkpoint.",
+    "data.cache",
     "data.data_dir",
+    "data.max_broken",
+    "data.stream",
+    "data.workers",
     "epochs",
     "eval.",
     "log.",
@@ -110,16 +114,16 @@ def run_steps(
     The last state.
   """
   step = saved = int(state.step)
-  images = runs.resident(run.train)
+  held = run.feed.hold()
   paint = runs.make_pictures(run) if run.method.pictures else None
   compiling = True
-  with _sigterm() as asked_to_stop:
-    while step < run.total_steps and not asked_to_stop.is_set():
-      count = min(run.steps_per_dispatch, run.total_steps - step)
-      indices = runs.batch_indices(run, step, count)
-      state, metrics = dispatch(state, images, indices)
+  calls = run.feed.calls(step, run.total_steps, run.steps_per_dispatch)
+  with _sigterm() as asked_to_stop, contextlib.closing(calls):
+    for count, inputs, replaced, notes in calls:
+      state, metrics = dispatch(state, held, inputs)
       step += count
       recorder.add(metrics, count)
+      recorder.pictures(replaced, notes)
       if compiling:
         jax.block_until_ready(metrics)
         recorder.start_clock()
@@ -135,6 +139,8 @@ def run_steps(
       if _due(run, step, count, "checkpoint"):
         recorder.flush(step)
         saved = _save(checkpoints, recorder, step, state) or saved
+      if asked_to_stop.is_set():
+        break
     if step > saved:
       recorder.flush(step)
       checkpoints.save(step, state)
@@ -204,8 +210,9 @@ def _greet(run, recorder, *, resuming, step):
   config, train, test = run.config, run.train, run.test
   recorder.say(
       f"{config.method.name} of {config.net.name} on {config.data.name}:"
-      f" {len(train.image):,} images to train on, {len(test.image):,} held out;"
-      f" {jax.device_count()} x {jax.devices()[0].device_kind}"
+      f" {run.feed.size:,} images to train on"
+      f"{', streamed' if run.feed.streamed else ''}; {len(test.image):,} held"
+      f" out; {jax.device_count()} x {jax.devices()[0].device_kind}"
   )
   skipped = tuple(dict.fromkeys(train.skipped + test.skipped))
   if skipped:

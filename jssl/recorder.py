@@ -12,6 +12,8 @@ from jssl.metrics import MetricsLog
 from jssl.progress import Progress
 from jssl.run import Run
 
+_NAMED = 20  # Pictures left out that are named on the screen.
+
 
 class Diverged(RuntimeError):
   """The loss or the gradient is no longer finite."""
@@ -34,6 +36,8 @@ class Recorder:
     self._log = MetricsLog(workdir, step=step) if first else None
     self._progress = Progress(step=step, total=run.total_steps)
     self._window = []  # Metrics on the device, a dict of [S] a call.
+    self._told = set()  # What went wrong with pictures, to tell it once.
+    self._replaced = 0  # How often.
     self._images = 0  # Images since the clock was started.
     earlier = [row["seconds"] for row in self.rows]
     self._start = time.monotonic() - max(earlier, default=0.0)
@@ -52,6 +56,23 @@ class Recorder:
     self._window.append(metrics)
     self._images += count * self._run.config.batch_size
     self._progress.advance(count)
+
+  def pictures(self, replaced: list[str], notes: list[str]) -> None:
+    """Tells of pictures that another one took the place of, each once.
+
+    Args:
+      replaced: "name: reason" of each.
+      notes: Whatever else happened to them.
+    """
+    for reason in replaced:
+      if reason not in self._told and len(self._told) < _NAMED:
+        self.say(f"WARNING: left out: {reason}")
+      self._told.add(reason)
+    for note in notes:
+      if note not in self._told:
+        self.say(f"WARNING: {note}")
+      self._told.add(note)
+    self._replaced += len(replaced)
 
   def start_clock(self) -> None:
     """Leaves what was done before out of images a second."""
@@ -79,6 +100,8 @@ class Recorder:
     row = {name: float(np.mean(values)) for name, values in metrics.items()}
     elapsed = max(time.monotonic() - self._clock, 1e-9)
     row["images_per_second"] = self._images / elapsed
+    if self._run.feed.streamed:
+      row["replaced"] = self._replaced
     row["learning_rate"] = float(self._learning_rate(step))
     self._write(step, row)
     self._progress.show(row, step=step, total=self._run.total_steps)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import functools
-import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ import optax
 from jssl import build
 from jssl import data
 from jssl import encoder
+from jssl import feed as feeds
 from jssl import parallel
 from jssl.config import ConfigDict
 from jssl.evals import features
@@ -37,7 +37,8 @@ class Run(NamedTuple):
     method: The method, over the axis `parallel.AXIS_NAME`.
     learning_rate: A function of the step.
     optimizer: An optax optimizer.
-    train: Images to train on.
+    feed: Images to train on, on their way to the step.
+    train: Training images to look at: all, or some of those of a stream.
     test: Held-out images.
     steps_per_epoch: Number of full batches in `train`.
     total_steps: Number of steps of the whole training.
@@ -50,6 +51,7 @@ class Run(NamedTuple):
   method: Method
   learning_rate: Callable[[int], float]
   optimizer: optax.GradientTransformation
+  feed: feeds.Feed
   train: data.Images
   test: data.Images
   steps_per_epoch: int
@@ -74,15 +76,15 @@ def prepare(config: ConfigDict) -> Run:
         f" {devices} devices; choose a multiple of {devices}."
     )
   build.method(config)  # Refuses a wrong name before the data is loaded.
-  load = functools.partial(
-      data.load,
-      config.data.name,
-      data_dir=config.data.data_dir or None,
-      canvas=config.data.canvas or None,
-  )
-  train, test = load(config.data.train), load(config.data.test)
-  _check_memory(train)
-  steps_per_epoch = data.steps_per_epoch(len(train.image), config.batch_size)
+  source = open_source(config, "train")
+  train = some_images(config, source)
+  test = some_images(config, open_source(config, "test"))
+  if feeds.streams(config, source):
+    feed = feeds.streamed(config, source)
+  else:
+    _check_memory(train)
+    feed = feeds.resident(config, train)
+  steps_per_epoch = data.steps_per_epoch(feed.size, config.batch_size)
   total_steps = round(config.epochs * steps_per_epoch)
   method = build.method(
       config, steps_per_epoch=steps_per_epoch, axis_name=parallel.AXIS_NAME
@@ -96,10 +98,10 @@ def prepare(config: ConfigDict) -> Run:
   optimizer = build.optimizer(config, steps_per_epoch=steps_per_epoch)
   config = ConfigDict(config.to_dict())
   config.resolved = dict(
-      channels=train.image.shape[-1],
-      classes=list(train.classes),
-      train_images=len(train.image),
-      fingerprint=_fingerprint(train),
+      channels=feed.shape[-1],
+      classes=list(feed.classes),
+      train_images=feed.size,
+      fingerprint=data.fingerprint(source),
   )
   batch = encoder.example_batch(config)
   return Run(
@@ -107,6 +109,7 @@ def prepare(config: ConfigDict) -> Run:
       method=method,
       learning_rate=lambda step: schedule(step // config.accumulate_steps),
       optimizer=optimizer,
+      feed=feed,
       train=train,
       test=test,
       steps_per_epoch=steps_per_epoch,
@@ -122,67 +125,54 @@ def initial_state(run: Run) -> TrainState:
   return parallel.replicate(run.init(jax.random.key(run.config.seed)))
 
 
-def resident(images: data.Images) -> dict[str, jax.Array]:
-  """Puts a whole data set on every device, as the step's batches need it."""
-  return parallel.replicate(_arrays(images))
+def open_source(config: ConfigDict, split: str) -> data.Source:
+  """Opens the split that the config calls "train" or "test"."""
+  return data.open_source(
+      config.data.name,
+      config.data[split],
+      data_dir=config.data.data_dir or None,
+  )
 
 
-def _arrays(images):
-  """What a batch holds of images."""
-  arrays = {
-      "image": images.image,
-      "label": images.label,
-      "extent": images.extent,
-  }
-  return {name: x for name, x in arrays.items() if x is not None}
+def some_images(config: ConfigDict, source: data.Source) -> data.Images:
+  """Loads images to look at: all, or those evenly spaced in a large set.
+
+  Args:
+    config: See `jssl.config.base`.
+    source: A split. If it is streamed, `config.eval.max_images` are taken.
+
+  Raises:
+    ValueError: If pictures differ in size without a canvas, or too many are
+      broken.
+  """
+  if feeds.streams(config, source):
+    source = data.sample(source, config.eval.max_images)
+  images = data.load_source(source, canvas=config.data.canvas or None)
+  broken = source.length - len(images.image)
+  feeds.check_broken(broken, source.length, config, source.name)
+  return images
 
 
 def make_dispatch(run: Run) -> Callable[..., tuple[TrainState, Any]]:
   """Compiles several steps into one call, mapped over the devices.
 
   Returns:
-    `(state, images, indices) -> (state, metrics)`: `images` as `resident` gives
-    them, `indices` as `batch_indices` does; metrics are `[S]` each. The state
-    is donated.
+    `(state, held, inputs) -> (state, metrics)`: `held` as the feed's `hold`
+    gives it, `inputs` as its `calls` do; metrics are `[S]` each. The state is
+    donated.
   """
   step = make_step(run.method, run.optimizer, parallel.AXIS_NAME)
 
-  def dispatch(state, images, indices):
-    def body(state, index):
-      return step(state, {name: x[index] for name, x in images.items()})
+  def dispatch(state, held, inputs):
+    def body(state, x):
+      return step(state, run.feed.select(held, x))
 
-    if len(indices) > 1:
-      return jax.lax.scan(body, state, indices)
-    state, metrics = body(state, indices[0])
+    if len(jax.tree.leaves(inputs)[0]) > 1:
+      return jax.lax.scan(body, state, inputs)
+    state, metrics = body(state, jax.tree.map(lambda x: x[0], inputs))
     return state, jax.tree.map(lambda x: x[None], metrics)
 
   return parallel.map_devices(dispatch, in_axes=(None, None, 0))
-
-
-def batch_indices(run: Run, step: int, count: int) -> np.ndarray:
-  """Returns which images this process's devices see in the next call.
-
-  Args:
-    run: The run.
-    step: Number of steps taken.
-    count: Number of steps of the call, S.
-
-  Returns:
-    int32 `[local devices, S, images a device]`.
-  """
-  rows = [
-      data.batch_indices(
-          run.config.seed,
-          step + i,
-          size=len(run.train.image),
-          batch_size=run.config.batch_size,
-      )
-      for i in range(count)
-  ]
-  shares = np.stack(rows).reshape(count, jax.device_count(), -1)
-  local = jax.local_device_count()
-  first = jax.process_index() * local
-  return shares.swapaxes(0, 1)[first : first + local]
 
 
 def encoder_of(run: Run, state: TrainState) -> Callable[..., jax.Array]:
@@ -209,7 +199,7 @@ def make_pictures(run: Run) -> Callable[[TrainState], Pictures]:
   """
   count = min(_PICTURES, len(run.test.image))
   index = np.linspace(0, len(run.test.image) - 1, count).astype(int)
-  batch = {k: jnp.asarray(x[index]) for k, x in _arrays(run.test).items()}
+  batch = {k: jnp.asarray(x[index]) for k, x in feeds.arrays(run.test).items()}
 
   @jax.jit
   def draw(params, carried):
@@ -313,8 +303,10 @@ def _check(config):
       "accumulate_steps": 1,
       "net.micro_batches": 1,
       "data.canvas": 0,
+      "data.workers": -1,
       "log.every_steps": 1,
       "eval.k": 1,
+      "eval.max_images": 1,
       "checkpoint.keep": 1,
   }
   for name, least in at_least.items():
@@ -348,11 +340,6 @@ def _check_memory(images):
         f"The images need {needed / 2**30:.3g} GiB, but the device has"
         f" {stats['bytes_limit'] / 2**30:.3g} GiB, and training needs some of"
         " it: lower config.data.canvas, or give a slice of the set such as"
-        " config.data.train='train[:10%]'."
+        " config.data.train='train[:10%]', or stream it with"
+        " config.data.stream=always."
     )
-
-
-def _fingerprint(images):
-  """A checksum of some of the pictures: tells if they are others."""
-  stride = -(-len(images.image) // 1024)
-  return zlib.crc32(np.ascontiguousarray(images.image[::stride]))

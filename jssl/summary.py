@@ -54,7 +54,7 @@ def write(
       "steps": run.total_steps,
       "seconds": max((row["seconds"] for row in rows), default=0.0),
       "images_per_second": statistics.median(speeds) if speeds else None,
-      "images": {"train": len(run.train.image), "test": len(run.test.image)},
+      "images": {"train": run.feed.size, "test": len(run.test.image)},
       "devices": [device.device_kind for device in jax.devices()],
       "peak_memory_bytes": _peak_memory(),
       "versions": {

@@ -43,6 +43,7 @@ ORDER = (
     "progress",
     "lock",
     "features",
+    "feed",
     "run",
     "recorder",
     "summary",

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from jssl.benchmarks import data as bench_data
 from jssl.benchmarks import knn
 from jssl.benchmarks import methods
 
@@ -106,7 +107,7 @@ def test_the_last_call_may_be_shorter(tmp_path):
   overrides = _TINY | {"steps_per_dispatch": 4, "epochs": 1.0}
   config = methods._config(_ROOT / "configs", "supcon", "digits", overrides)
   run = methods.runs.prepare(config)
-  assert methods._calls(run) == [(0, 4), (4, 4), (8, 3)]
+  assert [call.count for call in methods._calls(run, run.feed)] == [4, 4, 3]
 
 
 @pytest.mark.parametrize(
@@ -198,3 +199,16 @@ def test_knn_and_the_grid_of_probes_are_timed():
   assert result["probe_settings"] >= 20
   assert result["knn_seconds"] > 0 and result["probe_seconds_an_epoch"] > 0
   assert result["probe_grid_over_one_setting"] > 0.5
+
+
+def test_a_stream_is_timed_beside_the_bare_decoder(tmp_path):
+  for i in range(20):
+    Image.new("RGB", (40, 30 + i), (i, 0, 0)).save(tmp_path / f"{i}.jpg")
+  settings = dict(canvas=16, batch_size=4, workers=0)
+  result = bench_data.measure(f"folder:{tmp_path}", **settings)
+  assert result["images_per_second"] > 0
+  assert result["fraction_of_bare"] == pytest.approx(
+      result["images_per_second"] / result["bare_images_per_second"], rel=1.0
+  )
+  with pytest.raises(ValueError, match="20 images, fewer than one batch of 64"):
+    bench_data.measure(f"folder:{tmp_path}", canvas=16, batch_size=64)

@@ -19,11 +19,11 @@ from jssl import data
 from jssl import encoder
 from jssl import load_encoder
 from jssl import lock
+from jssl.data import chunks
 from jssl.evals import features as evaluation
 from jssl.features import compute
 from jssl.features import files
 from jssl.features import nearest
-from jssl.features import stream
 import tiny_run
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -208,7 +208,7 @@ def test_pictures_of_one_size_need_no_canvas(workdir, tmp_path):
   for i in range(5):
     _picture(20, 28, i).save(tmp_path / "same" / f"{i}.png")
   plan = _plan(trained, tmp_path / "same")
-  assert plan.geometry == stream.Geometry((20, 28), None, 3)
+  assert plan.geometry == data.Geometry((20, 28), None, 3)
   features = compute.compute(plan, tmp_path / "x.npz")
   assert features.columns.label is None
   pictures = np.stack([np.asarray(_picture(20, 28, i)) for i in range(5)])
@@ -222,7 +222,7 @@ def test_pictures_of_one_size_need_no_canvas(workdir, tmp_path):
 
 def test_pictures_that_differ_get_a_canvas(workdir, photos, tmp_path):
   trained = _variant(workdir, tmp_path / "run", data__canvas=0)
-  assert _plan(trained, photos).geometry == stream.Geometry((32, 32), 32, 3)
+  assert _plan(trained, photos).geometry == data.Geometry((32, 32), 32, 3)
 
 
 def test_other_channels_are_refused_or_converted(trained, tmp_path):
@@ -418,7 +418,7 @@ def test_memory_does_not_grow_with_the_pictures(
     encoded.append(1)
     return plan.encode(images, extent)
 
-  monkeypatch.setattr(stream, "decode", decode)
+  monkeypatch.setattr(chunks, "decode", decode)
   compute.compute(plan._replace(encode=encode), tmp_path / "x.npz")
   assert len(decoded) == 34
   # Those being encoded, those that wait, and those that are being decoded.

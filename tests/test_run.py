@@ -107,8 +107,8 @@ def test_step_of_the_default_config_exports(data_dir, platform):
 
 def test_devices_share_a_batch_without_overlap(finished):
   _, config = finished
-  run = runs.prepare(config)._replace(steps_per_dispatch=3)
-  indices = runs.batch_indices(run, 0, 3)
+  run = runs.prepare(config)
+  indices = next(run.feed.calls(0, 3, 3)).inputs
   assert indices.shape == (8, 3, 16)
   for step in range(3):
     assert len(np.unique(indices[:, step])) == 128
@@ -128,14 +128,12 @@ def test_steps_a_call_divide_the_training_if_they_can(
 def test_steps_in_one_call_equal_steps_in_many(finished):
   _, config = finished
   run = runs.prepare(config)
-  dispatch, images = runs.make_dispatch(run), runs.resident(run.train)
+  dispatch, held = runs.make_dispatch(run), run.feed.hold()
   results = []
-  for calls in ((2, 1), (1, 1, 1)):
-    state, step = runs.initial_state(run), 0
-    for count in calls:
-      indices = runs.batch_indices(run, step, count)
-      state, metrics = dispatch(state, images, indices)
-      step += count
+  for steps_a_call in (2, 1):
+    state = runs.initial_state(run)
+    for call in run.feed.calls(0, 3, steps_a_call):
+      state, metrics = dispatch(state, held, call.inputs)
     results.append((state.params, metrics["loss"][-1]))
   tiny.assert_trees_close(results[0], results[1], 1e-4)
 

@@ -60,14 +60,14 @@ def measure(config: ConfigDict) -> dict[str, Any]:
 
 def _time_step(run, dispatch):
   """Returns seconds a step, of windows of an epoch each, synchronised."""
-  state, images = runs.initial_state(run), runs.resident(run.train)
+  state, held = runs.initial_state(run), run.feed.hold()
   calls = max(1, run.steps_per_epoch // run.steps_per_dispatch)
-  index = runs.batch_indices(run, 0, run.steps_per_dispatch)
+  call = next(run.feed.calls(0, run.total_steps, run.steps_per_dispatch))
   seconds = []
   for _ in range(1 + _WINDOWS):
     start = time.perf_counter()
     for _ in range(calls):
-      state, metrics = dispatch(state, images, index)
+      state, metrics = dispatch(state, held, call.inputs)
     jax.block_until_ready((state, metrics))
     taken = time.perf_counter() - start
     seconds.append(taken / calls / run.steps_per_dispatch)

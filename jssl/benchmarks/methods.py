@@ -1,6 +1,6 @@
 """Every method at the same small budget: which encoder is worth what."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import csv
 import importlib.util
 import pathlib
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jssl import encoder
+from jssl import feed as feeds
 from jssl import parallel
 from jssl import run as runs
 from jssl.config import ConfigDict
@@ -140,19 +141,18 @@ def _raw_pixels(run: Run) -> Row:
 
 def _train(run: Run, name: str, seeds: int) -> tuple[Row, Row]:
   """Trains one method with every seed by one compiled program."""
-  images = runs.resident(run.train)
+  held = run.feed.hold()
   state = runs.initial_state(run)
-  compiled = _compile(run, state, images)
+  compiled = _compile(run, state, held)
   before, after, seconds = [], [], []
   for seed in range(seeds):
     state = parallel.replicate(run.init(jax.random.key(seed)))
     before.append(runs.judge(run, runs.stages_of(run, state)))
-    own = run._replace(config=run.config.copy_and_resolve_references())
-    own.config.seed = seed
+    config = run.config.copy_and_resolve_references()
+    config.seed = seed
     start = time.perf_counter()
-    for step, count in _calls(run):
-      index = runs.batch_indices(own, step, count)
-      state, _ = compiled[count](state, images, index)
+    for call in _calls(run, feeds.resident(config, run.train)):
+      state, _ = compiled[call.count](state, held, call.inputs)
     jax.block_until_ready(state.params)
     seconds.append(time.perf_counter() - start)
     after.append(runs.judge(run, runs.stages_of(run, state)))
@@ -178,20 +178,17 @@ def _columns(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
   }
 
 
-def _calls(run: Run) -> list[tuple[int, int]]:
-  """The first step and the number of steps of each call of a training."""
-  count, total = run.steps_per_dispatch, run.total_steps
-  return [(i, min(count, total - i)) for i in range(0, total, count)]
+def _calls(run: Run, feed: feeds.Feed) -> Iterator[feeds.Call]:
+  return feed.calls(0, run.total_steps, run.steps_per_dispatch)
 
 
-def _compile(run: Run, state: TrainState, images: Any) -> dict[int, Any]:
+def _compile(run: Run, state: TrainState, held: Any) -> dict[int, Any]:
   """Compiles a call of each length that a training needs."""
   dispatch = runs.make_dispatch(run)
+  inputs = {call.count: call.inputs for call in _calls(run, run.feed)}
   return {
-      count: dispatch.lower(
-          state, images, runs.batch_indices(run, 0, count)
-      ).compile()
-      for count in {count for _, count in _calls(run)}
+      count: dispatch.lower(state, held, example).compile()
+      for count, example in inputs.items()
   }
 
 

@@ -57,9 +57,11 @@ def decode(
         ImageOps.exif_transpose(picture, in_place=True)
       fitted = _to_channels(picture, channels)
       if canvas is not None and fitted.size != (canvas, canvas):
-        fitted = fitted.resize(
-            (canvas, canvas), Image.Resampling.BICUBIC, reducing_gap=2.0
-        )
+        # To reduce, Hamming is as sharp as bicubic in two thirds of its time.
+        method = Image.Resampling.HAMMING
+        if min(fitted.size) < canvas:
+          method = Image.Resampling.BICUBIC
+        fitted = fitted.resize((canvas, canvas), method, reducing_gap=2.0)
       pixels = np.asarray(fitted)
   except Exception as error:  # Broken bytes raise nearly any type in Pillow.
     raise ValueError(_reason(encoded, error)) from error

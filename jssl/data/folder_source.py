@@ -1,5 +1,6 @@
 """Pictures in a folder: one sub-folder a class, or all of them unlabelled."""
 
+import bisect
 from collections.abc import Sequence
 import difflib
 import hashlib
@@ -8,6 +9,9 @@ import pathlib
 from typing import NamedTuple
 import zlib
 
+import numpy as np
+
+from jssl.data.listing import list_files
 from jssl.data.source import HELD_OUT
 from jssl.data.source import Record
 from jssl.data.source import Source
@@ -21,7 +25,6 @@ _SUFFIXES = frozenset(
 
 
 class _File(NamedTuple):
-  path: pathlib.Path
   name: str  # Relative to the data set's folder, with "/" on every system.
   class_name: str  # Empty outside of any sub-folder.
 
@@ -55,7 +58,6 @@ def open_folder(path: str, split: str) -> Source:
   splits, stray = _splits(root)
   names = {file.class_name for files in splits.values() for file in files}
   classes = tuple(sorted(names - {""}))
-  label = {name: index for index, name in enumerate(classes)}
   sizes = {name: len(files) for name, files in splits.items()}
   if not sum(sizes.values()):
     raise ValueError(
@@ -64,18 +66,16 @@ def open_folder(path: str, split: str) -> Source:
     )
   ranges = split_ranges(held_out(split, tuple(sizes)), sizes, dataset=dataset)
   files = sorted(
-      (file for name, a, b in ranges for file in _by_hash(splits[name])[a:b]),
-      key=lambda file: file.name,
+      file for name, a, b in ranges for file in splits[name][a:b]
   )
+  index = {name: i for i, name in enumerate(classes)}
+  labels = np.array([index.get(file.class_name, -1) for file in files])
+  paths = [file.name for file in files]
 
   def read(indices: Sequence[int]) -> list[Record]:
     return [
-        Record(
-            encoded=_read_bytes(files[index].path),
-            label=label.get(files[index].class_name, -1),
-            name=files[index].name,
-        )
-        for index in indices
+        Record(_read_bytes(root / paths[i]), int(labels[i]), paths[i])
+        for i in indices
     ]
 
   return Source(
@@ -84,24 +84,25 @@ def open_folder(path: str, split: str) -> Source:
       read=read,
       classes=classes,
       skipped=stray,
-      fingerprint=lambda: _fingerprint(files),
+      fingerprint=lambda: _fingerprint(root, paths),
   )
 
 
 def _splits(
     root: pathlib.Path,
 ) -> tuple[dict[str, list[_File]], tuple[str, ...]]:
-  """Returns the files of each split, and "name: reason" for stray ones."""
+  """Returns files by split, in the order of hashes, and "name: reason" of
+  stray ones."""
   held = [name for name in HELD_OUT if (root / name).is_dir()]
   if held and (root / "train").is_dir():
     names = ["train", *held]
     found = {name: _pictures(root / name, root) for name in names}
-    splits = {name: files for name, (files, _) in found.items()}
+    splits = {name: _ranked(files)[0] for name, (files, _) in found.items()}
     stray = tuple(line for _, lines in found.values() for line in lines)
     return splits, stray
   files, stray = _pictures(root, root)
-  ranked = _by_hash(files)
-  count = sum(_hash(file) < 2**64 // 10 for file in files)
+  ranked, hashes = _ranked(files)
+  count = bisect.bisect_left(hashes, 2**64 // 10)
   count = min(max(count, 1), max(len(files) - 1, 0))
   return {"train": ranked[count:], "test": ranked[:count]}, stray
 
@@ -110,17 +111,11 @@ def _pictures(
     folder: pathlib.Path, root: pathlib.Path
 ) -> tuple[list[_File], tuple[str, ...]]:
   """Lists the pictures below `folder`; with classes, loose ones are stray."""
+  prefix = "" if folder == root else folder.relative_to(root).as_posix() + "/"
   found = []
-  for parent, folders, names in os.walk(folder, followlinks=True):
-    folders[:] = [name for name in folders if not name.startswith(".")]
-    for name in names:
-      path = pathlib.Path(parent, name)
-      if name.startswith(".") or path.suffix.lower() not in _SUFFIXES:
-        continue
-      first, *rest = path.relative_to(folder).parts
-      found.append(
-          _File(path, path.relative_to(root).as_posix(), first if rest else "")
-      )
+  for name in list_files(folder, _SUFFIXES):
+    first, _, rest = name.partition("/")
+    found.append(_File(prefix + name, first if rest else ""))
   if not any(file.class_name for file in found):
     return found, ()
   reason = "it lies beside the class folders, so it has no label"
@@ -128,8 +123,10 @@ def _pictures(
   return [file for file in found if file.class_name], tuple(sorted(stray))
 
 
-def _by_hash(files: list[_File]) -> list[_File]:
-  return sorted(files, key=_hash)
+def _ranked(files: list[_File]) -> tuple[list[_File], list[int]]:
+  """Sorts files by the hash of their names; returns the hashes too."""
+  ranked = sorted(zip(map(_hash, files), files))
+  return [file for _, file in ranked], [value for value, _ in ranked]
 
 
 def _hash(file: _File) -> int:
@@ -137,15 +134,15 @@ def _hash(file: _File) -> int:
   return int.from_bytes(digest[:8], "big")
 
 
-def _fingerprint(files: list[_File]) -> int:
+def _fingerprint(root: pathlib.Path, names: list[str]) -> int:
   """A checksum of names and sizes: contents would have to be read."""
   checksum = 0
-  for file in files:
+  for name in names:
     try:
-      size = file.path.stat().st_size
+      size = os.stat(root / name).st_size
     except OSError:
       size = -1
-    line = f"{file.name}\0{size}\n"
+    line = f"{name}\0{size}\n"
     checksum = zlib.crc32(line.encode(errors="surrogateescape"), checksum)
   return checksum
 

@@ -1,21 +1,26 @@
 """A data set as one array in memory: source in, arrays out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
+import contextlib
 import os
 from typing import NamedTuple
 import warnings
+import zlib
 
 import numpy as np
 
+from jssl.data import chunks
 from jssl.data import folder_source
-from jssl.data.decode import decode
+from jssl.data.chunks import Geometry
 from jssl.data.decode import read_size
+from jssl.data.source import Record
 from jssl.data.source import Source
 
 _CHUNK = 256  # Pictures read at once: batched reads are twice as fast ...
 _CHUNK_BYTES = 2**23  # ... but large files would fill the memory of the host.
 _GIB = 2**30
+_SAMPLED = 64  # Pictures that tell a set from others.
 
 
 class Images(NamedTuple):
@@ -94,41 +99,115 @@ def load(
     >>> load("digits", "train").image.shape
     (1437, 8, 8, 1)
   """
+  source = open_source(name, split, data_dir=data_dir)
+  return load_source(source, canvas=canvas, max_bytes=max_bytes)
+
+
+def load_source(
+    source: Source, *, canvas: int | None = None, max_bytes: int | None = None
+) -> Images:
+  """Decodes all pictures of a source, once, into one array.
+
+  Args:
+    source: See `open_source`.
+    canvas: As in `load`.
+    max_bytes: As in `load`.
+
+  Returns:
+    The `Images`, in the order of the source.
+
+  Raises:
+    ValueError: As in `load`.
+  """
+  geometry = measure(source, canvas)
+  limit = _free_memory() // 2 if max_bytes is None else max_bytes
+  if (needed := nbytes(source, geometry)) > limit:
+    raise ValueError(
+        f"The {source.length} pictures of {source.name} need"
+        f" {needed / _GIB:.3g} GiB at {_by(geometry.size)} pixels, and"
+        f" {limit / _GIB:.3g} GiB may be used: pass a smaller canvas, or a"
+        " slice of the split such as 'train[:10%]'."
+    )
+  with _quiet_pool() as pool:
+    return _decode_all(source, geometry, pool)
+
+
+def measure(source: Source, canvas: int | None = None) -> Geometry:
+  """Tells what pictures become: all of a canvas, or of the size they share.
+
+  Args:
+    source: See `open_source`.
+    canvas: As in `load`.
+
+  Raises:
+    ValueError: If the pictures differ in size and no canvas is given.
+  """
   if canvas is not None and canvas < 1:
     raise ValueError(f"canvas is {canvas}: it must be at least 1 pixel.")
-  source = open_source(name, split, data_dir=data_dir)
+  if canvas:
+    size = (canvas, canvas)
+  else:
+    with _quiet_pool() as pool:
+      size = source.size or _common_size(source, pool)
+  return Geometry(size, canvas, source.channels)
+
+
+def nbytes(source: Source, geometry: Geometry) -> int:
+  """Returns the bytes of all decoded pictures of a source."""
+  return source.length * int(np.prod(geometry.shape))
+
+
+def fits(source: Source, geometry: Geometry) -> bool:
+  """Tells whether all decoded pictures fit into half of the free memory."""
+  return nbytes(source, geometry) <= _free_memory() // 2
+
+
+def sample(source: Source, count: int) -> Source:
+  """Takes so many pictures of a source, evenly spaced; all if there are fewer.
+
+  Args:
+    source: See `open_source`.
+    count: How many, at least 1.
+  """
+  if source.length <= count:
+    return source
+  chosen = np.linspace(0, source.length - 1, count).astype(int)
+
+  def read(indices: Sequence[int]) -> list[Record]:
+    return source.read([int(chosen[index]) for index in indices])
+
+  return source._replace(length=count, read=read, fingerprint=None)
+
+
+def fingerprint(source: Source) -> int:
+  """Returns a checksum of some of the pictures: tells if they are others."""
+  checksum = source.length
+  for record in (few := sample(source, _SAMPLED)).read(range(few.length)):
+    checksum = zlib.crc32(record.encoded, checksum)
+  return checksum
+
+
+@contextlib.contextmanager
+def _quiet_pool() -> Iterator[concurrent.futures.Executor]:
   with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor(
       os.cpu_count()
   ) as pool:
     warnings.filterwarnings("ignore", module="PIL")  # Odd metadata, mostly.
-    size = (canvas, canvas) if canvas else source.size
-    size = size or _common_size(source, pool)
-    _check_memory(source, size, max_bytes)
-    return _decode_all(source, size, canvas, pool)
+    yield pool
 
 
 def _decode_all(
-    source: Source,
-    size: tuple[int, int],
-    canvas: int | None,
-    pool: concurrent.futures.Executor,
+    source: Source, geometry: Geometry, pool: concurrent.futures.Executor
 ) -> Images:
-  image = np.empty((source.length, *size, source.channels), np.uint8)
+  image = np.empty((source.length, *geometry.shape), np.uint8)
   label = np.empty((source.length,), np.int32)
   extent = np.empty((source.length, 2), np.int32)
+  read = chunks.reader(source, geometry)
 
   def fill(indices: range) -> list[tuple[int, str]]:
-    broken = []
-    for index, record in zip(indices, source.read(indices)):
-      label[index] = record.label
-      try:
-        pixels, extent[index] = decode(
-            record.encoded, canvas, channels=source.channels
-        )
-        image[index] = _expect(pixels, size)
-      except ValueError as error:
-        broken.append((index, f"{record.name}: {error}"))
-    return broken
+    chunk, rows = read(indices), slice(indices.start, indices.stop)
+    image[rows], extent[rows], label[rows] = chunk[:3]
+    return [(indices[row], why) for row, why in chunk.broken.items()]
 
   broken = _map_chunks(fill, source, pool)
   image, label, extent = _without(
@@ -141,7 +220,7 @@ def _decode_all(
   return Images(
       image=image,
       label=label if labelled else None,
-      extent=None if canvas is None else extent,
+      extent=None if geometry.canvas is None else extent,
       classes=source.classes if labelled else (),
       skipped=skipped,
   )
@@ -158,12 +237,6 @@ def _map_chunks(
   starts = range(0, source.length, chunk)
   chunks = [range(s, min(s + chunk, source.length)) for s in starts]
   return [item for items in pool.map(function, chunks) for item in items]
-
-
-def _expect(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  if pixels.shape[:2] != size:
-    raise ValueError(f"it is {_by(pixels.shape)}, not {_by(size)} as declared")
-  return pixels
 
 
 def _without(broken: list[int], *arrays: np.ndarray) -> list[np.ndarray]:
@@ -228,20 +301,6 @@ def _common_size(
         f" canvas={min(middle, 256)}, to fit each to a square."
     )
   return found[0]
-
-
-def _check_memory(
-    source: Source, size: tuple[int, int], max_bytes: int | None
-) -> None:
-  limit = _free_memory() // 2 if max_bytes is None else max_bytes
-  needed = source.length * size[0] * size[1] * source.channels
-  if needed > limit:
-    raise ValueError(
-        f"The {source.length} pictures of {source.name} need"
-        f" {needed / _GIB:.3g} GiB at {_by(size)} pixels, and"
-        f" {limit / _GIB:.3g} GiB may be used: pass a smaller canvas, or a"
-        " slice of the split such as 'train[:10%]'."
-    )
 
 
 def _free_memory() -> int:

@@ -198,11 +198,11 @@ def _source(
     indices = [int(index) for index in indices]
     return [
         Record(
-            encoded=record["image"],
-            label=int(record["label"]) if labelled else -1,
+            encoded=record["image"] if record else b"",
+            label=int(record["label"]) if record and labelled else -1,
             name=f"{name} {split} #{index}",
         )
-        for index, record in zip(indices, records.__getitems__(indices))
+        for index, record in zip(indices, _read(records, indices))
     ]
 
   *size, channels = image.shape
@@ -214,3 +214,13 @@ def _source(
       channels=channels or 3,
       size=None if None in size else tuple(size),
   )
+
+
+def _read(records, indices):
+  """Reads records, None for those that are broken: they spoil all others."""
+  try:
+    return records.__getitems__(indices)
+  except Exception:  # Of the file or the format, of nearly any type.
+    if len(indices) == 1:
+      return [None]
+    return [_read(records, [index])[0] for index in indices]

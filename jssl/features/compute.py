@@ -51,7 +51,7 @@ class Plan(NamedTuple):
   """
 
   source: data.Source
-  geometry: stream.Geometry
+  geometry: data.Geometry
   encode: Callable[[Any, Any], jax.Array]
   batch_size: int
   about: dict[str, Any]
@@ -311,7 +311,7 @@ def _geometry(source, config):
   if size is None:
     canvas = canvas or 2 * config.image_size
     size = (canvas, canvas)
-  return stream.Geometry(size, canvas, config.resolved.channels)
+  return data.Geometry(size, canvas, config.resolved.channels)
 
 
 def _check_channels(source, expected, convert):

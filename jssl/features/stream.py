@@ -7,26 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jssl.data import decode
-from jssl.data import Source
+from jssl.data import chunks
+from jssl.data.chunks import Geometry
+from jssl.data.source import Record
+from jssl.data.source import Source
 
 # Pictures a thread reads and decodes in one go: batched reads are faster.
 _CHUNK = 16
-
-
-class Geometry(NamedTuple):
-  """How pictures become arrays of one shape.
-
-  Attributes:
-    size: (height, width) of the arrays.
-    canvas: Side of the square that pictures are stretched to, or None: they
-      are of that size already.
-    channels: 1 (gray), 3 (RGB) or 4 (RGBA).
-  """
-
-  size: tuple[int, int]
-  canvas: int | None
-  channels: int
 
 
 class Batch(NamedTuple):
@@ -56,7 +43,7 @@ def batches(
 ) -> Iterator[Batch]:
   """Reads and decodes pictures in threads, one batch ahead of the caller.
 
-  At most two batches are held here, however many pictures there are.
+  At most three batches are held here, however many pictures there are.
 
   Args:
     source: Where they come from.
@@ -89,12 +76,13 @@ def decode_one(encoded: bytes, geometry: Geometry) -> Batch:
   Raises:
     ValueError: If the bytes are not such a picture, with the reason.
   """
-  image, extent = _decode(encoded, geometry)
-  extent = np.asarray([extent], np.int32)
+  chunk = chunks.decode_records([Record(encoded, -1, "it")], geometry)
+  if chunk.broken:
+    raise ValueError(chunk.broken[0].removeprefix("it: "))
   return Batch(
       stop=1,
-      image=image[None],
-      extent=None if geometry.canvas is None else extent,
+      image=chunk.image,
+      extent=None if geometry.canvas is None else chunk.extent,
       index=[0],
       label=[-1],
       name=[""],
@@ -103,55 +91,34 @@ def decode_one(encoded: bytes, geometry: Geometry) -> Batch:
 
 
 def _begin(pool, source, geometry, indices, batch_size):
-  """Starts to decode into new arrays."""
-  image = np.zeros((batch_size, *geometry.size, geometry.channels), np.uint8)
-  # Of the rows that stay empty too: their geometry must be one.
-  extent = np.ones((batch_size, 2), np.int32)
-
-  def fill(some):
-    """Returns (row, record, reason why it is not decoded or None)."""
-    filled = []
-    for index, record in zip(some, source.read(some)):
-      row, reason = index - indices.start, None
-      try:
-        image[row], extent[row] = _decode(record.encoded, geometry)
-      except ValueError as error:
-        reason = f"{record.name}: {error}"
-      filled.append((row, record._replace(encoded=b""), reason))
-    return filled
-
-  chunks = (indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK))
-  jobs = [pool.submit(fill, chunk) for chunk in chunks]
-  return indices, image, None if geometry.canvas is None else extent, jobs
+  """Starts to decode."""
+  read = chunks.reader(source, geometry)
+  parts = (indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK))
+  jobs = [pool.submit(read, part) for part in parts]
+  return indices, geometry, batch_size, jobs
 
 
-def _finish(indices, image, extent, jobs):
-  """Waits, and closes the gaps that broken pictures left."""
-  filled = [item for job in jobs for item in job.result()]
-  whole = [(row, record) for row, record, reason in filled if reason is None]
-  rows = [row for row, _ in whole]
-  if len(rows) < len(filled):
-    image[: len(rows)] = image[rows]
-    if extent is not None:
-      extent[: len(rows)] = extent[rows]
+def _finish(indices, geometry, batch_size, jobs):
+  """Waits, and joins what is whole."""
+  batch = chunks.empty(batch_size, geometry)
+  index, label, name, skipped = [], [], [], []
+  seen = 0
+  for job in jobs:
+    chunk = job.result()
+    whole = [i for i in range(len(chunk.label)) if i not in chunk.broken]
+    rows = slice(len(index), len(index) + len(whole))
+    batch.image[rows], batch.extent[rows] = chunk.image[whole], chunk.extent[whole]
+    index += [indices[seen + i] for i in whole]
+    label += [int(chunk.label[i]) for i in whole]
+    name += [chunk.name[i] for i in whole]
+    skipped += chunk.broken.values()
+    seen += len(chunk.label)
   return Batch(
       stop=indices.stop,
-      image=image,
-      extent=extent,
-      index=[indices[row] for row in rows],
-      label=[record.label for _, record in whole],
-      name=[record.name for _, record in whole],
-      skipped=[reason for _, _, reason in filled if reason is not None],
+      image=batch.image,
+      extent=None if geometry.canvas is None else batch.extent,
+      index=index,
+      label=label,
+      name=name,
+      skipped=skipped,
   )
-
-
-def _decode(encoded, geometry):
-  pixels, extent = decode(
-      encoded, geometry.canvas, channels=geometry.channels
-  )
-  if pixels.shape[:2] != geometry.size:
-    raise ValueError(
-        f"it is {pixels.shape[0]}x{pixels.shape[1]}, not"
-        f" {geometry.size[0]}x{geometry.size[1]} as the others"
-    )
-  return pixels, extent

@@ -13,6 +13,7 @@ from jssl import config as configs
 from jssl import data
 from jssl import encoder
 from jssl import metrics
+from jssl import run as runs
 from jssl.checkpoint import Checkpoints
 from jssl.config import ConfigDict
 from jssl.evals import features
@@ -110,7 +111,10 @@ def load(workdir: str) -> Material:
   trained = encoder.load(workdir)
   train = test = missing = None
   try:
-    train, test = (_images(log.config, name) for name in ("train", "test"))
+    train, test = (
+        runs.some_images(log.config, runs.open_source(log.config, split))
+        for split in ("train", "test")
+    )
   except (OSError, ValueError) as error:
     missing = str(error)
   return Material(
@@ -197,12 +201,3 @@ def _log(workdir, config, step):
     summary = None  # Of an earlier end of a run that goes on.
   rows = [row for row in metrics.read(workdir) if row["step"] <= step]
   return Log(os.fspath(workdir), config, step, rows, summary)
-
-
-def _images(config, split):
-  return data.load(
-      config.data.name,
-      config.data[split],
-      data_dir=config.data.data_dir or None,
-      canvas=config.data.canvas or None,
-  )

@@ -1,0 +1,138 @@
+"""Some pictures of a source, read and decoded together."""
+
+from collections.abc import Callable, Sequence
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+from jssl.data.decode import decode
+from jssl.data.source import Record
+from jssl.data.source import Source
+
+# Neighbours that are tried in the place of a broken picture.
+_TRIES = 100
+
+
+class Geometry(NamedTuple):
+  """How pictures become arrays of one shape.
+
+  Attributes:
+    size: (height, width) of the arrays.
+    canvas: Side of the square that pictures are stretched to, or None: they
+      are of that size already.
+    channels: 1 (gray), 3 (RGB) or 4 (RGBA).
+  """
+
+  size: tuple[int, int]
+  canvas: int | None
+  channels: int
+
+  @property
+  def shape(self) -> tuple[int, int, int]:
+    """Of an array, `(H, W, C)`."""
+    return (*self.size, self.channels)
+
+
+class Chunk(NamedTuple):
+  """n decoded pictures.
+
+  Attributes:
+    image: uint8 `[n, H, W, C]`; zeros where a picture is broken.
+    extent: True heights and widths, int32 `[n, 2]`; ones where it is broken.
+    label: int32 `[n]`, -1 without one.
+    name: What to call each in a message.
+    broken: "name: reason" of those that could not be decoded, by their row.
+    notes: What a user should know beside that.
+  """
+
+  image: np.ndarray
+  extent: np.ndarray
+  label: np.ndarray
+  name: list[str]
+  broken: dict[int, str]
+  notes: tuple[str, ...] = ()
+
+
+Reader = Callable[[Sequence[int]], Chunk]
+
+
+def empty(count: int, geometry: Geometry) -> Chunk:
+  """Returns a chunk to be filled."""
+  return Chunk(
+      image=np.zeros((count, *geometry.shape), np.uint8),
+      extent=np.ones((count, 2), np.int32),
+      label=np.full((count,), -1, np.int32),
+      name=[""] * count,
+      broken={},
+  )
+
+
+def reader(source: Source, geometry: Geometry) -> Reader:
+  """Makes the function that reads and decodes pictures of a source.
+
+  Args:
+    source: Where they come from.
+    geometry: What they become.
+
+  Returns:
+    From indices in `[0, source.length)` to their `Chunk`; safe to call from
+    several threads at once, and to send to other processes if the source is.
+  """
+
+  def read(indices: Sequence[int]) -> Chunk:
+    return decode_records(source.read(indices), geometry)
+
+  return read
+
+
+def decode_records(records: Sequence[Record], geometry: Geometry) -> Chunk:
+  """Decodes pictures; what cannot be decoded is named in `broken`."""
+  chunk = empty(len(records), geometry)
+  for row, record in enumerate(records):
+    chunk.name[row], chunk.label[row] = record.name, record.label
+    try:
+      pixels, extent = decode(
+          record.encoded, geometry.canvas, channels=geometry.channels
+      )
+      if pixels.shape[:2] != geometry.size:
+        raise ValueError(
+            f"it is {pixels.shape[0]}x{pixels.shape[1]}, not"
+            f" {geometry.size[0]}x{geometry.size[1]} as the others"
+        )
+      chunk.image[row], chunk.extent[row] = pixels, extent
+    except ValueError as error:
+      chunk.broken[row] = f"{record.name}: {error}"
+  return chunk
+
+
+def read_whole(read: Reader, indices: Sequence[int], size: int) -> Chunk:
+  """Reads pictures, each broken one replaced by the next that is whole.
+
+  The next in the order of the source: what a batch holds depends on nothing
+  else.
+
+  Args:
+    read: See `reader`.
+    indices: Which pictures.
+    size: Number of pictures of the source.
+
+  Returns:
+    A chunk without gaps; `broken` tells the rows that were filled.
+
+  Raises:
+    ValueError: If the next hundred pictures are broken as well.
+  """
+  chunk = read(indices)
+  for row, reason in chunk.broken.items():
+    nearby = (int(indices[row]) + i for i in range(1, min(_TRIES, size - 1) + 1))
+    others = (read([index % size]) for index in nearby)
+    whole = next(itertools.filterfalse(lambda c: c.broken, others), None)
+    if whole is None:
+      raise ValueError(
+          f"Neither {reason.partition(':')[0]} nor any of the pictures after it"
+          f" can be decoded: check the files. {reason}."
+      )
+    chunk.image[row], chunk.extent[row] = whole.image[0], whole.extent[0]
+    chunk.label[row], chunk.name[row] = whole.label[0], whole.name[0]
+  return chunk

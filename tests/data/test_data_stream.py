@@ -1,0 +1,288 @@
+"""Streaming: order, broken pictures, worker processes, and the cache."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from jssl import data
+from jssl.data import cache
+from jssl.data import chunks
+
+SIZE, BATCH = 40, 8
+BROKEN = (3, 11, 12)  # Two in a row: the next whole one is two further.
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+  """Forty pictures whose color is their number, three of them broken."""
+  folder = tmp_path_factory.mktemp("photos")
+  for i in range(SIZE):
+    path = folder / ("ab"[i % 2]) / f"{i:03}.png"
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (10 + i, 30), (i, i, i)).save(path)
+  return folder
+
+
+def _source(folder):
+  return data.open_source(f"folder:{folder}", "all")
+
+
+def _reader(folder, canvas=8):
+  source = _source(folder)
+  return source, chunks.reader(source, data.measure(source, canvas))
+
+
+@pytest.fixture(scope="module")
+def broken(photos, tmp_path_factory):
+  """The same, three of them broken in different ways."""
+  folder = tmp_path_factory.mktemp("broken")
+  source = _source(photos)
+  for i in range(SIZE):
+    record = source.read([i])[0]
+    path = folder / record.name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(record.encoded)
+  names = [record.name for record in source.read(BROKEN)]
+  (folder / names[0]).write_bytes(b"no picture")
+  (folder / names[1]).write_bytes((folder / names[1]).read_bytes()[:60])
+  (folder / names[2]).write_bytes(b"")
+  return folder
+
+
+def _stream(read, **changes):
+  arguments = dict(seed=5, size=SIZE, batch_size=BATCH, start=0, stop=12)
+  return list(data.stream(read, **arguments | {"workers": 0} | changes))
+
+
+def _expected(folder, step):
+  images = data.load(f"folder:{folder}", "all", canvas=8)
+  index = data.batch_indices(5, step, size=SIZE, batch_size=BATCH)
+  return images.image[index], images.extent[index], images.label[index]
+
+
+def test_batches_are_those_of_the_order_with_sizes_and_labels(photos):
+  _, read = _reader(photos)
+  batches = _stream(read)
+  assert len(batches) == 12
+  for step, batch in enumerate(batches):
+    for actual, expected in zip(batch[:3], _expected(photos, step), strict=True):
+      np.testing.assert_array_equal(actual, expected)
+    assert batch.replaced == batch.notes == []
+  # An epoch sees every picture.
+  assert len({x for b in batches[:5] for x in b.image[:, 0, 0, 0]}) == SIZE
+
+
+def test_a_stream_starts_anywhere(photos):
+  _, read = _reader(photos)
+  late = _stream(read, start=7, stop=9)
+  for step, batch in zip((7, 8), late, strict=True):
+    np.testing.assert_array_equal(batch.image, _expected(photos, step)[0])
+
+
+def test_large_batches_are_shared_among_chunks(photos):
+  _, read = _reader(photos)
+  (batch,) = _stream(read, batch_size=SIZE, stop=1)
+  index = data.batch_indices(5, 0, size=SIZE, batch_size=SIZE)
+  images = data.load(f"folder:{photos}", "all", canvas=8)
+  np.testing.assert_array_equal(batch.image, images.image[index])
+
+
+def test_shares_of_hosts_are_disjoint_and_join_to_the_batch(photos):
+  _, read = _reader(photos)
+  whole = _stream(read, stop=3)
+  parts = [
+      _stream(read, stop=3, share=range(first, first + 4)) for first in (0, 4)
+  ]
+  for batch, *halves in zip(whole, *parts, strict=True):
+    joined = np.concatenate([half.image for half in halves])
+    np.testing.assert_array_equal(joined, batch.image)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_pictures_give_their_place_to_the_next(broken, photos, workers):
+  source, read = _reader(broken)
+  batches = _stream(read, stop=5, workers=workers)
+  images = data.load(f"folder:{photos}", "all", canvas=8)
+  instead = {3: 4, 11: 13, 12: 13}
+  for step, batch in enumerate(batches):
+    index = data.batch_indices(5, step, size=SIZE, batch_size=BATCH)
+    whole = [instead.get(int(i), int(i)) for i in index]
+    np.testing.assert_array_equal(batch.image, images.image[whole])
+    np.testing.assert_array_equal(batch.extent, images.extent[whole])
+    np.testing.assert_array_equal(batch.label, images.label[whole])
+  told = sorted(reason for batch in batches for reason in batch.replaced)
+  names = sorted(record.name for record in source.read(BROKEN))
+  assert [line.partition(":")[0] for line in told] == names
+  assert any("empty" in line for line in told)
+
+
+def test_a_source_of_broken_pictures_is_refused(tmp_path):
+  for i in range(9):
+    (tmp_path / f"{i}.png").write_bytes(b"no")
+  _, read = _reader(tmp_path)
+  with pytest.raises(ValueError, match="Neither .* nor any.*check the files"):
+    _stream(read, size=9, stop=1)
+
+
+_KILLED = """
+import os, pathlib, signal, sys
+from jssl import data
+from jssl.data import chunks
+
+def main():
+  source = data.open_source("folder:" + sys.argv[1], "all")
+  inner = chunks.reader(source, data.measure(source, 8))
+  parent = os.getpid()
+  def read(indices):
+    if os.getpid() != parent and 7 in indices:
+      os.kill(os.getpid(), signal.SIGKILL)
+    return inner(indices)
+  batches = data.stream(
+      read, seed=0, size=source.length, batch_size=8, start=0, stop=99, workers=2
+  )
+  try:
+    print(len(list(batches)))
+  except ChildProcessError as error:
+    print(error)
+
+if __name__ == "__main__":
+  main()
+"""
+
+
+def test_a_worker_that_dies_is_reported_with_its_cause(photos, tmp_path):
+  script = tmp_path / "killed.py"
+  script.write_text(textwrap.dedent(_KILLED))
+  result = subprocess.run(
+      [sys.executable, str(script), str(photos)],
+      capture_output=True,
+      text=True,
+      timeout=300,
+  )
+  assert result.returncode == 0, result.stderr
+  assert "killed by SIGKILL" in result.stdout
+  assert "config.data.workers" in result.stdout
+
+
+def _counted(read):
+  seen = []
+
+  def counted(indices):
+    seen.extend(int(i) for i in indices)
+    return read(indices)
+
+  return counted, seen
+
+
+def _cached(folder, where, canvas=8):
+  source = _source(folder)
+  geometry = data.measure(source, canvas)
+  read, seen = _counted(chunks.reader(source, geometry))
+  return cache.cached(read, source, geometry, where), seen
+
+
+def _same(actual, expected):
+  for a, b in zip(actual[:3], expected[:3], strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_cached_picture_is_decoded_once(photos, tmp_path):
+  _, plain = _reader(photos)
+  read, seen = _cached(photos, tmp_path)
+  _same(read([4, 9]), plain([4, 9]))
+  _same(read([9, 5, 4]), plain([9, 5, 4]))
+  again, seen_again = _cached(photos, tmp_path)  # As after a restart.
+  _same(again([5, 4]), plain([5, 4]))
+  assert seen == [4, 9, 5] and seen_again == []
+
+
+def test_the_cache_holds_each_canvas_and_content_apart(photos, tmp_path):
+  read, _ = _cached(photos, tmp_path)
+  read([1])
+  other, seen = _cached(photos, tmp_path, canvas=6)
+  assert other([1]).image.shape == (1, 6, 6, 3) and seen == [1]
+  changed = tmp_path / "changed"
+  changed.mkdir()
+  Image.new("RGB", (9, 9)).save(changed / "new.png")
+  third, seen = _cached(changed, tmp_path)
+  third([0])
+  assert seen == [0]
+
+
+@pytest.mark.parametrize("damage", ["half a picture", "no pixels", "shorter"])
+def test_what_an_interruption_left_is_decoded_again(photos, tmp_path, damage):
+  _, plain = _reader(photos)
+  read, seen = _cached(photos, tmp_path)
+  read([0, 1])
+  (pixels,) = tmp_path.glob("*/pixels")
+  (entries,) = tmp_path.glob("*/entries")
+  content = bytearray(pixels.read_bytes())
+  row = slice(8 * 8 * 3, 2 * 8 * 8 * 3)
+  if damage == "half a picture":
+    content[row.start : row.start + 90] = bytes(90)
+  elif damage == "no pixels":
+    content[row] = bytes(row.stop - row.start)
+  else:
+    del content[row.start + 5 :]
+  pixels.write_bytes(content)
+  _same(read([0, 1]), plain([0, 1]))
+  assert seen == [0, 1, 1]
+  assert len(entries.read_bytes()) == 16 * SIZE
+  _same(read([0, 1]), plain([0, 1]))  # It was written again.
+  assert seen == [0, 1, 1]
+
+
+def test_broken_pictures_are_not_cached(broken, tmp_path):
+  read, seen = _cached(broken, tmp_path)
+  for _ in range(2):
+    chunk = read([2, 3])
+    assert list(chunk.broken) == [1] and "broken" not in chunk.broken[1]
+  assert seen == [2, 3, 3]
+
+
+def test_a_full_disk_falls_back_to_no_cache(photos, tmp_path, monkeypatch):
+  _, plain = _reader(photos)
+  read, _ = _cached(photos, tmp_path)
+  read([6])
+
+  def full(file, content, offset):
+    raise OSError(28, os.strerror(28))
+
+  monkeypatch.setattr(os, "pwrite", full)
+  chunk = read([6, 7])
+  _same(chunk, plain([6, 7]))
+  (note,) = chunk.notes
+  assert "No space left" in note and str(tmp_path) in note
+  monkeypatch.undo()
+  monkeypatch.setattr(os, "pwrite", lambda file, content, offset: 5)
+  assert "disk is full" in read([8]).notes[0]
+  monkeypatch.undo()
+  _same(read([7, 8]), plain([7, 8]))
+
+
+def test_a_folder_that_cannot_be_made_falls_back_too(photos, tmp_path):
+  (tmp_path / "file").write_text("")
+  read, seen = _cached(photos, tmp_path / "file")
+  _, plain = _reader(photos)
+  chunk = read([1])
+  _same(chunk, plain([1]))
+  assert "cache" in chunk.notes[0] and seen == [1]
+
+
+def test_workers_share_a_cache(photos, tmp_path):
+  source, plain = _reader(photos)
+  geometry = data.measure(source, 8)
+  read = cache.cached(plain, source, geometry, tmp_path)
+  first = _stream(read, stop=5, workers=2)
+  refuse = cache.cached(None, source, geometry, tmp_path)  # Nothing to decode.
+  second = _stream(refuse, stop=5)
+  for a, b, step in zip(first, second, range(5), strict=True):
+    _same(a, b)
+    np.testing.assert_array_equal(a.image, _expected(photos, step)[0])

@@ -1,0 +1,172 @@
+"""Training from a stream, beside training from the device's memory."""
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+from jssl import data
+from jssl import feed as feeds
+from jssl import loop
+from jssl import metrics
+from jssl import run as runs
+import tiny_run
+
+SIZE = 60
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("photos")
+  random = np.random.default_rng(0)
+  for i in range(SIZE):
+    path = folder / ("ab"[i % 2]) / f"{i:03}.png"
+    path.parent.mkdir(exist_ok=True)
+    pixels = random.integers(0, 256, (20 + i % 5, 24, 3))
+    Image.fromarray(np.uint8(pixels)).save(path)
+  return folder
+
+
+def _config(folder, **changes):
+  config = tiny_run.config("simclr")
+  config.epochs = 2.0
+  config.data.name = f"folder:{folder}"
+  config.data.workers = 0
+  config.log.every_steps = 1
+  config.eval.k = 3
+  config.checkpoint.every_epochs = 0.4
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def _train(config, workdir):
+  loop.train(config, str(workdir))
+  rows = metrics.read(str(workdir))
+  return [row["loss"] for row in rows if "loss" in row], rows
+
+
+@pytest.fixture(scope="module")
+def held(photos, tmp_path_factory):
+  return _train(_config(photos), tmp_path_factory.mktemp("held"))
+
+
+def test_a_stream_trains_exactly_as_memory_does(held, photos, tmp_path):
+  config = _config(photos, **{"data.stream": "always"})
+  losses, rows = _train(config, tmp_path)
+  assert losses == held[0] and len(losses) == 12
+  assert rows[-1]["knn"] == held[1][-1]["knn"]
+  assert all(row["replaced"] == 0 for row in rows if "loss" in row)
+
+
+def test_a_stream_resumes_in_the_middle(held, photos, tmp_path):
+  streamed = {"data.stream": "always"}
+  half = _config(photos, **streamed, epochs=1.0)
+  _train(half, tmp_path)
+  # The other half from memory: nothing of the model depends on it.
+  losses, rows = _train(_config(photos), tmp_path)
+  assert losses[:6] == pytest.approx(held[0][:6], rel=0.2)
+  assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
+
+
+def test_sets_that_do_not_fit_are_streamed(photos, monkeypatch):
+  source = data.open_source(f"folder:{photos}", "all")
+  config = _config(photos)
+  assert not feeds.streams(config, source)
+  config.data.stream = "never"
+  assert not feeds.streams(config, source)
+  config.data.stream = "auto"
+  monkeypatch.setattr(data, "fits", lambda *_: False)
+  assert feeds.streams(config, source)
+  config.data.stream = "allways"
+  with pytest.raises(ValueError, match="allways.*Did you mean 'always'"):
+    feeds.streams(config, source)
+
+
+def test_some_images_of_a_stream_are_looked_at(photos):
+  config = _config(
+      photos, **{"data.stream": "always", "eval.max_images": 7}
+  )
+  run = runs.prepare(config)
+  assert (len(run.train.image), run.feed.size) == (7, 53)
+  assert run.config.resolved.train_images == 53
+  assert len(run.test.image) == 7
+  everything = data.load(f"folder:{photos}", "train", canvas=24).image
+  index = np.linspace(0, 52, 7).astype(int)
+  np.testing.assert_array_equal(run.train.image, everything[index])
+
+
+def test_devices_share_a_streamed_batch(photos):
+  config = _config(photos, **{"data.stream": "always"})
+  source = runs.open_source(config, "train")
+  feed = feeds.streamed(config, source)
+  (call,) = feed.calls(3, 4, 20)
+  assert call.count == 1
+  assert call.inputs["image"].shape == (8, 1, 1, 24, 24, 3)
+  assert len(call.inputs["image"].sharding.device_set) == 8
+  index = data.batch_indices(0, 3, size=53, batch_size=8)
+  everything = data.load(f"folder:{photos}", "train", canvas=24)
+  np.testing.assert_array_equal(
+      np.concatenate(call.inputs["image"])[:, 0], everything.image[index]
+  )
+  np.testing.assert_array_equal(
+      np.ravel(call.inputs["label"]), everything.label[index]
+  )
+
+
+def _with_broken(photos, tmp_path, count):
+  """Copies the pictures, the first of the training set broken."""
+  source = data.open_source(f"folder:{photos}", "train")
+  for i, record in enumerate(source.read(range(source.length))):
+    path = tmp_path / "photos" / record.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(record.encoded[:80] if i < count else record.encoded)
+  return tmp_path / "photos"
+
+
+def test_broken_pictures_are_named_once_and_counted(photos, tmp_path, capfd):
+  config = _config(
+      _with_broken(photos, tmp_path, 2),
+      **{"data.stream": "always", "data.test": "train", "data.train": "all"},
+  )
+  _, rows = _train(config, tmp_path / "run")
+  # The second epoch meets them again, unless it leaves them out.
+  assert rows[-2]["replaced"] in (2, 3, 4)
+  told = capfd.readouterr().err
+  lines = [x for x in told.splitlines() if "WARNING: left out" in x]
+  assert len(lines) == len(set(lines)) == 2
+
+
+@pytest.mark.parametrize("stream", ["always", "never"])
+def test_too_many_broken_pictures_are_refused(
+    photos, tmp_path, stream, monkeypatch
+):
+  monkeypatch.setattr(feeds, "_FEW", 10)
+  config = _config(
+      _with_broken(photos, tmp_path, 20),
+      **{"data.stream": stream, "data.train": "all", "data.test": "all"},
+  )
+  with pytest.raises(ValueError, match="max_broken=0.1 allows"):
+    loop.train(config, str(tmp_path / "run"))
+
+
+def test_a_stream_is_not_larger_than_its_batch(photos):
+  config = _config(photos, batch_size=64)
+  source = runs.open_source(config, "train")
+  with pytest.raises(ValueError, match="53 images, fewer than one batch of 64"):
+    feeds.streamed(config, source)
+
+
+@pytest.mark.parametrize("stream", ["always", "never"])
+def test_nothing_is_compiled_after_the_first_step(photos, stream):
+  run = runs.prepare(_config(photos, **{"data.stream": stream}))
+  dispatch, state = runs.make_dispatch(run), runs.initial_state(run)
+  held, compiled = run.feed.hold(), []
+  jax.monitoring.register_event_duration_secs_listener(
+      lambda event, *_, **__: "backend_compile" in event and compiled.append(1)
+  )
+  after = []
+  for call in run.feed.calls(0, 4, 1):
+    state, signs = dispatch(state, held, call.inputs)
+    jax.block_until_ready(signs)
+    after.append(len(compiled))
+  assert after[0] > 0 and after[-1] == after[0]
