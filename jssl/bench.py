@@ -1,20 +1,27 @@
 """Measures jssl.
 
-  python -m jssl.bench loop --config=FILE:DATASET
-  python -m jssl.bench methods --dataset=digits --output=runs/methods
+  python -m jssl.bench step --method=simclr --net=resnet18 --image_size=32
+  python -m jssl.bench augment --method=simclr --image_size=32 --peer
   python -m jssl.bench data --dataset=folder:PHOTOS --canvas=256
   python -m jssl.bench knn --queries=10000 --bank=50000 --dim=512 --k=200
+  python -m jssl.bench loop --config=FILE:DATASET
+  python -m jssl.bench start --config=FILE:DATASET
+  python -m jssl.bench methods --dataset=digits --output=runs/methods
 
-`loop` trains for ten epochs as `python -m jssl.train` does and tells which
-share of the time is spent outside the compiled step. `methods` trains every
-method with several seeds and compares them in a table and a chart. `data` times
-the stream of a set beside the bare decoder (without --dataset, of photographs
-that it makes). `knn` times
-the search for neighbours, and the grid of linear probes against one setting.
+`step` times the compiled train step on random images and tells how near it is
+to the limits of the device; `augment` times the views alone; `data` the stream
+of a set beside the bare decoder (without --dataset, of photographs that it
+makes); `knn` the search for neighbours, and the grid of linear probes against
+one setting. `loop` trains for ten epochs as `python -m jssl.train` does and
+tells which share of the time is spent outside the compiled step. `start` tells
+how long such a command takes to its first step. `methods` trains every method with several seeds and compares them in a table and a chart.
+
+The last line is a JSON object.
 """
 
 import json
 import pathlib
+import sys
 from typing import Any
 
 from absl import app
@@ -22,10 +29,15 @@ from absl import flags
 from ml_collections import config_flags
 
 from jssl import cli
+from jssl.benchmarks import augment
 from jssl.benchmarks import data
 from jssl.benchmarks import knn
 from jssl.benchmarks import loop
 from jssl.benchmarks import methods
+from jssl.benchmarks import peers
+from jssl.benchmarks import start
+from jssl.benchmarks import step
+from jssl.config import ConfigDict
 from jssl.config import lookup
 from jssl.methods import METHODS
 
@@ -35,6 +47,7 @@ _DATASET = flags.DEFINE_string(
     "dataset", None, "As in a config; or digits, of methods."
 )
 _METHODS = flags.DEFINE_list("methods", list(METHODS), "Names, in this order.")
+_METHOD = flags.DEFINE_string("method", "simclr", "Of step and augment.")
 _CONFIGS = flags.DEFINE_string("configs", "configs", "Folder of the configs.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds, from 0.")
 _OUTPUT = flags.DEFINE_string(
@@ -47,6 +60,14 @@ _EPOCHS = flags.DEFINE_float(
     None,
     "Or 15 at most of a ResNet on digits, and otherwise the config's.",
 )
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Or the config's.")
+_PRECISION = flags.DEFINE_string("precision", None, "Or the config's.")
+_MICRO_BATCHES = flags.DEFINE_integer("micro_batches", None, "Or the config's.")
+_STEPS_PER_DISPATCH = flags.DEFINE_integer(
+    "steps_per_dispatch", None, "Or the config's."
+)
+_PROFILE = flags.DEFINE_string("profile", None, "Folder for a trace of a step.")
+_PEER = flags.DEFINE_bool("peer", False, "Compare with PyTorch, in turn.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Or the config's.")
 _CANVAS = flags.DEFINE_integer("canvas", 256, "Side of the square; 0: none.")
 _WORKERS = flags.DEFINE_integer("workers", None, "As config.data.workers.")
@@ -57,15 +78,70 @@ _DIM = flags.DEFINE_integer("dim", 512, "Size of a feature.")
 _K = flags.DEFINE_integer("k", 200, "Neighbours that vote.")
 
 _LOOP_EPOCHS = 10
+_SMALL = 64  # Images up to this size are like CIFAR's.
 
 
 def main(argv):
-  measures = {"loop": _loop, "methods": _methods, "data": _data, "knn": _knn}
+  measures = {
+      "step": _step,
+      "augment": _augment,
+      "data": _data,
+      "knn": _knn,
+      "loop": _loop,
+      "start": _start,
+      "methods": _methods,
+  }
   with cli.plain_errors():
     name = lookup("the benchmark", argv[1] if argv[1:] else "", measures)
     cli.use_compilation_cache()
     result = measures[name]()
   print(json.dumps(result))
+
+
+def _step() -> dict[str, Any]:
+  config = _random_config()
+  if _PEER.value:
+    return _shown(peers.compare_steps(config))
+  return _shown(step.measure(config, profile=_PROFILE.value))
+
+
+def _augment() -> dict[str, Any]:
+  return _shown(augment.measure(_random_config(), peer=_PEER.value))
+
+
+def _random_config() -> ConfigDict:
+  """The config of a step on random images: CIFAR's, or ImageNet's if larger."""
+  if _CONFIG.value is not None:
+    config = _CONFIG.value
+  else:
+    lookup("--method", _METHOD.value, METHODS)
+    small = (_IMAGE_SIZE.value or 32) <= _SMALL
+    config = methods.read_config(
+        pathlib.Path(_CONFIGS.value),
+        _METHOD.value,
+        "cifar10" if small else "imagenet2012",
+    )
+  overrides = _overrides()
+  if _IMAGE_SIZE.value is not None and config.data.canvas:
+    overrides["data.canvas"] = _IMAGE_SIZE.value * 8 // 7  # 256 for 224.
+  config.update_from_flattened_dict(overrides)
+  return config
+
+
+def _overrides() -> dict[str, Any]:
+  """What the flags say of a config."""
+  overrides = {
+      "data.data_dir": _DATA_DIR.value,
+      "net.name": _NET.value,
+      "net.width": _WIDTH.value,
+      "net.micro_batches": _MICRO_BATCHES.value,
+      "epochs": _EPOCHS.value,
+      "batch_size": _BATCH_SIZE.value,
+      "image_size": _IMAGE_SIZE.value,
+      "precision": _PRECISION.value,
+      "steps_per_dispatch": _STEPS_PER_DISPATCH.value,
+  }
+  return {k: v for k, v in overrides.items() if v is not None}
 
 
 def _loop() -> dict[str, Any]:
@@ -74,6 +150,12 @@ def _loop() -> dict[str, Any]:
   if _DATA_DIR.value is not None:
     config.data.data_dir = _DATA_DIR.value
   return _shown(loop.measure(config))
+
+
+def _start() -> dict[str, Any]:
+  cli.required(_CONFIG)
+  names = ("--config", "--data_dir")
+  return _shown(start.measure([x for x in sys.argv if x.startswith(names)]))
 
 
 def _data() -> dict[str, Any]:
@@ -98,13 +180,6 @@ def _knn() -> dict[str, Any]:
 
 
 def _methods() -> dict[str, Any]:
-  overrides = {
-      "data.data_dir": _DATA_DIR.value,
-      "net.name": _NET.value,
-      "net.width": _WIDTH.value,
-      "epochs": _EPOCHS.value,
-      "batch_size": _BATCH_SIZE.value,
-  }
   for name in _METHODS.value:
     lookup("a name of --methods", name, METHODS)
   if _SEEDS.value < 1:
@@ -115,7 +190,7 @@ def _methods() -> dict[str, Any]:
       configs=pathlib.Path(_CONFIGS.value),
       output=pathlib.Path(_OUTPUT.value),
       seeds=_SEEDS.value,
-      overrides={k: v for k, v in overrides.items() if v is not None},
+      overrides=_overrides(),
   )
 
 

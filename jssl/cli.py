@@ -4,8 +4,10 @@ from collections.abc import Iterator
 import contextlib
 import difflib
 import pathlib
+import platform
 import sys
 from typing import Any
+import zlib
 
 from absl import app
 from absl import flags
@@ -88,13 +90,26 @@ def required(flag: flags.FlagHolder, *, example: str = _EXAMPLE) -> Any:
 def use_compilation_cache() -> None:
   """Keeps compiled programs from run to run, unless JAX is told where.
 
-  Not on CPU, where XLA complains on the screen about what it finds there.
+  For each kind of CPU apart: a home that machines share may hold programs with
+  instructions that others lack.
   """
-  if jax.default_backend() == "cpu":
+  if jax.config.jax_compilation_cache_dir:
     return
-  if not jax.config.jax_compilation_cache_dir:
-    folder = pathlib.Path.home() / ".cache" / "jssl" / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+  folder = pathlib.Path.home() / ".cache" / "jssl" / "compiled"
+  if jax.default_backend() == "cpu":
+    folder /= f"cpu-{zlib.crc32(_cpu().encode()):08x}"
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  # Small programs too: a start compiles a hundred of them.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _cpu():
+  """What tells a kind of CPU from others."""
+  try:
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    return next(line for line in lines if line.startswith(("flags", "Features")))
+  except (OSError, StopIteration):  # Not Linux.
+    return platform.processor() + platform.machine()
 
 
 def join_processes() -> None:

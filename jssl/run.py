@@ -84,6 +84,31 @@ def prepare(config: ConfigDict) -> Run:
   else:
     _check_memory(train)
     feed = feeds.resident(config, train)
+  return assemble(
+      config, feed, train, test, fingerprint=data.fingerprint(source)
+  )
+
+
+def assemble(
+    config: ConfigDict,
+    feed: feeds.Feed,
+    train: data.Images,
+    test: data.Images,
+    *,
+    fingerprint: int | None = None,
+) -> Run:
+  """Makes a run of images that are there.
+
+  Args:
+    config: See `jssl.config.base`.
+    feed: Images to train on.
+    train: Training images to look at.
+    test: Held-out images.
+    fingerprint: Of the training set.
+
+  Raises:
+    ValueError: If something in the config is wrong.
+  """
   steps_per_epoch = data.steps_per_epoch(feed.size, config.batch_size)
   total_steps = round(config.epochs * steps_per_epoch)
   method = build.method(
@@ -101,7 +126,7 @@ def prepare(config: ConfigDict) -> Run:
       channels=feed.shape[-1],
       classes=list(feed.classes),
       train_images=feed.size,
-      fingerprint=data.fingerprint(source),
+      fingerprint=fingerprint,
   )
   batch = encoder.example_batch(config)
   return Run(

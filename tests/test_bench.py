@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -10,9 +11,12 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from jssl.benchmarks import augment as bench_augment
 from jssl.benchmarks import data as bench_data
 from jssl.benchmarks import knn
 from jssl.benchmarks import methods
+from jssl.benchmarks import start
+from jssl.benchmarks import step
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _TINY = {"epochs": 3.0, "net.width": 8, "data.data_dir": ""}
@@ -212,3 +216,57 @@ def test_a_stream_is_timed_beside_the_bare_decoder(tmp_path):
   )
   with pytest.raises(ValueError, match="20 images, fewer than one batch of 64"):
     bench_data.measure(f"folder:{tmp_path}", canvas=16, batch_size=64)
+
+
+@pytest.fixture(scope="module")
+def step_config():
+  """A tiny step on random images."""
+  config = methods.read_config(_ROOT / "configs", "simclr", "cifar10")
+  config.update(batch_size=8, image_size=8)
+  config.net.update(name="resnet8", width=4)
+  return config
+
+
+def test_a_step_is_timed_and_counted(step_config):
+  result = step.measure(step_config)
+  assert result["recompiles"] == 0
+  assert result["images_per_second"] == pytest.approx(
+      8 / result["seconds_per_step"]
+  )
+  assert 0 < result["fraction_of_peak"] < 1
+  assert 0 < result["fraction_of_bandwidth"] < 1
+  assert result["peak_memory_bytes"] > 0
+  # Tracing is in both.
+  assert 0 < result["warm_compile_seconds"] < result["compile_seconds"]
+  json.dumps(result)
+  larger = step_config.copy_and_resolve_references()
+  larger.batch_size = 16
+  twice = step.measure(larger)["flops_per_step"] / result["flops_per_step"]
+  assert 1.6 < twice < 2.4
+
+
+def test_views_are_timed(step_config):
+  result = bench_augment.measure(step_config)
+  assert result["views"] == [[2, 8, 8, 8, 3]] and result["seconds"] > 0
+
+
+def test_a_start_that_fails_says_why(tmp_path):
+  with pytest.raises(ValueError, match="no_such.py does not exist"):
+    start.measure([f"--config={tmp_path}/no_such.py:digits"])
+
+
+def test_bench_step_takes_flags(tmp_path):
+  command = [sys.executable, "-m", "jssl.bench", "step", "--method=moco_v2"]
+  options = ("--net=resnet8", "--width=4", "--batch_size=8", "--image_size=8")
+  done = subprocess.run(
+      [*command, *options, "--precision=bfloat16"],
+      cwd=_ROOT,
+      text=True,
+      capture_output=True,
+      timeout=300,
+      env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+  )
+  assert done.returncode == 0, done.stderr
+  result = json.loads(done.stdout.splitlines()[-1])
+  assert (result["method"], result["net"]) == ("moco_v2", "resnet8")
+  assert (result["precision"], result["batch_size"]) == ("bfloat16", 8)

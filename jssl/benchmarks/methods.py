@@ -14,6 +14,7 @@ from jssl import encoder
 from jssl import feed as feeds
 from jssl import parallel
 from jssl import run as runs
+from jssl.benchmarks.limits import planned_bytes
 from jssl.config import ConfigDict
 from jssl.report import bars
 from jssl.run import Run
@@ -109,8 +110,20 @@ def measure(
   return {row.name: _means(row) for row in rows}
 
 
-def _config(configs, name, dataset, overrides) -> ConfigDict:
-  path = configs / f"{name}.py"
+def read_config(
+    configs: pathlib.Path, method: str, dataset: str
+) -> ConfigDict:
+  """Returns the config of a method for a data set.
+
+  Args:
+    configs: The folder of the config files.
+    method: Name of the file.
+    dataset: As in a config.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+  """
+  path = configs / f"{method}.py"
   if not path.is_file():
     raise FileNotFoundError(
         f"{path} does not exist; name its folder by --configs."
@@ -118,7 +131,11 @@ def _config(configs, name, dataset, overrides) -> ConfigDict:
   spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  config = module.get_config(dataset)
+  return module.get_config(dataset)
+
+
+def _config(configs, name, dataset, overrides):
+  config = read_config(configs, name, dataset)
   if name in _NEED_PATCHES:
     overrides = {
         key: value
@@ -165,7 +182,7 @@ def _train(run: Run, name: str, seeds: int) -> tuple[Row, Row]:
       epochs=run.config.epochs,
       steps=run.total_steps,
       seconds=statistics.median(seconds),
-      step_bytes=_bytes(compiled[max(compiled)]),
+      step_bytes=planned_bytes(compiled[max(compiled)]),
   )
   return untrained, trained
 
@@ -190,19 +207,6 @@ def _compile(run: Run, state: TrainState, held: Any) -> dict[int, Any]:
       count: dispatch.lower(state, held, example).compile()
       for count, example in inputs.items()
   }
-
-
-def _bytes(compiled) -> int | None:
-  """Memory of a compiled program, where the backend tells it."""
-  stats = compiled.memory_analysis()
-  if stats is None:
-    return None
-  return (
-      stats.argument_size_in_bytes
-      + stats.output_size_in_bytes
-      + stats.temp_size_in_bytes
-      - stats.alias_size_in_bytes
-  )
 
 
 def _tidy(name, scores, more):

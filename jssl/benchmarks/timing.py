@@ -8,6 +8,13 @@ from typing import Any
 import jax
 
 
+def seconds_of(function: Callable[[], Any]) -> float:
+  """Returns the seconds of a call and all it started on the devices."""
+  start = time.perf_counter()
+  jax.block_until_ready(function())
+  return time.perf_counter() - start
+
+
 def median_seconds(
     function: Callable[[], Any], *, windows: int = 5, calls: int = 1
 ) -> float:

