@@ -234,7 +234,7 @@ def test_a_step_is_timed_and_counted(step_config):
       8 / result["seconds_per_step"]
   )
   assert 0 < result["fraction_of_peak"] < 1
-  assert 0 < result["fraction_of_bandwidth"] < 1
+  assert 0 < result["fraction_of_bandwidth"]
   assert result["peak_memory_bytes"] > 0
   # Tracing is in both.
   assert 0 < result["warm_compile_seconds"] < result["compile_seconds"]

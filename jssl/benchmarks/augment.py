@@ -1,6 +1,7 @@
 """How fast the views of a method are drawn, beside torchvision's transforms."""
 
 import statistics
+import time
 from typing import Any
 
 import jax
@@ -42,6 +43,7 @@ def measure(config: ConfigDict, *, peer: bool = False) -> dict[str, Any]:
   jax.block_until_ready(draw())
   own, others = [], []
   for _ in range(_WINDOWS):
+    time.sleep(peers.SETTLE_SECONDS)
     own.append(seconds_of(draw))
     if other:
       others.append(seconds_of(other))

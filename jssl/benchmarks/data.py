@@ -18,6 +18,7 @@ from jssl.data import cache as caches
 from jssl.data import chunks
 
 _WINDOWS = 5
+_SETTLE_SECONDS = 2.0  # Until what is read ahead is there.
 # Of ImageNet: 400 x 350 on average, and most are 500 x 375.
 _SIZES = ((500, 375), (375, 500), (400, 300), (500, 333))
 _COUNT = 512
@@ -84,6 +85,7 @@ def _measure(source, canvas, batch_size, workers, cache):
   ) as pool:
     first = _seconds(lambda: next(batches))
     for _ in range(_WINDOWS):
+      time.sleep(_SETTLE_SECONDS)
       bare.append(
           _seconds(
               lambda: list(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import functools
 import importlib
 import statistics
+import time
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +19,7 @@ from jssl.config import ConfigDict
 from jssl.losses import nt_xent
 
 _WINDOWS = 5
+SETTLE_SECONDS = 0.5
 _TEMPERATURE = 0.5
 _RATE = 1e-3
 _MOMENTUM = 0.9
@@ -99,8 +101,9 @@ def compare_steps(config: ConfigDict) -> dict[str, Any]:
   own(), other()
   ours, theirs = [], []
   for _ in range(_WINDOWS):
-    ours.append(seconds_of(own))
-    theirs.append(seconds_of(other))
+    for step, seconds in ((own, ours), (other, theirs)):
+      time.sleep(SETTLE_SECONDS)  # PyTorch's threads wait busily for a while.
+      seconds.append(seconds_of(step))
   return {
       "seconds": statistics.median(ours),
       "torch_seconds": statistics.median(theirs),
@@ -129,7 +132,7 @@ def _own_step(config, views):
   optimizer = optax.sgd(_RATE, _MOMENTUM)
   rest = {name: x for name, x in variables.items() if name != "params"}
 
-  def loss(params, rest):
+  def loss(params, rest, images):
     features, rest = net.apply(
         {"params": params["net"], **rest},
         images,
@@ -140,9 +143,9 @@ def _own_step(config, views):
     return nt_xent(z0, z1, temperature=_TEMPERATURE), rest
 
   @functools.partial(jax.jit, donate_argnums=0)
-  def step(state):
+  def step(state, images):
     params, rest, opt_state = state
-    gradients, rest = jax.grad(loss, has_aux=True)(params, rest)
+    gradients, rest = jax.grad(loss, has_aux=True)(params, rest, images)
     updates, opt_state = optimizer.update(gradients, opt_state, params)
     return optax.apply_updates(params, updates), rest, opt_state
 
@@ -150,7 +153,7 @@ def _own_step(config, views):
 
   def run():
     nonlocal state
-    state = step(state)
+    state = step(state, images)
     return state
 
   return run, sum(x.size for x in jax.tree.leaves(params))

@@ -41,7 +41,8 @@ def measure(config: ConfigDict, *, profile: str | None = None) -> dict[str, Any]
     - "flops_per_step", "bytes_per_step": of one device, as the compiler counts
       them; as shares of what this device was measured to do with a large
       matrix product and a large copy, "fraction_of_peak" and
-      "fraction_of_bandwidth"; "bound" names the larger one;
+      "fraction_of_bandwidth" (above 1 where caches hold what is read again);
+      "bound" names the larger one;
     - "peak_memory_bytes" of a device, as "memory" says where it is from;
     - "compile_seconds" without and "warm_compile_seconds" with a compilation
       cache on disk, tracing included;
