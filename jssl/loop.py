@@ -214,14 +214,7 @@ def _greet(run, recorder, *, resuming, step):
       f"{', streamed' if run.feed.streamed else ''}; {len(test.image):,} held"
       f" out; {jax.device_count()} x {jax.devices()[0].device_kind}"
   )
-  skipped = tuple(dict.fromkeys(train.skipped + test.skipped))
-  if skipped:
-    more = f"\n  and {len(skipped) - 20} more" if len(skipped) > 20 else ""
-    recorder.say(
-        f"WARNING: {len(skipped)} of the pictures are left out:\n"
-        + "\n".join(f"  {name}" for name in skipped[:20])
-        + more
-    )
+  recorder.left_out(list(dict.fromkeys(train.skipped + test.skipped)))
   if resuming and step < run.total_steps:
     recorder.say(f"going on from step {step} of {run.total_steps}")
   elif resuming:

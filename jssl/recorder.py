@@ -57,6 +57,23 @@ class Recorder:
     self._images += count * self._run.config.batch_size
     self._progress.advance(count)
 
+  def left_out(self, skipped: list[str]) -> None:
+    """Tells which pictures are left out from the start.
+
+    Args:
+      skipped: "name: reason" of each.
+    """
+    if not skipped:
+      return
+    count = len(skipped)
+    more = f"\n  and {count - _NAMED} more" if count > _NAMED else ""
+    self.say(
+        f"WARNING: {count} of the pictures are left out:\n"
+        + "\n".join(f"  {name}" for name in skipped[:_NAMED])
+        + more
+    )
+    self._told.update(skipped)
+
   def pictures(self, replaced: list[str], notes: list[str]) -> None:
     """Tells of pictures that another one took the place of, each once.
 

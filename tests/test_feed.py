@@ -132,8 +132,8 @@ def test_broken_pictures_are_named_once_and_counted(photos, tmp_path, capfd):
   # The second epoch meets them again, unless it leaves them out.
   assert rows[-2]["replaced"] in (2, 3, 4)
   told = capfd.readouterr().err
-  lines = [x for x in told.splitlines() if "WARNING: left out" in x]
-  assert len(lines) == len(set(lines)) == 2
+  broken = [x for x in told.splitlines() if "truncated" in x]
+  assert len(broken) == len(set(broken)) == 2
 
 
 @pytest.mark.parametrize("stream", ["always", "never"])

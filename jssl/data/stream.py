@@ -6,9 +6,12 @@ their number, and a resumed run starts in the middle.
 """
 
 from collections.abc import Iterator
+import functools
 import os
 import re
 import signal
+import threading
+import time
 from typing import NamedTuple
 import warnings
 
@@ -26,6 +29,7 @@ _CHUNK = 32
 _AHEAD = 2
 # Up to so many cores, threads do: Pillow lets go of Python's lock to decode.
 _THREADS = 8
+_WATCH_SECONDS = 1.0
 
 
 class Batch(NamedTuple):
@@ -123,7 +127,8 @@ def stream(
         grain.MultiprocessingOptions(
             num_workers=workers,
             per_worker_buffer_size=max(ahead // workers, 1),
-        )
+        ),
+        worker_init_fn=functools.partial(_end_with, os.getpid()),
     )
   else:
     dataset = dataset.to_iter_dataset(threads)
@@ -134,6 +139,18 @@ def stream(
     raise _explained(error) from error
   finally:
     iterator.close()
+
+
+def _end_with(parent: int, worker: int, workers: int) -> None:
+  """Ends a worker soon after its parent, which may be killed at any moment."""
+  del worker, workers
+
+  def watch():
+    while os.getppid() == parent:
+      time.sleep(_WATCH_SECONDS)
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
 
 
 def _workers(cores: int) -> int:

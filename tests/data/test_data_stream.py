@@ -2,10 +2,9 @@
 
 import os
 import pathlib
-import signal
 import subprocess
 import sys
-import textwrap
+import time
 
 import numpy as np
 from PIL import Image
@@ -159,7 +158,7 @@ if __name__ == "__main__":
 
 def test_a_worker_that_dies_is_reported_with_its_cause(photos, tmp_path):
   script = tmp_path / "killed.py"
-  script.write_text(textwrap.dedent(_KILLED))
+  script.write_text(_KILLED)
   result = subprocess.run(
       [sys.executable, str(script), str(photos)],
       capture_output=True,
@@ -169,6 +168,51 @@ def test_a_worker_that_dies_is_reported_with_its_cause(photos, tmp_path):
   assert result.returncode == 0, result.stderr
   assert "killed by SIGKILL" in result.stdout
   assert "config.data.workers" in result.stdout
+
+
+_ORPHANS = """
+import multiprocessing, sys, time
+from jssl import data
+from jssl.data import chunks
+
+if __name__ == "__main__":
+  source = data.open_source("folder:" + sys.argv[1], "all")
+  read = chunks.reader(source, data.measure(source, 8))
+  batches = data.stream(
+      read, seed=0, size=source.length, batch_size=8, start=0, stop=999, workers=2
+  )
+  next(batches)
+  print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+  time.sleep(600)
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(photos, tmp_path):
+  script = tmp_path / "orphans.py"
+  script.write_text(_ORPHANS)
+  parent = subprocess.Popen(
+      [sys.executable, str(script), str(photos)],
+      stdout=subprocess.PIPE,
+      text=True,
+  )
+  workers = [int(pid) for pid in parent.stdout.readline().split()]
+  assert len(workers) == 2 and all(map(_runs, workers))
+  parent.kill()
+  parent.communicate()
+  stop = time.monotonic() + 30
+  while any(map(_runs, workers)) and time.monotonic() < stop:
+    time.sleep(0.1)
+  assert not any(map(_runs, workers))
+
+
+def _runs(pid):
+  try:
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return False
+  # A zombie that nobody has waited for is dead.
+  status = pathlib.Path(f"/proc/{pid}/stat")
+  return not status.exists() or status.read_text().split()[2] != "Z"
 
 
 def _counted(read):
