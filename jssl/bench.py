@@ -14,7 +14,8 @@ of a set beside the bare decoder (without --dataset, of photographs that it
 makes); `knn` the search for neighbours, and the grid of linear probes against
 one setting. `loop` trains for ten epochs as `python -m jssl.train` does and
 tells which share of the time is spent outside the compiled step. `start` tells
-how long such a command takes to its first step. `methods` trains every method with several seeds and compares them in a table and a chart.
+how long such a command takes to its first step. `methods` trains every method
+with several seeds and compares them in a table and a chart.
 
 The last line is a JSON object.
 """

@@ -107,7 +107,8 @@ def _cpu():
   """What tells a kind of CPU from others."""
   try:
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    return next(line for line in lines if line.startswith(("flags", "Features")))
+    names = ("flags", "Features")  # Of x86 and of ARM.
+    return next(line for line in lines if line.startswith(names))
   except (OSError, StopIteration):  # Not Linux.
     return platform.processor() + platform.machine()
 

@@ -28,7 +28,9 @@ _WINDOW_SECONDS = 0.5  # At least.
 _CLASSES = ("first", "second")
 
 
-def measure(config: ConfigDict, *, profile: str | None = None) -> dict[str, Any]:
+def measure(
+    config: ConfigDict, *, profile: str | None = None
+) -> dict[str, Any]:
   """Times the step of a config.
 
   Args:

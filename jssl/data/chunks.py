@@ -125,8 +125,8 @@ def read_whole(read: Reader, indices: Sequence[int], size: int) -> Chunk:
   """
   chunk = read(indices)
   for row, reason in chunk.broken.items():
-    nearby = (int(indices[row]) + i for i in range(1, min(_TRIES, size - 1) + 1))
-    others = (read([index % size]) for index in nearby)
+    steps = range(1, min(_TRIES, size - 1) + 1)
+    others = (read([(int(indices[row]) + i) % size]) for i in steps)
     whole = next(itertools.filterfalse(lambda c: c.broken, others), None)
     if whole is None:
       raise ValueError(

@@ -7,6 +7,7 @@ their number, and a resumed run starts in the middle.
 
 from collections.abc import Iterator
 import functools
+import itertools
 import os
 import re
 import signal
@@ -33,7 +34,7 @@ _WATCH_SECONDS = 1.0
 
 
 class Batch(NamedTuple):
-  """This process's share of a batch, decoded.
+  """This process's share of a batch, or a part of that, decoded.
 
   Attributes:
     image: uint8 `[B, H, W, C]`.
@@ -59,7 +60,6 @@ class _Chunks(NamedTuple):
   size: int
   batch_size: int
   share: tuple[int, ...]  # Bounds in the batch of this process's chunks.
-  stop: int
 
   @property
   def per_batch(self):
@@ -73,8 +73,13 @@ class _Chunks(NamedTuple):
     with warnings.catch_warnings():
       warnings.filterwarnings("ignore", module="PIL")
       chunk = chunks.read_whole(self.read, rows, self.size)
-    # Nothing else may travel between processes: names are many.
-    return chunk._replace(name=[], broken=list(chunk.broken.values()))
+    return Batch(
+        chunk.image,
+        chunk.extent,
+        chunk.label,
+        list(chunk.broken.values()),
+        list(chunk.notes),
+    )
 
 
 def stream(
@@ -110,7 +115,7 @@ def stream(
   """
   share = range(batch_size) if share is None else share
   bounds = (*share[::_CHUNK], share.stop)
-  source = _Chunks(read, seed, size, batch_size, bounds, stop)
+  source = _Chunks(read, seed, size, batch_size, bounds)
   parts = source.per_batch
   cores = os.cpu_count() or 1
   workers = _workers(cores) if workers is None else workers
@@ -159,10 +164,12 @@ def _workers(cores: int) -> int:
 
 
 def _join(parts):
-  image, extent, label = (np.concatenate(x) for x in list(zip(*parts))[:3])
-  replaced = [reason for part in parts for reason in part.broken]
-  notes = [note for part in parts for note in part.notes]
-  return Batch(image, extent, label, replaced, notes)
+  image, extent, label, replaced, notes = zip(*parts)
+  return Batch(
+      *map(np.concatenate, (image, extent, label)),
+      replaced=list(itertools.chain(*replaced)),
+      notes=list(itertools.chain(*notes)),
+  )
 
 
 def _explained(error):

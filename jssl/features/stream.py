@@ -107,7 +107,8 @@ def _finish(indices, geometry, batch_size, jobs):
     chunk = job.result()
     whole = [i for i in range(len(chunk.label)) if i not in chunk.broken]
     rows = slice(len(index), len(index) + len(whole))
-    batch.image[rows], batch.extent[rows] = chunk.image[whole], chunk.extent[whole]
+    batch.image[rows] = chunk.image[whole]
+    batch.extent[rows] = chunk.extent[whole]
     index += [indices[seen + i] for i in whole]
     label += [int(chunk.label[i]) for i in whole]
     name += [chunk.name[i] for i in whole]

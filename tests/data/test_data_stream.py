@@ -71,7 +71,8 @@ def test_batches_are_those_of_the_order_with_sizes_and_labels(photos):
   batches = _stream(read)
   assert len(batches) == 12
   for step, batch in enumerate(batches):
-    for actual, expected in zip(batch[:3], _expected(photos, step), strict=True):
+    wanted = _expected(photos, step)
+    for actual, expected in zip(batch[:3], wanted, strict=True):
       np.testing.assert_array_equal(actual, expected)
     assert batch.replaced == batch.notes == []
   # An epoch sees every picture.
@@ -143,9 +144,8 @@ def main():
     if os.getpid() != parent and 7 in indices:
       os.kill(os.getpid(), signal.SIGKILL)
     return inner(indices)
-  batches = data.stream(
-      read, seed=0, size=source.length, batch_size=8, start=0, stop=99, workers=2
-  )
+  sizes = dict(size=source.length, batch_size=8, start=0, stop=99)
+  batches = data.stream(read, seed=0, workers=2, **sizes)
   try:
     print(len(list(batches)))
   except ChildProcessError as error:
@@ -178,9 +178,8 @@ from jssl.data import chunks
 if __name__ == "__main__":
   source = data.open_source("folder:" + sys.argv[1], "all")
   read = chunks.reader(source, data.measure(source, 8))
-  batches = data.stream(
-      read, seed=0, size=source.length, batch_size=8, start=0, stop=999, workers=2
-  )
+  sizes = dict(size=source.length, batch_size=8, start=0, stop=999)
+  batches = data.stream(read, seed=0, workers=2, **sizes)
   next(batches)
   print(*(child.pid for child in multiprocessing.active_children()), flush=True)
   time.sleep(600)
