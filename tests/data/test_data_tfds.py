@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 
+from array_record.python import array_record_data_source
 import numpy as np
 from PIL import Image
 import pytest
@@ -303,3 +304,21 @@ def test_first_use_is_silent_safe_and_without_tensorflow(tmp_path):
       assert result.returncode == 0, result.stdout + result.stderr
       assert result.stdout == "" and result.stderr == ""
   assert os.listdir(tmp_path / "data" / "digits") == ["1.0.0"]
+
+
+def test_a_broken_record_does_not_spoil_the_others(data_dir, monkeypatch):
+  source = open_source("jssl_tiny", "train", data_dir=data_dir)
+  whole = source.read([2, 5, 7])
+  reader = array_record_data_source.ArrayRecordDataSource
+  getitems = reader.__getitems__
+
+  def broken(self, indices):
+    if 5 in indices:
+      raise ValueError("checksum")
+    return getitems(self, indices)
+
+  monkeypatch.setattr(reader, "__getitems__", broken)
+  first, lost, last = source.read([2, 5, 7])
+  assert [first, last] == [whole[0], whole[2]]
+  assert (lost.encoded, lost.label) == (b"", -1)
+  assert lost.name == "jssl_tiny train #5"
