@@ -20,6 +20,7 @@ with several seeds and compares them in a table and a chart.
 The last line is a JSON object.
 """
 
+import contextlib
 import json
 import pathlib
 import sys
@@ -27,6 +28,7 @@ from typing import Any
 
 from absl import app
 from absl import flags
+import jax
 from ml_collections import config_flags
 
 from jssl import cli
@@ -67,7 +69,9 @@ _MICRO_BATCHES = flags.DEFINE_integer("micro_batches", None, "Or the config's.")
 _STEPS_PER_DISPATCH = flags.DEFINE_integer(
     "steps_per_dispatch", None, "Or the config's."
 )
-_PROFILE = flags.DEFINE_string("profile", None, "Folder for a trace of a step.")
+_PROFILE = flags.DEFINE_string(
+    "profile", None, "Folder for a trace, to look at with XProf."
+)
 _PEER = flags.DEFINE_bool("peer", False, "Compare with PyTorch, in turn.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Or the config's.")
 _CANVAS = flags.DEFINE_integer("canvas", 256, "Side of the square; 0: none.")
@@ -95,8 +99,16 @@ def main(argv):
   with cli.plain_errors():
     name = lookup("the benchmark", argv[1] if argv[1:] else "", measures)
     cli.use_compilation_cache()
-    result = measures[name]()
+    with _traced(name):
+      result = measures[name]()
   print(json.dumps(result))
+
+
+def _traced(name: str) -> contextlib.AbstractContextManager:
+  """Writes a trace, if it is asked for; `step` writes one of its window."""
+  if _PROFILE.value is None or name == "step":
+    return contextlib.nullcontext()
+  return jax.profiler.trace(_PROFILE.value)
 
 
 def _step() -> dict[str, Any]:

@@ -230,6 +230,7 @@ def test_resuming_another_model_is_refused_with_the_difference(whole, data_dir):
 
 
 def test_two_processes_train_as_one(tmp_path, data_dir):
+  # They stream, each its share; the one has the whole set on the device.
   # Four steps: another order of sums, 1e-5 at first, grows with each step.
   one, two = tmp_path / "one", tmp_path / "two"
   _train(one, data_dir, "--config.epochs=0.36")
@@ -241,6 +242,7 @@ def test_two_processes_train_as_one(tmp_path, data_dir):
           two,
           data_dir,
           "--config.epochs=0.36",
+          "--config.data.stream=always",
           f"--coordinator_address=localhost:{port}",
           "--num_processes=2",
           f"--process_id={i}",
