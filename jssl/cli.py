@@ -126,7 +126,7 @@ def plain_errors() -> Iterator[None]:
   """Ends the program with the message of an error that a user can mend."""
   try:
     yield
-  except (ValueError, OSError, Diverged) as error:
+  except (ValueError, OSError, ImportError, Diverged) as error:
     if _DEBUG.value:
       raise
     _exit(f"{error}\n(--debug shows where.)")

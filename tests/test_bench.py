@@ -15,6 +15,7 @@ from jssl.benchmarks import augment as bench_augment
 from jssl.benchmarks import data as bench_data
 from jssl.benchmarks import knn
 from jssl.benchmarks import methods
+from jssl.benchmarks import peers
 from jssl.benchmarks import start
 from jssl.benchmarks import step
 
@@ -270,3 +271,12 @@ def test_bench_step_takes_flags(tmp_path):
   result = json.loads(done.stdout.splitlines()[-1])
   assert (result["method"], result["net"]) == ("moco_v2", "resnet8")
   assert (result["precision"], result["batch_size"]) == ("bfloat16", 8)
+
+
+def test_without_pytorch_the_remedy_is_told(step_config):
+  with pytest.raises(ImportError, match="needs no_such: pip install torch"):
+    peers._torch("no_such.module")
+  step_config = step_config.copy_and_resolve_references()
+  step_config.augment.name = "moco_v2"
+  with pytest.raises((ValueError, ImportError), match="--method=simclr|torch"):
+    peers.transforms(step_config, np.zeros((1, 8, 8, 3), np.uint8))
