@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 from PIL import Image
 import pytest
@@ -229,16 +230,20 @@ def step_config():
 
 
 def test_a_step_is_timed_and_counted(step_config):
+  hits = []
+  jax.monitoring.register_event_listener(
+      lambda event, **_: event.endswith("/cache_hits") and hits.append(event)
+  )
   result = step.measure(step_config)
   assert result["recompiles"] == 0
+  assert hits  # Compiling again found what the first time left.
   assert result["images_per_second"] == pytest.approx(
       8 / result["seconds_per_step"]
   )
   assert 0 < result["fraction_of_peak"] < 1
   assert 0 < result["fraction_of_bandwidth"]
   assert result["peak_memory_bytes"] > 0
-  # Tracing is in both.
-  assert 0 < result["warm_compile_seconds"] < result["compile_seconds"]
+  assert min(result["warm_compile_seconds"], result["compile_seconds"]) > 0
   json.dumps(result)
   larger = step_config.copy_and_resolve_references()
   larger.batch_size = 16
