@@ -32,6 +32,7 @@ import jax
 from ml_collections import config_flags
 
 from jssl import cli
+from jssl import nets
 from jssl.benchmarks import augment
 from jssl.benchmarks import data
 from jssl.benchmarks import knn
@@ -56,32 +57,58 @@ _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds, from 0.")
 _OUTPUT = flags.DEFINE_string(
     "output", "runs/methods", "Folder of the table and the chart."
 )
-_NET = flags.DEFINE_string("net", None, "Name of the net; or the config's.")
-_WIDTH = flags.DEFINE_integer("width", None, "Its width; or the config's.")
+_NET = flags.DEFINE_enum(
+    "net", None, sorted(nets.NETS), "By default the config's."
+)
+_WIDTH = flags.DEFINE_integer(
+    "width", None, "Its width; by default the config's.", lower_bound=1
+)
 _EPOCHS = flags.DEFINE_float(
     "epochs",
     None,
-    "Or 15 at most of a ResNet on digits, and otherwise the config's.",
+    "By default the config's; of a ResNet on digits, 15 at most.",
 )
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Or the config's.")
-_PRECISION = flags.DEFINE_string("precision", None, "Or the config's.")
-_MICRO_BATCHES = flags.DEFINE_integer("micro_batches", None, "Or the config's.")
+_IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", None, "Side of what the net sees; by default the config's."
+)
+_PRECISION = flags.DEFINE_enum(
+    "precision",
+    None,
+    ["auto", "float32", "bfloat16"],
+    "Of the computation; by default the config's.",
+)
+_MICRO_BATCHES = flags.DEFINE_integer(
+    "micro_batches", None, "As config.net.micro_batches.", lower_bound=1
+)
 _STEPS_PER_DISPATCH = flags.DEFINE_integer(
-    "steps_per_dispatch", None, "Or the config's."
+    "steps_per_dispatch",
+    None,
+    "As config.steps_per_dispatch.",
+    lower_bound=0,
 )
 _PROFILE = flags.DEFINE_string(
     "profile", None, "Folder for a trace, to look at with XProf."
 )
 _PEER = flags.DEFINE_bool("peer", False, "Compare with PyTorch, in turn.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Or the config's.")
-_CANVAS = flags.DEFINE_integer("canvas", 256, "Side of the square; 0: none.")
-_WORKERS = flags.DEFINE_integer("workers", None, "As config.data.workers.")
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size",
+    None,
+    "By default the config's; of data, 128.",
+    lower_bound=1,
+)
+_CANVAS = flags.DEFINE_integer(
+    "canvas", 256, "As config.data.canvas; 0: none.", lower_bound=0
+)
+_WORKERS = flags.DEFINE_integer(
+    "workers", -1, "As config.data.workers.", lower_bound=-1
+)
 _CACHE = flags.DEFINE_string("cache", None, "As config.data.cache.")
 _QUERIES = flags.DEFINE_integer("queries", 10_000, "Features to classify.")
 _BANK = flags.DEFINE_integer("bank", 50_000, "Labelled features.")
 _DIM = flags.DEFINE_integer("dim", 512, "Size of a feature.")
 _K = flags.DEFINE_integer("k", 200, "Neighbours that vote.")
 
+_EXAMPLE = "--config=configs/moco_v2.py:digits"
 _LOOP_EPOCHS = 10
 _SMALL = 64  # Images up to this size are like CIFAR's.
 
@@ -97,7 +124,12 @@ def main(argv):
       "methods": _methods,
   }
   with cli.plain_errors():
-    name = lookup("the benchmark", argv[1] if argv[1:] else "", measures)
+    if not argv[1:]:
+      raise ValueError(
+          f"give one of {', '.join(measures)}, as in python -m jssl.bench step;"
+          " --help tells what they do."
+      )
+    name = lookup("the benchmark", argv[1], measures)
     cli.use_compilation_cache()
     with _traced(name):
       result = measures[name]()
@@ -158,7 +190,7 @@ def _overrides() -> dict[str, Any]:
 
 
 def _loop() -> dict[str, Any]:
-  config = cli.required(_CONFIG)
+  config = cli.required(_CONFIG, example=_EXAMPLE)
   config.epochs = float(_LOOP_EPOCHS)
   if _DATA_DIR.value is not None:
     config.data.data_dir = _DATA_DIR.value
@@ -166,7 +198,7 @@ def _loop() -> dict[str, Any]:
 
 
 def _start() -> dict[str, Any]:
-  cli.required(_CONFIG)
+  cli.required(_CONFIG, example=_EXAMPLE)
   names = ("--config", "--data_dir")
   return _shown(start.measure([x for x in sys.argv if x.startswith(names)]))
 

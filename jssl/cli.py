@@ -9,7 +9,6 @@ import sys
 from typing import Any
 import zlib
 
-from absl import app
 from absl import flags
 from absl import logging
 import jax
@@ -56,9 +55,11 @@ def parse(
     if not path.is_file():
       _exit(f"--config={path} does not exist.{_nearest_file(path)}")
   try:
-    rest = app.parse_flags_with_usage(argv)
+    rest = flags.FLAGS(argv)
   except (AttributeError, KeyError) as error:
-    _exit(f"the config has no such key: {_innermost(error)}")
+    _exit(f"the config has no such key: {_innermost(error).rstrip('.')}.")
+  except flags.Error as error:
+    _exit(f"{_innermost(error).rstrip('.')}. --help lists the flags.")
   except (OSError, ValueError) as error:
     _exit(str(error))
   if not flags.FLAGS["verbosity"].present:

@@ -3,7 +3,7 @@
 The batch of a step is the same either way, unless pictures are broken.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ PyTree = Any
 
 # Pictures below which a few broken ones are no large share yet.
 _FEW = 1000
+_NAMED = 5  # Broken ones that a refusal names.
 # Share of the device's memory that images may take.
 _DEVICE_SHARE = 0.7
 
@@ -165,7 +166,7 @@ def streamed(config: ConfigDict, source: data.Source) -> Feed:
         start=start,
         stop=stop,
         share=_own_rows(config.batch_size),
-        workers=None if config.data.workers < 0 else config.data.workers,
+        workers=config.data.workers,
     )
     with contextlib.closing(batches):
       yield from _checked(_ahead(batches, to_devices), config, source)
@@ -191,23 +192,30 @@ def arrays(images: data.Images) -> dict[str, np.ndarray]:
   return {name: x for name, x in found.items() if x is not None}
 
 
-def check_broken(broken: int, seen: int, config: ConfigDict, name: str) -> None:
+def check_broken(
+    broken: Sequence[str], seen: int, config: ConfigDict, source: data.Source
+) -> None:
   """Refuses a set of which a large share cannot be decoded.
 
+  The share is that of the set, or of what was seen of it so far, but for the
+  first thousand pictures: among a few, a broken one says little.
+
   Args:
-    broken: Number of pictures that could not be decoded.
-    seen: Number of pictures, with them.
+    broken: "name: reason" for each picture that could not be decoded.
+    seen: Number of pictures that were tried.
     config: See `jssl.config.base`.
-    name: Of the set.
+    source: The set.
 
   Raises:
     ValueError: If the share is larger than the config allows.
   """
-  if broken > config.data.max_broken * max(seen, _FEW):
+  most = config.data.max_broken
+  if len(broken) > most * max(seen, min(source.length, _FEW)):
+    first = "\n  ".join(list(dict.fromkeys(broken))[:_NAMED])
     raise ValueError(
-        f"{broken:,} of {seen:,} pictures of {name} cannot be decoded, more"
-        f" than config.data.max_broken={config.data.max_broken:g} allows: check"
-        " the files, or raise it."
+        f"{len(broken):,} of {seen:,} pictures of {source.name} cannot be"
+        f" decoded, more than config.data.max_broken={most:g} of them: check"
+        f" the files, or raise it. The first are\n  {first}"
     )
 
 
@@ -221,10 +229,10 @@ def _ahead(batches, to_devices):
 
 
 def _checked(calls, config, source):
-  broken = seen = 0
+  broken, seen = [], 0
   for call in calls:
-    broken, seen = broken + len(call.replaced), seen + config.batch_size
-    check_broken(broken, seen, config, source.name)
+    broken, seen = broken + call.replaced, seen + config.batch_size
+    check_broken(broken, seen, config, source)
     yield call
 
 

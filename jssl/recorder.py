@@ -83,7 +83,7 @@ class Recorder:
     """
     for reason in replaced:
       if reason not in self._told and len(self._told) < _NAMED:
-        self.say(f"WARNING: left out: {reason}")
+        self.say(f"WARNING: the next picture takes the place of {reason}")
       self._told.add(reason)
     for note in notes:
       if note not in self._told:

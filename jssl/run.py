@@ -173,8 +173,8 @@ def some_images(config: ConfigDict, source: data.Source) -> data.Images:
   if feeds.streams(config, source):
     source = data.sample(source, config.eval.max_images)
   images = data.load_source(source, canvas=config.data.canvas or None)
-  broken = source.length - len(images.image)
-  feeds.check_broken(broken, source.length, config, source.name)
+  broken = images.skipped[len(source.skipped):]
+  feeds.check_broken(broken, source.length, config, source)
   return images
 
 
@@ -339,6 +339,11 @@ def _check(config):
       raise ValueError(
           f"config.{name} is {value}; expected at least {least}."
       )
+  if not 0 <= config.data.max_broken <= 1:
+    raise ValueError(
+        f"config.data.max_broken is {config.data.max_broken}; expected a share"
+        " in [0, 1]."
+    )
   above_zero = (
       "epochs",
       "eval.every_epochs",

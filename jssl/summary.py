@@ -91,6 +91,8 @@ def table(content: dict[str, Any]) -> str:
   }
   names = ("knn", "one_shot", "five_shot", "rank")
   lines = [f"{'':15}" + "".join(f"{name:>11}" for name in names)]
+  if content["knn"] is None:
+    lines.insert(0, "No labels to judge by, but by the rank of the features:")
   for label, values in rows.items():
     cells = (values[name] for name in names)
     text = ("-" if cell is None else f"{cell:#.3g}" for cell in cells)

@@ -216,6 +216,14 @@ def test_a_stream_is_timed_beside_the_bare_decoder(tmp_path):
   assert result["fraction_of_bare"] == pytest.approx(
       result["images_per_second"] / result["bare_images_per_second"], rel=1.0
   )
+  assert result["workers"] == 0 and result["replaced"] == 0
+  (tmp_path / "3.jpg").write_bytes(b"")  # Another one takes its place.
+  settings["cache"] = str(tmp_path / "5.jpg")  # A file, where folders go.
+  result = bench_data.measure(f"folder:{tmp_path}", **settings)
+  assert result["replaced"] > 0
+  assert any("nothing more can be kept" in note for note in result["notes"])
+  with pytest.raises(ValueError, match="workers is -2"):
+    bench_data.measure(f"folder:{tmp_path}", **settings | {"workers": -2})
   with pytest.raises(ValueError, match="20 images, fewer than one batch of 64"):
     bench_data.measure(f"folder:{tmp_path}", canvas=16, batch_size=64)
 

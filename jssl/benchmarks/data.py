@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import itertools
 import os
 import pathlib
 import statistics
@@ -30,7 +31,7 @@ def measure(
     data_dir: str | None = None,
     canvas: int = 256,
     batch_size: int = 128,
-    workers: int | None = None,
+    workers: int = -1,
     cache: str | None = None,
 ) -> dict[str, Any]:
   """Times both in turn, in windows of two batches at least.
@@ -47,7 +48,8 @@ def measure(
   Returns:
     Images a second of the stream and of the decoder alone, with as many
     threads as there are cores and the files in memory; their ratio, the median
-    over the windows; and seconds to the first batch.
+    over the windows; seconds to the first batch; the number of pictures that
+    others took the place of; and notes, such as that the cache cannot be used.
 
   Raises:
     ValueError: If the set cannot be used so.
@@ -77,13 +79,19 @@ def _measure(source, canvas, batch_size, workers, cache):
       stop=10**9 // batch_size,
       workers=workers,
   )
-  index = data.batch_indices(0, 0, size=source.length, batch_size=batch_size)
-  records = source.read(index)
+  records = _whole_records(source, geometry, batch_size)
+  replaced, notes = [], {}
+
+  def take(count):
+    for batch in itertools.islice(batches, count):
+      replaced.extend(batch.replaced)
+      notes.update(dict.fromkeys(batch.notes))
+
   streamed, bare = [], []
   with contextlib.closing(batches), concurrent.futures.ThreadPoolExecutor(
       os.cpu_count()
   ) as pool:
-    first = _seconds(lambda: next(batches))
+    first = _seconds(lambda: take(1))
     for _ in range(_WINDOWS):
       time.sleep(_SETTLE_SECONDS)
       bare.append(
@@ -98,9 +106,8 @@ def _measure(source, canvas, batch_size, workers, cache):
               )
           )
       )
-      for _ in range(8):  # What was read ahead beside the other.
-        next(batches)
-      streamed.append(_seconds(lambda: [next(batches) for _ in range(calls)]))
+      take(8)  # What was read ahead beside the other.
+      streamed.append(_seconds(lambda: take(calls)))
   images = calls * batch_size
   return {
       "dataset": source.name,
@@ -111,9 +118,25 @@ def _measure(source, canvas, batch_size, workers, cache):
       ),
       "first_batch_seconds": first,
       "cores": os.cpu_count(),
-      "workers": workers,
-      "cache": bool(cache),
+      "workers": data.count_workers(workers),
+      "cache": cache,
+      "replaced": len(replaced),
+      "notes": list(notes),
   }
+
+
+def _whole_records(source, geometry, count):
+  """Reads pictures that the bare decoder can decode, so many."""
+  index = data.batch_indices(0, 0, size=source.length, batch_size=count)
+  read = source.read(index)
+  broken = chunks.decode_records(read, geometry).broken
+  whole = [record for row, record in enumerate(read) if row not in broken]
+  if not whole:
+    raise ValueError(
+        f"None of {count} pictures of {source.name} can be decoded: check the"
+        f" files. The first is {next(iter(broken.values()))}."
+    )
+  return list(itertools.islice(itertools.cycle(whole), count))
 
 
 def _seconds(function):

@@ -17,6 +17,7 @@ from jssl.data.order import epoch_order
 from jssl.data.order import steps_per_epoch
 from jssl.data.source import Record
 from jssl.data.source import Source
+from jssl.data.stream import count_workers
 from jssl.data.stream import stream
 
 __all__ = (
@@ -26,6 +27,7 @@ __all__ = (
     "Source",
     "batch_indices",
     "common_size",
+    "count_workers",
     "decode",
     "epoch_order",
     "fingerprint",

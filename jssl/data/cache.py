@@ -152,7 +152,7 @@ def _read_through(files, read, indices, geometry):
 def _noted(chunk, folder, error):
   reason = error.strerror or str(error)
   note = (
-      f"the cache in {folder} cannot be used ({reason}); going on without what"
-      " is not there yet"
+      f"nothing more can be kept in the cache {folder} ({reason}); what is not"
+      " in it is decoded each time"
   )
   return chunk._replace(notes=(*chunk.notes, note))

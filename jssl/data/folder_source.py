@@ -79,7 +79,7 @@ def open_folder(path: str, split: str) -> Source:
     ]
 
   return Source(
-      name=f"{dataset} {split}",
+      name=f"{dataset} ({split})",
       length=len(files),
       read=read,
       classes=classes,

@@ -297,8 +297,9 @@ def _common_size(
     middle = int(np.median([min(size) for size in found]))
     raise ValueError(
         f"The pictures of {source.name} differ in size, as {_by(min(found))}"
-        f" and {_by(max(found))} (height x width): pass canvas, for example"
-        f" canvas={min(middle, 256)}, to fit each to a square."
+        f" and {_by(max(found))} (height x width): fit each to a square by"
+        f" --config.data.canvas={min(middle, 256)}, or in Python"
+        f" canvas={min(middle, 256)}."
     )
   return found[0]
 

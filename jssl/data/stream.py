@@ -91,7 +91,7 @@ def stream(
     start: int,
     stop: int,
     share: range | None = None,
-    workers: int | None = None,
+    workers: int = -1,
 ) -> Iterator[Batch]:
   """Reads batches in the order of `order.batch_indices`, ahead of the caller.
 
@@ -103,14 +103,15 @@ def stream(
     start: First step.
     stop: Step after the last.
     share: Which rows of each batch to read; None for all.
-    workers: Number of processes that decode; 0 for threads of this one; None
+    workers: Number of processes that decode; 0 for threads of this one; -1
       for what suits the machine.
 
   Yields:
     A `Batch` a step.
 
   Raises:
-    ValueError: If no picture near a broken one can be decoded.
+    ValueError: If `workers` is below -1, or no picture near a broken one can
+      be decoded.
     ChildProcessError: If a worker dies.
   """
   share = range(batch_size) if share is None else share
@@ -118,7 +119,7 @@ def stream(
   source = _Chunks(read, seed, size, batch_size, bounds)
   parts = source.per_batch
   cores = os.cpu_count() or 1
-  workers = _workers(cores) if workers is None else workers
+  workers = count_workers(workers)
   chunk_ids = grain.MapDataset.range(start * parts, stop * parts)
   ahead = _AHEAD * parts
   threads = grain.ReadOptions(
@@ -158,9 +159,17 @@ def _end_with(parent: int, worker: int, workers: int) -> None:
   threading.Thread(target=watch, daemon=True).start()
 
 
-def _workers(cores: int) -> int:
-  """Chooses the number of processes that decode."""
-  return 0 if cores <= _THREADS else cores
+def count_workers(workers: int) -> int:
+  """Returns the number of processes that decode, see `stream`; 0: threads."""
+  if workers < -1:
+    raise ValueError(
+        f"workers is {workers}; expected a number of processes, 0 for threads,"
+        " or -1 for what suits the machine."
+    )
+  cores = os.cpu_count() or 1
+  if workers == -1:
+    workers = 0 if cores <= _THREADS else cores
+  return workers
 
 
 def _join(parts):

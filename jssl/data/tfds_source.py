@@ -207,7 +207,7 @@ def _source(
 
   *size, channels = image.shape
   return Source(
-      name=f"{name} {split}",
+      name=f"{name} ({split})",
       length=len(records),
       read=read,
       classes=tuple(label.names) if labelled else (),
