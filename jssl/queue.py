@@ -1,13 +1,11 @@
 """MoCo's queue of keys: a ring buffer carried from step to step."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jssl.embeddings import l2_normalize
-
-PyTree = Any
 
 
 class Queue(NamedTuple):
@@ -45,17 +43,13 @@ def init(key: jax.Array, size: int, dim: int) -> Queue:
   return Queue(keys, jnp.zeros((), jnp.int32))
 
 
-def push(queue: Queue, keys: jax.Array, *, after: PyTree = None) -> Queue:
+def push(queue: Queue, keys: jax.Array) -> Queue:
   """Overwrites the oldest keys by a new batch: first in, first out.
 
   Args:
     queue: The queue.
     keys: The batch of **all** devices, `[B, D]`, normalised here. The update
       must be equal on every device, so gather the keys first.
-    after: Arrays that are computed from the queue before it changes, such as
-      the parameters after the step. With them, a compiled step that donates
-      the queue updates it in place; without, XLA cannot tell that the last
-      reader is done, and copies all of it at every step.
 
   Returns:
     The queue with the batch in it; no gradient flows to `keys`.
@@ -81,20 +75,6 @@ def push(queue: Queue, keys: jax.Array, *, after: PyTree = None) -> Queue:
     )
   keys = jax.lax.stop_gradient(l2_normalize(keys))
   filled = jax.lax.dynamic_update_slice(
-      queue.keys,
-      keys,
-      (queue.pointer + _zero(after), jnp.zeros_like(queue.pointer)),
+      queue.keys, keys, (queue.pointer, jnp.zeros_like(queue.pointer))
   )
   return Queue(filled, (queue.pointer + batch) % size)
-
-
-def _zero(after):
-  """A zero that is not known before `after` is: no number is both of these.
-
-  (`jax.lax.optimization_barrier` is gone before XLA inserts copies.)
-  """
-  arrays = jax.tree.leaves(after)
-  if not arrays:
-    return 0
-  x = jnp.sum(min(arrays, key=jnp.size).astype(jnp.float32))
-  return (jnp.isinf(x) & jnp.isnan(x)).astype(jnp.int32)

@@ -75,8 +75,10 @@ def make_step(
   Returns:
     `(state, batch) -> (state, metrics)`, a pure function of one device's share
     of the batch (see `Method`), to be jitted or mapped over the axis. Metrics
-    are scalars averaged over the axis: "loss", "gradient_norm" and the
-    method's own.
+    are scalars averaged over the axis: "loss", "gradient_norm", "skipped" and
+    the method's own. If the loss, the gradient or what the method would carry
+    on is not finite, "skipped" is 1 instead of 0, and nothing but the step's
+    number changes.
   """
 
   def step(state, batch):
@@ -98,20 +100,35 @@ def make_step(
         state.params
     )
     gradients = parallel.pmean(gradients, axis_name)
-    updates, opt_state = optimizer.update(
-        gradients, state.opt_state, state.params
-    )
-    params = optax.apply_updates(state.params, updates)
-    params, carried = method.update(
-        params, state.carried, aux.fresh, state.step
-    )
+    gradient_norm = optax.tree.norm(gradients)
+
+    def move(old):
+      updates, opt_state = optimizer.update(
+          gradients, old.opt_state, old.params
+      )
+      params = optax.apply_updates(old.params, updates)
+      params, carried = method.update(
+          params, old.carried, aux.fresh, old.step
+      )
+      return old._replace(params=params, carried=carried, opt_state=opt_state)
+
+    finite = _all_finite((value, gradient_norm, aux.fresh))
+    # A branch waits for all readers of the state, so the queue stays in place.
+    new = jax.lax.cond(finite, move, lambda old: old, state)
     metrics = {
         "loss": value,
-        "gradient_norm": optax.tree.norm(gradients),
+        "gradient_norm": gradient_norm,
+        "skipped": ~finite,
         **parallel.pmean(aux.metrics, axis_name),
     }
     metrics = {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
-    state = TrainState(state.step + 1, params, carried, opt_state, state.key)
-    return state, metrics
+    return new._replace(step=new.step + 1), metrics
 
   return step
+
+
+def _all_finite(tree: PyTree) -> jax.Array:
+  """Whether every number of a tree is finite, a bool `[]`."""
+  return jnp.all(
+      jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)])
+  )

@@ -171,11 +171,62 @@ def test_metrics_are_scalars_with_these_names():
   _, metrics = _after_three_steps("pmap", 8, 8, True)
   for row in metrics:
     assert set(row) == {
-        "loss", "gradient_norm", "accuracy", "chance_loss", "feature_std",
+        "loss", "gradient_norm", "skipped", "accuracy", "chance_loss",
+        "feature_std",
     }
     for value in row.values():
       assert value.shape == () and value.dtype == jnp.float32
       assert np.isfinite(value)
+
+
+def _spoilt(where, axis_name=None):
+  """A method of which something is not finite in step 1, on one device."""
+  real = _method(8, True, axis_name)
+
+  def loss(params, carried, views, keys, step):
+    last = parallel.axis_size(axis_name) - 1
+    here = (step == 1) & (parallel.axis_index(axis_name) == last)
+    value, aux = real.loss(params, carried, views, keys, step)
+    if where == "loss":
+      value = value + jnp.where(here, jnp.inf, 0.0)
+    elif where == "gradient":  # The square root's at 0; its value is fine.
+      zero = jnp.where(here, 0.0 * value, 1.0)
+      value = value + jnp.sqrt(zero) - jax.lax.stop_gradient(jnp.sqrt(zero))
+    else:
+      bad = jnp.where(parallel.pmean(here * 1.0, axis_name) > 0, jnp.nan, 0.0)
+      aux = aux._replace(fresh=aux.fresh._replace(keys=aux.fresh.keys + bad))
+    return value, aux
+
+  return real._replace(loss=loss)
+
+
+@pytest.mark.parametrize("mapping,devices", [("jit", 1), ("pmap", 8)])
+@pytest.mark.parametrize("where", ["loss", "gradient", "keys"])
+def test_what_is_not_finite_changes_nothing(mapping, devices, where):
+  axis_name = None if mapping == "jit" else parallel.AXIS_NAME
+  step = _mapped(
+      make_step(_spoilt(where, axis_name), _optimizer(), axis_name),
+      mapping,
+      devices,
+  )
+  state, skipped = _state(8), []
+  before = []
+  for i in range(3):
+    before.append(jax.tree.map(np.asarray, state._replace(key=0)))
+    state, row = step(state, _batch(i))
+    skipped.append(float(row["skipped"]))
+  before.append(jax.tree.map(np.asarray, state._replace(key=0)))
+  assert skipped == [0, 1, 0]
+  assert [s.step for s in before] == [0, 1, 2, 3]
+  same = lambda i: all(
+      np.array_equal(a, b)
+      for a, b in zip(
+          jax.tree.leaves(before[i]._replace(step=0)),
+          jax.tree.leaves(before[i + 1]._replace(step=0)),
+      )
+  )
+  assert [same(i) for i in range(3)] == [False, True, False]
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(before[3]))
 
 
 def test_the_given_state_is_donated():
@@ -260,20 +311,31 @@ def _probe(axis_name):
   )
 
 
+def _unseen(*, step, devices=1):
+  """A state for the probe."""
+  params = jnp.ones(())
+  carried = {
+      "views": jnp.zeros((BATCH, 2, 8, 8, 3)),
+      "shared": jnp.zeros((devices, 2), jnp.uint32),
+      "local": jnp.zeros((devices, 2), jnp.uint32),
+      "step": jnp.zeros((), jnp.int32),
+  }
+  return TrainState(
+      jnp.asarray(step, jnp.int32),
+      params,
+      carried,
+      optax.sgd(0.0).init(params),
+      jax.random.key(3),
+  )
+
+
 @functools.cache
 def _seen(mapping, devices, position=None):
   """What the probe saw in two steps over the same images."""
   axis_name = None if mapping == "jit" else parallel.AXIS_NAME
   step = make_step(_probe(axis_name), optax.sgd(0.0), axis_name)
   step = _mapped(step, mapping, devices)
-  params = jnp.ones(())
-  state = TrainState(
-      jnp.zeros((), jnp.int32),
-      params,
-      {},
-      optax.sgd(0.0).init(params),
-      jax.random.key(3),
-  )
+  state = _unseen(step=0, devices=devices)
   batch, seen = _batch(0), []
   if position is not None:
     batch["position"] = jnp.asarray(position)
@@ -319,11 +381,7 @@ def test_devices_share_one_key_and_have_one_of_their_own():
 def test_a_resumed_step_draws_what_the_first_run_drew():
   """Randomness is of the step's number, not of the calls before it."""
   step = jax.jit(make_step(_probe(None), optax.sgd(0.0)))
-  params = jnp.ones(())
-  opt_state = optax.sgd(0.0).init(params)
-  one = jnp.ones((), jnp.int32)
-  state = TrainState(one, params, {}, opt_state, jax.random.key(3))
-  state, _ = step(state, _batch(0))
+  state, _ = step(_unseen(step=1), _batch(0))
   np.testing.assert_array_equal(
       state.carried["views"], _seen("jit", 1)[1]["views"]
   )

@@ -166,7 +166,7 @@ def moco(
     # Averaging after the optimizer's step is the paper's averaging before the
     # next forward pass: a schedule is read one step ahead.
     key_params = ema.update(carried.key_params, params, momentum(step + 1))
-    queue = queues.push(carried.queue, fresh.keys, after=params)
+    queue = queues.push(carried.queue, fresh.keys)
     return params, Carried(
         fresh.batch_stats, key_params, fresh.key_batch_stats, queue
     )

@@ -127,7 +127,7 @@ def nnclr(
 
   def update(params, carried, fresh, step):
     del step
-    queue = queues.push(carried.queue, fresh.projections, after=params)
+    queue = queues.push(carried.queue, fresh.projections)
     return params, Carried(fresh.batch_stats, queue)
 
   return Method(views, init, loss, update, branches.encoder(net))

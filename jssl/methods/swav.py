@@ -5,7 +5,6 @@ Reference:
   Assignments, 2020.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -174,8 +173,7 @@ def swav(
     params = {**params, "prototypes": l2_normalize(params["prototypes"])}
     queue = carried.queue
     if queue is not None:
-      push = functools.partial(queues.push, after=params)
-      queue = jax.vmap(push)(queue, fresh.projections)
+      queue = jax.vmap(queues.push)(queue, fresh.projections)
     return params, Carried(fresh.batch_stats, queue)
 
   return Method(views, init, loss, update, branches.encoder(net))
