@@ -2,21 +2,33 @@
 
 Orbax writes a checkpoint beside the others under a temporary name and renames
 it when it is whole, so a run may be killed at any moment: what is there under
-its final name is complete.
+its final name was complete. What a disk does to it later is told by a checksum
+of each array.
 """
 
+from collections.abc import Iterator
 import contextlib
+import json
 import pathlib
 import shutil
+import sys
+import textwrap
 from typing import Any
+import zlib
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jssl import parallel
 
 PyTree = Any
 
 _FOLDER = "checkpoints"
+_ASIDE = "unreadable"  # Where such checkpoints go, in the same folder.
+_FORMAT = 1  # Of what a checkpoint holds.
+_NAMED = 3  # Differences that a message tells.
+_LONGEST = 160  # Letters of a reason.
 
 
 class NotSaved(OSError):
@@ -28,6 +40,7 @@ class Checkpoints:
 
   Attributes:
     latest: Step of the newest complete checkpoint, or None.
+    unreadable: A sentence for each checkpoint that `restore` passed over.
   """
 
   def __init__(
@@ -43,7 +56,8 @@ class Checkpoints:
     """
     import orbax.checkpoint as ocp  # Slow to import, and not always needed.
 
-    self._ocp = ocp
+    self._args = ocp.args
+    self._read_only = read_only
     self._manager = ocp.CheckpointManager(
         (pathlib.Path(workdir) / _FOLDER).absolute(),
         options=ocp.CheckpointManagerOptions(
@@ -52,6 +66,7 @@ class Checkpoints:
             create=not read_only,
         ),
     )
+    self.unreadable: list[str] = []
 
   @property
   def latest(self) -> int | None:
@@ -63,7 +78,11 @@ class Checkpoints:
     Raises:
       NotSaved: If writing failed, often the writing of the one before.
     """
-    args = self._ocp.args.StandardSave(parallel.to_global(state))
+    state = jax.device_get(_without_keys(state))
+    args = self._args.Composite(
+        state=self._args.StandardSave(state),
+        about=self._args.JsonSave(_described(state)),
+    )
     with self._plain_errors():
       self._manager.save(step, args=args)
 
@@ -76,35 +95,90 @@ class Checkpoints:
     with self._plain_errors():
       self._manager.wait_until_finished()
 
-  def restore(self, like: PyTree, step: int | None = None) -> PyTree:
-    """Reads a checkpoint.
+  def restore(self, like: PyTree) -> PyTree:
+    """Reads the newest checkpoint that is as it was written.
+
+    Newer ones are told in `unreadable`, and moved to `checkpoints/unreadable`
+    unless the folder is only looked at.
 
     Args:
       like: A state (or its `jax.eval_shape`) of the same structure and shapes.
-      step: Which checkpoint, the newest by default.
 
     Returns:
       The state, on each local device.
 
     Raises:
       FileNotFoundError: If there is none.
+      ValueError: If all of them are damaged, or of another model or version.
     """
-    step = self.latest if step is None else step
-    if step is None:
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    if not steps:
       raise FileNotFoundError(
           f"No checkpoint in {self._manager.directory}; train first, with"
           " python -m jssl.train."
       )
-    sharding = parallel.global_sharding()
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        like,
-    )
-    args = self._ocp.args.StandardRestore(shapes)
-    return parallel.to_local(self._manager.restore(step, args=args))
+    raw = jax.eval_shape(_without_keys, like)
+    damaged = {}
+    for step in steps:
+      state, reason = self._read(step, raw)
+      if parallel.agree(reason is None):
+        break
+      damaged[step] = reason or "another process could not read it"
+    else:
+      raise ValueError(
+          f"No checkpoint in {self._manager.directory} can be read:"
+          f" {_listed(damaged)}. Put back a copy of one, or give another"
+          " --workdir."
+      )
+    self.unreadable = [
+        f"the checkpoint of step {bad} cannot be read ({damaged[bad]}); using"
+        f" that of step {step}"
+        for bad in sorted(damaged)
+    ]
+    if damaged and not self._read_only:
+      self._set_aside(damaged)
+    return parallel.replicate(_with_keys(state, like))
+
+  def _read(self, step, like):
+    """Returns the state, or None and why it cannot be read."""
+    try:
+      about = self._item(step, about=self._args.JsonRestore())
+      if about["checksum"] != _checksum_of(about["arrays"]):
+        raise ValueError("its description is damaged")
+    except (MemoryError, PermissionError):
+      raise  # A copy from before would fare no better.
+    except Exception as error:  # Damaged files raise nearly any type.
+      return None, _reason(error)
+    _check_kind(about, like, self._manager.directory / str(step))
+    try:
+      empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
+      with _quiet_if_it_fails():
+        state = self._item(step, state=self._args.StandardRestore(empty))
+    except (MemoryError, PermissionError):
+      raise
+    except Exception as error:
+      return None, _reason(error)
+    arrays = _described(state)["arrays"].items()
+    for name, _ in sorted(arrays - about["arrays"].items()):
+      return None, f"{name} is not as it was written"
+    return state, None
+
+  def _item(self, step, **args):
+    (name,) = args
+    return self._manager.restore(step, args=self._args.Composite(**args))[name]
+
+  def _set_aside(self, steps):
+    folder = pathlib.Path(self._manager.directory)
+    if jax.process_index() == 0:
+      (folder / _ASIDE).mkdir(exist_ok=True)
+      for step in steps:
+        shutil.rmtree(folder / _ASIDE / str(step), ignore_errors=True)
+        (folder / str(step)).rename(folder / _ASIDE / str(step))
+    parallel.agree(True)  # The others wait until it is done.
+    self._manager.reload()
 
   @contextlib.contextmanager
-  def _plain_errors(self):
+  def _plain_errors(self) -> Iterator[None]:
     try:
       yield
     except (OSError, ValueError) as error:  # TensorStore's are ValueErrors.
@@ -115,9 +189,100 @@ class Checkpoints:
       raise NotSaved(
           f"a checkpoint could not be saved in {self._manager.directory}, where"
           f" {free:,.1f} MiB are free. Intact is {newest}. Free space, and run"
-          f" the same command again. The cause: {str(error).splitlines()[0]}"
+          f" the same command again. The cause: {_reason(error)}"
       ) from error
 
   def close(self) -> None:
     """Waits and frees the background threads."""
     self._manager.close()
+
+
+@contextlib.contextmanager
+def _quiet_if_it_fails() -> Iterator[None]:
+  """Keeps what TensorStore reads after a first error from the screen.
+
+  It tells of each array to an event loop that is closed by then.
+  """
+  before = sys.unraisablehook
+
+  def hook(unraisable):
+    if "Event loop is closed" not in str(unraisable.exc_value):
+      before(unraisable)
+
+  sys.unraisablehook = hook
+  yield
+  sys.unraisablehook = before
+
+
+def _is_key(x):
+  return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _without_keys(state):
+  """PRNG keys as numbers."""
+  return jax.tree.map(
+      lambda x: jax.random.key_data(x) if _is_key(x) else x, state
+  )
+
+
+def _with_keys(state, like):
+  return jax.tree.map(
+      lambda x, y: jax.random.wrap_key_data(x) if _is_key(y) else x, state, like
+  )
+
+
+def _described(state):
+  """What tells these arrays from others: form, and a checksum of each."""
+  arrays = {
+      name: f"{_form(x)} {zlib.crc32(x.tobytes()):08x}"
+      for name, x in _named(state).items()
+  }
+  return {
+      "format": _FORMAT,
+      "arrays": arrays,
+      "checksum": _checksum_of(arrays),
+  }
+
+
+def _named(tree):
+  leaves = jax.tree.leaves_with_path(tree)
+  return {jax.tree_util.keystr(path): x for path, x in leaves}
+
+
+def _form(x):
+  return f"{x.dtype}[{','.join(map(str, x.shape))}]"
+
+
+def _checksum_of(arrays):
+  return zlib.crc32(json.dumps(arrays, sort_keys=True).encode())
+
+
+def _check_kind(about, like, path):
+  """Refuses a checkpoint of other arrays than those wanted."""
+  if about["format"] != _FORMAT:
+    raise ValueError(
+        f"{path} is of format {about['format']}, this jssl reads {_FORMAT}: use"
+        " the version that wrote it, or give another --workdir."
+    )
+  there = {k: v.rpartition(" ")[0] for k, v in about["arrays"].items()}
+  here = {name: _form(x) for name, x in _named(like).items()}
+  wrong = sorted(dict.fromkeys(k for k, _ in there.items() ^ here.items()))
+  if wrong:
+    lines = "".join(
+        f"\n  {name}: {there.get(name, 'absent')} there, "
+        f"{here.get(name, 'absent')} now"
+        for name in wrong[:_NAMED]
+    )
+    raise ValueError(
+        f"{path} is of another model, or of another version of jssl:"
+        f" {len(wrong)} arrays differ.{lines}\nGive another --workdir."
+    )
+
+
+def _reason(error):
+  line = (str(error) or type(error).__name__).splitlines()[0]
+  return textwrap.shorten(line, _LONGEST, placeholder=" ...")
+
+
+def _listed(damaged):
+  return "; ".join(f"step {step}: {why}" for step, why in damaged.items())

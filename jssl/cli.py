@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 import contextlib
 import difflib
+import faulthandler
+import os
 import pathlib
 import platform
 import sys
+import time
 from typing import Any
 import zlib
 
@@ -26,14 +29,21 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
     None,
-    "HOST:PORT of the first of several processes that train together.",
+    "HOST:PORT of the first of several processes that train together; or"
+    " $JAX_COORDINATOR_ADDRESS. TPU slices, Slurm and Open MPI need none.",
 )
 _PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "Number of processes that train together."
+    "num_processes", None, "Number of such processes; or $JAX_NUM_PROCESSES."
 )
 _PROCESS = flags.DEFINE_integer(
-    "process_id", None, "Which of them this is, from 0."
+    "process_id", None, "Which of them this is, from 0; or $JAX_PROCESS_ID."
 )
+# What Slurm and Open MPI call the number of processes.
+_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+# A process that was not heard of for so long is given up, and all others end.
+HEARTBEAT_SECONDS = 60
+# The first process judges the encoder in the end; the others wait for it.
+_SHUTDOWN_SECONDS = 24 * 60 * 60
 
 
 def parse(
@@ -115,11 +125,50 @@ def _cpu():
 
 
 def join_processes() -> None:
-  """Joins the other processes of a training on several hosts, if flags say."""
-  if _COORDINATOR.value is not None:
+  """Joins the other processes of a training on several hosts, if there are.
+
+  Flags or the environment tell, or JAX finds out: see
+  `jax.distributed.initialize`.
+
+  Raises:
+    ValueError: If something is missing, or the others cannot be reached.
+  """
+  given = {
+      "coordinator_address": _given(_COORDINATOR, "JAX_COORDINATOR_ADDRESS"),
+      "num_processes": _given(_PROCESSES, "JAX_NUM_PROCESSES"),
+      "process_id": _given(_PROCESS, "JAX_PROCESS_ID"),
+  }
+  told = any(value is not None for value in given.values())
+  if not told and any(os.environ.get(name) == "1" for name in _SIZES):
+    return  # JAX would take the first of the GPUs alone.
+  try:
     jax.distributed.initialize(
-        _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+        **given,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
     )
+  except ValueError as error:
+    if told:
+      raise ValueError(
+          "Several processes need --coordinator_address=HOST:PORT,"
+          f" --num_processes=N and --process_id=I from 0 to N - 1: {error}"
+      ) from error
+    return  # Nothing tells of others.
+  except RuntimeError as error:
+    raise ValueError(
+        "The other processes could not be reached, with --coordinator_address="
+        f"{given['coordinator_address']}: {_first_line(error)}"
+    ) from error
+  # When JAX ends a process because another one died, its message says which;
+  # a hundred lines of stacks would hide it.
+  faulthandler.disable()
+
+
+def _given(flag, variable):
+  """A flag's value, or that of the environment."""
+  if flag.value is not None or variable not in os.environ:
+    return flag.value
+  return flags.FLAGS[flag.name].parser.parse(os.environ[variable])
 
 
 @contextlib.contextmanager
@@ -132,17 +181,43 @@ def plain_errors() -> Iterator[None]:
       raise
     _exit(f"{error}\n(--debug shows where.)")
   except jax.errors.JaxRuntimeError as error:
-    if _DEBUG.value or "RESOURCE_EXHAUSTED" not in str(error):
+    if _DEBUG.value:
       raise
-    _exit(
-        f"the device is out of memory: {str(error).splitlines()[0]}\nLower"
-        " config.batch_size, config.image_size or config.net.width."
+    if "RESOURCE_EXHAUSTED" in str(error):
+      _exit(
+          f"the device is out of memory: {_first_line(error)}\nLower"
+          " config.batch_size, config.image_size or config.net.width."
+      )
+    if not _among_others():
+      raise
+    _tell(
+        f"process {jax.process_index()} lost another ({_first_line(error)})."
+        f" Within {HEARTBEAT_SECONDS} seconds JAX tells which. The same command"
+        " on all of them goes on from the last checkpoint."
     )
+    time.sleep(2 * HEARTBEAT_SECONDS)  # JAX ends this process meanwhile.
+    _exit("the others are still there; see their messages.")
+
+
+def _tell(message):
+  print(f"jssl: {message}", file=sys.stderr, flush=True)
 
 
 def _exit(message):
-  print(f"jssl: {message}", file=sys.stderr)
+  _tell(message)
+  if _among_others():
+    # At once: an orderly end would wait for the others, which wait for this.
+    sys.stdout.flush()
+    os._exit(1)
   sys.exit(1)
+
+
+def _among_others():
+  return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _first_line(error):
+  return str(error).splitlines()[0]
 
 
 def _config_paths(argv):

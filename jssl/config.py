@@ -53,6 +53,9 @@ def base(dataset: str) -> ConfigDict:
       # Steps whose gradients are averaged to one update. A loss that looks
       # across the batch sees one step's: net.micro_batches is exact.
       "accumulate_steps": 1,
+      # Steps in a row without a finite loss and gradient that end training;
+      # each changes nothing.
+      "max_skipped": 20,
       # Height and width of the images that the net sees.
       "image_size": 224,
       # Of the computation: float32, bfloat16, or auto (bfloat16 on TPU, GPU).

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
+import warnings
 
 import flax.linen as nn
 import jax
@@ -151,6 +152,8 @@ def load(path: str) -> Trained:
   like = jax.eval_shape(init, jax.random.key(0))
   checkpoints = Checkpoints(path, read_only=True)
   state = checkpoints.restore(like)
+  for line in checkpoints.unreadable:
+    warnings.warn(f"{path}: {line}")
   checkpoints.close()
   encode = make_encode(
       method,

@@ -4,24 +4,26 @@ from collections.abc import Callable, Iterator
 import contextlib
 import os
 import shlex
-import signal
-import threading
 from typing import Any
 
 import jax
 
 from jssl import config as configs
+from jssl import lock
+from jssl import preemption
 from jssl import run as runs
 from jssl import summary
 from jssl.checkpoint import Checkpoints
 from jssl.checkpoint import NotSaved
 from jssl.config import ConfigDict
+from jssl.recorder import Diverged
 from jssl.recorder import Recorder
 from jssl.report import curves
 from jssl.report import material
 from jssl.report import page
 from jssl.report import pictures as report
 from jssl.run import Run
+from jssl.step import all_finite
 from jssl.step import TrainState
 
 # What may change when a run is resumed: neither the model nor the order of the
@@ -36,6 +38,7 @@ _FREE = (
     "epochs",
     "eval.",
     "log.",
+    "max_skipped",
     "optimizer.learning_rate",
     "optimizer.schedule.",
     "optimizer.weight_decay",
@@ -53,42 +56,51 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
       there and ends exactly as if it had never stopped.
 
   Returns:
-    What `WORKDIR/summary.json` holds; None if SIGTERM asked to stop before the
-    end, after saving.
+    What `WORKDIR/summary.json` holds ({} in all but the first of several
+    processes); None if SIGTERM asked to stop before the end, after saving.
 
   Raises:
     ValueError: If something in the config is wrong, or differs from the run
       to be resumed in the model or the order of the data.
-    OSError: If the data cannot be found, or the folder cannot be written.
-    Diverged: If the loss is no longer finite; what was saved is intact.
+    OSError: If the data cannot be found, or the folder cannot be written or is
+      used by another run.
+    Diverged: If loss or gradient are not finite for many steps in a row; what
+      was saved is intact.
   """
   run = runs.prepare(config)
-  os.makedirs(workdir, exist_ok=True)
-  checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
-  resuming = checkpoints.latest is not None
-  _settle(run.config, workdir, resuming=resuming)
-  state = runs.initial_state(run)
-  if resuming:
-    state = checkpoints.restore(state)
-  recorder = Recorder(run, workdir, step=int(state.step))
-  _greet(run, recorder, resuming=resuming, step=int(state.step))
-  with contextlib.closing(checkpoints), contextlib.closing(recorder):
-    dispatch = runs.make_dispatch(run)
-    state = run_steps(
-        run, dispatch, recorder, checkpoints, state, workdir=workdir
-    )
-    if int(state.step) < run.total_steps:
-      recorder.say(
-          f"stopped by SIGTERM and saved at step {int(state.step)}; the same"
-          " command goes on from there"
-      )
-      return None
-  result = None
-  if jax.process_index() == 0:
+  with _own(workdir):
+    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+    with contextlib.closing(checkpoints):
+      resuming = checkpoints.latest is not None
+      state = runs.initial_state(run)
+      if resuming:
+        _check_same(run.config, workdir)
+        state = checkpoints.restore(state)
+      if jax.process_index() == 0:
+        configs.save(run.config, workdir)
+      recorder = Recorder(run, workdir, step=int(state.step))
+      with contextlib.closing(recorder):
+        _greet(run, recorder, checkpoints, resuming=resuming, state=state)
+        state, stopped = run_steps(
+            run,
+            runs.make_dispatch(run),
+            recorder,
+            checkpoints,
+            state,
+            workdir=workdir,
+        )
+        if stopped:
+          recorder.say(
+              f"stopped by SIGTERM and saved at step {int(state.step)}; the"
+              " same command goes on from there"
+          )
+          return None
+    if jax.process_index() > 0:
+      return {}
     result = summary.write(run, workdir, state, recorder.rows)
     curves.draw(recorder.rows, os.path.join(workdir, "curves.png"))
     _report(run, recorder, state, workdir)
-  return result
+    return result
 
 
 def run_steps(
@@ -99,7 +111,7 @@ def run_steps(
     state: TrainState,
     *,
     workdir: str,
-) -> TrainState:
+) -> tuple[TrainState, bool]:
   """Trains to the end, or until SIGTERM and a last checkpoint.
 
   Args:
@@ -111,14 +123,16 @@ def run_steps(
     workdir: Where pictures go.
 
   Returns:
-    The last state.
+    The last state, and whether SIGTERM asked to stop.
   """
   step = saved = int(state.step)
   held = run.feed.hold()
-  paint = runs.make_pictures(run) if run.method.pictures else None
-  compiling = True
+  look = _looker(run, recorder, workdir)
+  compiling, stopped = True, False
   calls = run.feed.calls(step, run.total_steps, run.steps_per_dispatch)
-  with _sigterm() as asked_to_stop, contextlib.closing(calls):
+  with preemption.notice() as notice, contextlib.closing(calls):
+    if step and _due(run, step, run.steps_per_dispatch, "eval"):
+      look(notice, step, state)  # Unless it was done before.
     for count, inputs, replaced, notes in calls:
       state, metrics = dispatch(state, held, inputs)
       step += count
@@ -130,32 +144,57 @@ def run_steps(
         compiling = False
       if step % run.config.log.every_steps < count:
         recorder.flush(step)
-      if _due(run, step, count, "eval") and jax.process_index() == 0:
-        recorder.flush(step)
-        signs = runs.look(run, runs.encoder_of(run, state))
-        if paint:
-          _draw(run, paint(state), workdir, step)
-        recorder.evaluation(step, signs)
+      if _due(run, step, count, "eval"):
+        look(notice, step, state)
       if _due(run, step, count, "checkpoint"):
         recorder.flush(step)
-        saved = _save(checkpoints, recorder, step, state) or saved
-      if asked_to_stop.is_set():
+        # Among steps that change nothing, what is there is suspect.
+        if not recorder.skipped_in_a_row:
+          saved = _save(checkpoints, recorder, step, state) or saved
+      stopped = notice.came()
+      if stopped:
         break
     if step > saved:
       recorder.flush(step)
-      checkpoints.save(step, state)
+      checkpoints.save(step, _finite(state))
   checkpoints.wait()
-  return state
+  return state, stopped
 
 
-def _draw(run, pictures, workdir, step):
+def _looker(run, recorder, workdir):
+  """Makes the function that evaluates, in the first process."""
+  paint = runs.make_pictures(run) if run.method.pictures else None
+  done = {row["step"] for row in recorder.rows if "rank" in row}
+
+  def look(notice, step, state):
+    recorder.flush(step)
+    if jax.process_index() or step in done:
+      return
+
+    def evaluate():
+      signs = runs.look(run, runs.encoder_of(run, state))
+      if paint:
+        _draw(run, recorder, paint(state), workdir, step)
+      return signs
+
+    signs = notice.unless(evaluate)
+    if signs is not None:  # Else the resumed run does it.
+      recorder.evaluation(step, signs)
+
+  return look
+
+
+def _draw(run, recorder, pictures, workdir, step):
   """Writes the pictures of this step, and the newest under one name."""
-  os.makedirs(os.path.join(workdir, "pictures"), exist_ok=True)
   epoch = step / run.steps_per_epoch
   title = f"{run.config.method.name} on {run.config.data.name}, epoch {epoch:g}"
   pictures = jax.device_get(pictures)
-  for name in (f"pictures/step_{step:07}.png", "reconstructions.png"):
-    report.draw(pictures, os.path.join(workdir, name), title=title)
+  try:
+    os.makedirs(os.path.join(workdir, "pictures"), exist_ok=True)
+    for name in (f"pictures/step_{step:07}.png", "reconstructions.png"):
+      report.draw(pictures, os.path.join(workdir, name), title=title)
+  except OSError as error:  # A full disk is no reason to stop.
+    recorder.say(f"WARNING: pictures could not be written: {error}")
 
 
 def _report(run, recorder, state, workdir):
@@ -181,32 +220,44 @@ def _due(run, step, count, section):
 def _save(checkpoints, recorder, step, state):
   """Saves in the background; returns the step, or None if that failed."""
   try:
-    checkpoints.save(step, state)
+    checkpoints.save(step, _finite(state))
     return step
   except NotSaved as error:
     recorder.say(f"WARNING: {error}")
 
 
-def _settle(config, workdir, *, resuming):
-  """Writes the config, unless the run there is of another model or order."""
-  if resuming:
-    changed = [
-        f"  config.{key}: {old!r} there, {new!r} now"
-        for key, old, new in configs.difference(configs.load(workdir), config)
-        if not key.startswith(_FREE)
-    ]
-    if changed:
-      raise ValueError(
-          f"{workdir} holds a run of another model or order of the data:\n"
-          + "\n".join(changed)
-          + "\nSet them back to go on with it, or give another --workdir."
-      )
-  if jax.process_index() == 0:
-    configs.save(config, workdir)
+def _finite(state):
+  """Returns the state if there is sense in saving it."""
+  if not all_finite((state.params, state.carried, state.opt_state)):
+    raise Diverged(
+        f"The parameters are not finite after step {int(state.step)}, so they"
+        " were not saved. Checkpoints from before are intact. Lower"
+        " config.optimizer.learning_rate, or set config.optimizer.clip_norm,"
+        " and run the same command again."
+    )
+  return state
 
 
-def _greet(run, recorder, *, resuming, step):
+def _check_same(config, workdir):
+  """Refuses to resume a run of another model or order of the data."""
+  changed = [
+      f"  config.{key}: {old!r} there, {new!r} now"
+      for key, old, new in configs.difference(configs.load(workdir), config)
+      if not key.startswith(_FREE)
+  ]
+  if changed:
+    raise ValueError(
+        f"{workdir} holds a run of another model or order of the data:\n"
+        + "\n".join(changed)
+        + "\nSet them back to go on with it, or give another --workdir."
+    )
+
+
+def _greet(run, recorder, checkpoints, *, resuming, state):
   """Tells what is about to happen, and which pictures were left out."""
+  step = int(state.step)
+  for line in checkpoints.unreadable:
+    recorder.say(f"WARNING: {line}")
   config, train, test = run.config, run.train, run.test
   recorder.say(
       f"{config.method.name} of {config.net.name} on {config.data.name}:"
@@ -222,17 +273,15 @@ def _greet(run, recorder, *, resuming, step):
 
 
 @contextlib.contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-  """Yields an event that SIGTERM sets, instead of ending the process."""
-  event = threading.Event()
-  # Python allows handlers in the main thread only, and processes that train
-  # together would stop at different steps.
-  alone = jax.process_count() == 1
-  if not alone or threading.current_thread() is not threading.main_thread():
-    yield event
+def _own(workdir: str) -> Iterator[None]:
+  """Keeps other runs out of the folder; makes it if need be."""
+  os.makedirs(workdir, exist_ok=True)
+  if jax.process_index():
+    yield
     return
-  previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
-  try:
-    yield event
-  finally:
-    signal.signal(signal.SIGTERM, previous)
+  busy = (
+      f"{workdir} is used by another run that is still going on: wait for its"
+      " end, or give another --workdir."
+  )
+  with lock.exclusive(os.path.join(workdir, "run.lock"), busy=busy):
+    yield

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+from jax.experimental import multihost_utils
 import numpy as np
 
 PyTree = Any
@@ -88,43 +88,12 @@ def map_devices(
   )
 
 
-def to_global(tree: PyTree) -> PyTree:
-  """Joins the equal copies of all processes to arrays of all devices.
-
-  Orbax saves such arrays once; in a run of one process nothing changes.
-  """
+def agree(value: bool) -> bool:
+  """Whether something holds in every process; all of them must ask."""
   if jax.process_count() == 1:
-    return tree
-  sharding = global_sharding()
-  return _on_data(
-      lambda x: jax.make_array_from_callback(
-          x.shape, sharding, lambda index: np.asarray(x)[index]
-      ),
-      tree,
-  )
-
-
-def to_local(tree: PyTree) -> PyTree:
-  """Takes this process's copies of arrays of all devices, see `to_global`."""
-  local = _on_data(lambda x: np.asarray(x.addressable_data(0)), tree)
-  return replicate(local)
-
-
-def global_sharding() -> jax.sharding.NamedSharding:
-  """A copy on every device of every process."""
-  return _sharding(jax.devices(), jax.sharding.PartitionSpec())
-
-
-def _on_data(function, tree):
-  """Applies a function to every array, through the wrapping of PRNG keys."""
-
-  def apply(x):
-    if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-      return function(x)
-    data = function(jax.random.key_data(x))
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-
-  return jax.tree.map(apply, tree)
+    return value
+  values = multihost_utils.process_allgather(np.asarray(value))
+  return bool(np.all(values))
 
 
 def _sharding(devices, spec):

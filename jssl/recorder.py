@@ -16,7 +16,7 @@ _NAMED = 20  # Pictures left out that are named on the screen.
 
 
 class Diverged(RuntimeError):
-  """The loss or the gradient is no longer finite."""
+  """The loss or the gradient is not finite, step after step."""
 
 
 class Recorder:
@@ -26,6 +26,8 @@ class Recorder:
 
   Attributes:
     rows: All rows written so far, those of an interrupted run included.
+    skipped_in_a_row: Number of the newest steps that changed nothing, as far as
+      they were flushed.
   """
 
   def __init__(self, run: Run, workdir: str, *, step: int):
@@ -38,6 +40,8 @@ class Recorder:
     self._window = []  # Metrics on the device, a dict of [S] a call.
     self._told = set()  # What went wrong with pictures, to tell it once.
     self._replaced = 0  # How often.
+    self._skipped = 0  # Steps that changed nothing.
+    self.skipped_in_a_row = 0
     self._images = 0  # Images since the clock was started.
     earlier = [row["seconds"] for row in self.rows]
     self._start = time.monotonic() - max(earlier, default=0.0)
@@ -103,7 +107,8 @@ class Recorder:
       step: Number of steps taken by what was added.
 
     Raises:
-      Diverged: If a loss or gradient among them is not finite.
+      Diverged: If too many steps in a row changed nothing, see
+        `jssl.step.make_step`.
     """
     if not self._window:
       return
@@ -113,16 +118,25 @@ class Recorder:
         name: np.concatenate([call[name] for call in calls])
         for name in calls[0]
     }
-    self._check_finite(metrics, step)
-    row = {name: float(np.mean(values)) for name, values in metrics.items()}
+    skipped = metrics.pop("skipped") > 0
+    self._tell_skipped(skipped, metrics, step)
+    row = {
+        name: float(np.mean(values[~skipped]))
+        for name, values in metrics.items()
+        if np.isfinite(values[~skipped]).all() and not skipped.all()
+    }
+    row["skipped"] = int(skipped.sum())
     elapsed = max(time.monotonic() - self._clock, 1e-9)
     row["images_per_second"] = self._images / elapsed
     if self._run.feed.streamed:
       row["replaced"] = self._replaced
     row["learning_rate"] = float(self._learning_rate(step))
     self._write(step, row)
-    self._progress.show(row, step=step, total=self._run.total_steps)
+    if "loss" in row:
+      self._progress.show(row, step=step, total=self._run.total_steps)
     self.start_clock()
+    if self.skipped_in_a_row >= self._run.config.max_skipped:
+      raise Diverged(self._diverged(metrics, step))
 
   def evaluation(self, step: int, signs: dict[str, float]) -> None:
     """Writes a row of an evaluation, and warns if it shows collapse."""
@@ -158,16 +172,33 @@ class Recorder:
     if self._log:
       self._log.write(row)
 
-  def _check_finite(self, metrics, step):
-    for name in ("loss", "gradient_norm"):
-      wrong = ~np.isfinite(metrics[name])
-      if wrong.any():
-        first = step - len(wrong) + int(np.argmax(wrong)) + 1
-        rate = float(self._learning_rate(first - 1))
-        raise Diverged(
-            f"{name} is {metrics[name][np.argmax(wrong)]} at step {first}, with"
-            f" learning rate {rate:g}. Checkpoints from before are intact."
-            " Lower config.optimizer.learning_rate, warm up longer"
-            " (optimizer.schedule.warmup_epochs), or set"
-            " config.precision=float32, and run the same command again."
+  def _tell_skipped(self, skipped, metrics, step):
+    """Counts the steps that changed nothing, and names the first of them."""
+    for i, bad in enumerate(skipped):
+      self.skipped_in_a_row = self.skipped_in_a_row + 1 if bad else 0
+      self._skipped += int(bad)
+      if bad and self._skipped <= _NAMED:
+        self.say(
+            f"WARNING: step {step - len(skipped) + i + 1} changed nothing,"
+            f" because {_cause(metrics, i)}"
         )
+
+  def _diverged(self, metrics, step):
+    rate = float(self._learning_rate(step - 1))
+    return (
+        f"{_cause(metrics, -1)} at step {step}, with learning rate {rate:g};"
+        f" {self.skipped_in_a_row} steps in a row changed nothing. Checkpoints"
+        " from before are intact. Likely causes: too high a learning rate"
+        " (lower config.optimizer.learning_rate), too short a warm-up (raise"
+        " config.optimizer.schedule.warmup_epochs), gradients that explode (set"
+        " config.optimizer.clip_norm), or bfloat16 (set"
+        " config.precision=float32). Then run the same command again."
+    )
+
+
+def _cause(metrics, i):
+  """Says what of a step is not finite."""
+  for name in ("loss", "gradient_norm"):
+    if not np.isfinite(metrics[name][i]):
+      return f"{name} is {metrics[name][i]}"
+  return "a statistic or key that it would carry on is not finite"

@@ -326,6 +326,7 @@ def _check(config):
       "image_size": 1,
       "steps_per_dispatch": 0,
       "accumulate_steps": 1,
+      "max_skipped": 1,
       "net.micro_batches": 1,
       "data.canvas": 0,
       "data.workers": -1,

@@ -112,7 +112,7 @@ def make_step(
       )
       return old._replace(params=params, carried=carried, opt_state=opt_state)
 
-    finite = _all_finite((value, gradient_norm, aux.fresh))
+    finite = all_finite((value, gradient_norm, aux.fresh))
     # A branch waits for all readers of the state, so the queue stays in place.
     new = jax.lax.cond(finite, move, lambda old: old, state)
     metrics = {
@@ -127,7 +127,8 @@ def make_step(
   return step
 
 
-def _all_finite(tree: PyTree) -> jax.Array:
+@jax.jit
+def all_finite(tree: PyTree) -> jax.Array:
   """Whether every number of a tree is finite, a bool `[]`."""
   return jnp.all(
       jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)])

@@ -1,6 +1,7 @@
 """Trains an encoder: `python -m jssl.train --config=... --workdir=...`."""
 
 import os
+import sys
 
 from absl import app
 from absl import flags
@@ -29,7 +30,10 @@ def main(argv):
     cli.join_processes()
     cli.use_compilation_cache()
     result = loop.train(config, workdir)
-  if result is not None:
+  if result is None:
+    # Not a failure: the same command goes on.
+    sys.exit(os.EX_TEMPFAIL)
+  if result:
     print(summary.table(result))
     names = (
         "report.html",
