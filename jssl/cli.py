@@ -38,10 +38,14 @@ _PROCESSES = flags.DEFINE_integer(
 _PROCESS = flags.DEFINE_integer(
     "process_id", None, "Which of them this is, from 0; or $JAX_PROCESS_ID."
 )
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_seconds",
+    60,
+    "All end if one of them was not heard of for so long.",
+    lower_bound=1,
+)
 # What Slurm and Open MPI call the number of processes.
 _SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-# A process that was not heard of for so long is given up, and all others end.
-HEARTBEAT_SECONDS = 60
 # The first process judges the encoder in the end; the others wait for it.
 _SHUTDOWN_SECONDS = 24 * 60 * 60
 
@@ -144,7 +148,7 @@ def join_processes() -> None:
   try:
     jax.distributed.initialize(
         **given,
-        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        heartbeat_timeout_seconds=_HEARTBEAT.value,
         shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
     )
   except ValueError as error:
@@ -192,10 +196,10 @@ def plain_errors() -> Iterator[None]:
       raise
     _tell(
         f"process {jax.process_index()} lost another ({_first_line(error)})."
-        f" Within {HEARTBEAT_SECONDS} seconds JAX tells which. The same command"
+        f" Within {_HEARTBEAT.value} seconds JAX tells which. The same command"
         " on all of them goes on from the last checkpoint."
     )
-    time.sleep(2 * HEARTBEAT_SECONDS)  # JAX ends this process meanwhile.
+    time.sleep(2 * _HEARTBEAT.value)  # JAX ends this process meanwhile.
     _exit("the others are still there; see their messages.")
 
 

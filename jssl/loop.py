@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 import contextlib
 import os
 import shlex
+import tempfile
 from typing import Any
 
 import jax
@@ -275,7 +276,14 @@ def _greet(run, recorder, checkpoints, *, resuming, state):
 @contextlib.contextmanager
 def _own(workdir: str) -> Iterator[None]:
   """Keeps other runs out of the folder; makes it if need be."""
-  os.makedirs(workdir, exist_ok=True)
+  try:
+    os.makedirs(workdir, exist_ok=True)
+    tempfile.TemporaryFile(dir=workdir).close()
+  except OSError as error:
+    raise OSError(
+        f"Nothing can be written in {workdir} ({error.strerror}): mend that, or"
+        " give another --workdir."
+    ) from error
   if jax.process_index():
     yield
     return

@@ -140,6 +140,8 @@ class Recorder:
 
   def evaluation(self, step: int, signs: dict[str, float]) -> None:
     """Writes a row of an evaluation, and warns if it shows collapse."""
+    wrong = [name for name, x in signs.items() if not np.isfinite(x)]
+    signs = {name: x for name, x in signs.items() if name not in wrong}
     self._write(step, signs)
     loss = next((r for r in reversed(self.rows) if "loss" in r), {})
     parts = [f"epoch {step / self._run.steps_per_epoch:.4g}"]
@@ -149,8 +151,11 @@ class Recorder:
       parts.append(f"loss {loss['loss']:.3f}{of}")
     if "knn" in signs:
       parts.append(f"kNN {signs['knn']:.3f}")
-    parts.append(f"rank {signs['rank']:.1f}")
+    if "rank" in signs:
+      parts.append(f"rank {signs['rank']:.1f}")
     self.say("  ".join(parts))
+    if wrong:
+      self.say(f"WARNING: of the features, {', '.join(wrong)} is not finite")
     warning = quality.collapse_warning({**loss, **signs})
     if warning:
       self.say(f"WARNING: {warning}")

@@ -48,3 +48,18 @@ def golden():
       return dict(archive)
 
   return load
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+  """A data folder of the tests' own, in which digits are prepared once."""
+  return tmp_path_factory.mktemp("tfds")
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory, data_dir):
+  """A run left alone: its folder, and what it printed."""
+  import command  # It imports all of jssl.
+
+  workdir = tmp_path_factory.mktemp("whole")
+  return workdir, command.train(workdir, data_dir)

@@ -23,7 +23,7 @@ OPTIMIZER = optim.sgd(0.05)
 each_method = pytest.mark.parametrize("name", METHODS)
 
 
-def _method(name, axis_name):
+def make_method(name, axis_name):
   groups = 8 if name.startswith(("moco_v1", "moco_v2")) else 1
   if name in VIT_METHODS:
     net = tiny.vit(axis_name=axis_name)
@@ -32,21 +32,21 @@ def _method(name, axis_name):
   return METHODS[name](net, axis_name=axis_name, **ARGUMENTS[name])
 
 
-def _batch():
+def make_batch():
   return {"image": tiny.images(BATCH), "label": jnp.arange(BATCH) % 5}
 
 
 @functools.cache
-def _start(name):
+def start(name):
   return init_state(
-      _method(name, None), OPTIMIZER, jax.random.key(0), _batch()
+      make_method(name, None), OPTIMIZER, jax.random.key(0), make_batch()
   )
 
 
 @functools.cache
 def _compiled(name):
   """The step on eight devices, its outputs not taken for equal."""
-  method = _method(name, parallel.AXIS_NAME)
+  method = make_method(name, parallel.AXIS_NAME)
   # Views are embedded at once, as on TPU and GPU.
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, "default_backend", lambda: "gpu")
@@ -55,16 +55,16 @@ def _compiled(name):
         axis_name=parallel.AXIS_NAME,
         in_axes=(None, 0),
     )
-    state = parallel.replicate(_start(name))
-    lowered = step.lower(state, tiny.shards(_batch(), DEVICES))
+    state = parallel.replicate(start(name))
+    lowered = step.lower(state, tiny.shards(make_batch(), DEVICES))
   return lowered.compile()
 
 
 @each_method
 def test_eight_devices_are_equal_to_each_other_and_to_one(name):
-  batch = tiny.shards(_batch(), DEVICES)
-  one = jax.jit(make_step(_method(name, None), OPTIMIZER))
-  expected = _start(name)
+  batch = tiny.shards(make_batch(), DEVICES)
+  one = jax.jit(make_step(make_method(name, None), OPTIMIZER))
+  expected = start(name)
   state = parallel.replicate(expected)
   for _ in range(STEPS):
     state, metrics = _compiled(name)(state, batch)
@@ -73,7 +73,7 @@ def test_eight_devices_are_equal_to_each_other_and_to_one(name):
         np.testing.assert_array_equal(copy, leaf[0])
     state, metrics = jax.tree.map(lambda x: x[0], (state, metrics))
     state = parallel.replicate(state)
-    expected, expected_metrics = one(expected, _batch())
+    expected, expected_metrics = one(expected, make_batch())
   tiny.assert_trees_close(
       (state, metrics), (expected, expected_metrics), 1e-3
   )

@@ -1,8 +1,5 @@
 """The folder of a run with a tiny net, without the training."""
 
-import importlib.util
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,17 +9,12 @@ from jssl import config as configs
 from jssl import encoder
 from jssl.checkpoint import Checkpoints
 from jssl.step import init_state
-
-_CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+import command
 
 
 def config(method="moco_v2", channels=3, **changes):
   """A config for folders of pictures, as a run saves it."""
-  path = _CONFIGS / f"{method}.py"
-  spec = importlib.util.spec_from_file_location(method, path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  made = module.get_config("folder:photos")
+  made = command.load_config(method, "folder:photos")
   made.update(image_size=16, batch_size=8)
   made.data.canvas = 24
   made.net.update(name="resnet8", stem="cifar", width=8)

@@ -1,0 +1,117 @@
+"""The command line, as a user runs it, on real images and a tiny net."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+
+from jssl import config as configs
+from jssl import run as runs
+from jssl.checkpoint import Checkpoints
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Eleven steps an epoch: a run of 33 steps that saves and evaluates often.
+TINY = (
+    "--config.epochs=3",
+    "--config.net.width=8",
+    "--config.method.queue_size=256",
+    "--config.log.every_steps=4",
+    "--config.eval.every_epochs=1",
+    "--config.checkpoint.every_epochs=0.25",
+)
+
+
+def load_config(method, dataset="digits"):
+  """The config of a file in `configs/`."""
+  path = ROOT / "configs" / f"{method}.py"
+  spec = importlib.util.spec_from_file_location(method, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(dataset)
+
+
+def free_address():
+  """An address that nothing listens at."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    return f"localhost:{free.getsockname()[1]}"
+
+
+def start(workdir, data_dir, *arguments, devices=1, prefix=(), **options):
+  """Starts `python -m jssl.train`."""
+  command = [
+      *prefix,
+      *(sys.executable, "-m", "jssl.train"),
+      "--config=configs/moco_v2.py:digits",
+      *(f"--workdir={workdir}", f"--data_dir={data_dir}", *TINY, *arguments),
+  ]
+  return subprocess.Popen(
+      command,
+      cwd=ROOT,
+      env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
+      text=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      **options,
+  )
+
+
+def train(workdir, data_dir, *arguments, code=0, **options):
+  """The same to the end; returns what it printed."""
+  process = start(workdir, data_dir, *arguments, **options)
+  output, _ = process.communicate(timeout=300)
+  assert process.returncode == code, output
+  return output
+
+
+def start_together(workdir, data_dir, *arguments, count, devices=2):
+  """Starts several processes that train together."""
+  address = free_address()
+  return [
+      start(
+          workdir,
+          data_dir,
+          f"--coordinator_address={address}",
+          f"--num_processes={count}",
+          f"--process_id={i}",
+          *arguments,
+          devices=devices,
+      )
+      for i in range(count)
+  ]
+
+
+def join(processes, *, code=0):
+  """Waits for their ends; returns what they printed."""
+  outputs = [process.communicate(timeout=300)[0] for process in processes]
+  for process, output in zip(processes, outputs):
+    assert process.returncode == code, output
+  return outputs
+
+
+def rows(workdir):
+  lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def without_times(rows):
+  times = ("seconds", "images_per_second")
+  return [{k: v for k, v in row.items() if k not in times} for row in rows]
+
+
+def last_checkpoint(workdir):
+  """Returns the newest checkpoint's step, and its leaves by name."""
+  run = runs.prepare(configs.load(workdir))
+  checkpoints = Checkpoints(workdir)
+  state = checkpoints.restore(jax.eval_shape(run.init, jax.random.key(0)))
+  state = state._replace(key=jax.random.key_data(state.key))
+  leaves = jax.tree.leaves_with_path(state)
+  named = {jax.tree_util.keystr(k): np.asarray(x) for k, x in leaves}
+  return checkpoints.latest, named

@@ -1,0 +1,272 @@
+"""Killed, preempted, on a full disk, twice in one folder: nothing is lost."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jssl import build
+from jssl import loop
+from jssl import run as runs
+from jssl.checkpoint import Checkpoints
+from jssl.recorder import Diverged
+import command
+
+KILLS = 20
+
+
+def _assert_same_run(workdir, whole):
+  """The last checkpoint and the metrics, to the bit."""
+  step, leaves = command.last_checkpoint(workdir)
+  expected_step, expected = command.last_checkpoint(whole)
+  assert step == expected_step == 33
+  assert leaves.keys() == expected.keys() and len(leaves) > 50
+  for name, value in expected.items():
+    np.testing.assert_array_equal(leaves[name], value, err_msg=name)
+  actual, expected = map(command.rows, (workdir, whole))
+  assert command.without_times(actual) == command.without_times(expected)
+
+
+def _kill(process, workdir, moments):
+  """Kills at a random moment of a random kind; False if it ended before."""
+  log, saving = workdir / "metrics.jsonl", workdir / "checkpoints"
+  kind = moments.choice(("start", "step", "save", "save"))
+  lines = lambda: log.read_bytes().count(b"\n") if log.exists() else 0
+  before, more = lines(), moments.randint(1, 3)
+  at = time.monotonic() + moments.random() * 5
+  while process.poll() is None:
+    if kind == "start" and time.monotonic() > at:
+      break
+    # Both logs of a resumed run begin with fewer lines.
+    if kind == "step" and lines() >= min(before, 8) + more:
+      time.sleep(moments.random() * 0.1)
+      break
+    if kind == "save" and any(saving.glob("*.orbax-checkpoint-tmp/*")):
+      time.sleep(moments.random() * 0.02)
+      break
+    time.sleep(0.001)
+  process.kill()
+  process.communicate()
+  return process.returncode == -signal.SIGKILL
+
+
+def test_killed_twenty_times_ends_bit_identical(whole, tmp_path, data_dir):
+  moments = random.Random(0)
+  kills, torn, runs_done = 0, 0, 0
+  workdir = tmp_path / "0"
+  while kills < KILLS:
+    process = command.start(workdir, data_dir)
+    if _kill(process, workdir, moments):
+      kills += 1
+      torn += any(workdir.glob("checkpoints/*.orbax-checkpoint-tmp"))
+    else:
+      assert process.returncode == 0
+      _assert_same_run(workdir, whole[0])
+      runs_done += 1
+      workdir = tmp_path / str(runs_done)
+  command.train(workdir, data_dir)
+  _assert_same_run(workdir, whole[0])
+  assert torn >= 3  # Some of them while a checkpoint was written.
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(whole, tmp_path, data_dir):
+  process = command.start(
+      tmp_path, data_dir, "--config.checkpoint.every_epochs=1000"
+  )
+  while not (tmp_path / "metrics.jsonl").exists() or not command.rows(tmp_path):
+    assert process.poll() is None, process.communicate()[0]
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  output, _ = process.communicate(timeout=120)
+  assert process.returncode == os.EX_TEMPFAIL, output
+  assert "stopped by SIGTERM and saved at step" in output
+  step, _ = command.last_checkpoint(tmp_path)
+  assert 0 < step < 33
+  assert not (tmp_path / "summary.json").exists()
+  assert f"going on from step {step} of 33" in command.train(tmp_path, data_dir)
+  _, leaves = command.last_checkpoint(tmp_path)
+  for name, value in command.last_checkpoint(whole[0])[1].items():
+    np.testing.assert_array_equal(leaves[name], value, err_msg=name)
+
+
+def _config(data_dir, **changes):
+  config = command.load_config("moco_v2")
+  config.data.data_dir = str(data_dir)
+  config.update(epochs=2.0, net={"width": 8}, method={"queue_size": 256})
+  config.update(eval={"every_epochs": 1.0}, checkpoint={"every_epochs": 0.2})
+  config.update(log={"every_steps": 1})
+  config.update(changes)
+  return config
+
+
+def test_sigterm_leaves_an_evaluation_that_is_made_up_for(
+    tmp_path, data_dir, monkeypatch
+):
+  config = _config(data_dir)
+
+  def slow(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(600)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(runs, "look", slow)
+    at = time.monotonic()
+    assert loop.train(config, str(tmp_path)) is None
+    assert time.monotonic() - at < 300
+  assert [r["step"] for r in command.rows(tmp_path)] == list(range(1, 12))
+  assert command.last_checkpoint(tmp_path)[0] == 11
+  loop.train(config, str(tmp_path))
+  rows = command.rows(tmp_path)
+  assert [r["step"] for r in rows if "loss" in r] == list(range(1, 23))
+  assert [r["step"] for r in rows if "rank" in r] == [11, 22]
+
+
+def _spoil(monkeypatch, steps):
+  """Makes the loss of some steps infinite."""
+  real = build.method
+
+  def spoilt(*arguments, **keywords):
+    method = real(*arguments, **keywords)
+
+    def loss(params, carried, views, keys, step):
+      value, aux = method.loss(params, carried, views, keys, step)
+      wrong = jnp.isin(step, jnp.asarray(steps))
+      return jnp.where(wrong, jnp.inf, value), aux
+
+    return method._replace(loss=loss)
+
+  monkeypatch.setattr(build, "method", spoilt)
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(
+    tmp_path, data_dir, monkeypatch, capfd
+):
+  _spoil(monkeypatch, [4, 5, 9])
+  loop.train(_config(data_dir), str(tmp_path))
+  rows = [row for row in command.rows(tmp_path) if "skipped" in row]
+  assert [r["step"] for r in rows if r["skipped"]] == [5, 6, 10]
+  assert all(("loss" in row) != row["skipped"] for row in rows)
+  told = capfd.readouterr().err
+  assert "step 5 changed nothing, because loss is inf" in told
+  assert told.count("changed nothing") == 3
+
+
+def test_too_many_in_a_row_end_the_run_and_are_not_saved(
+    tmp_path, data_dir, monkeypatch
+):
+  _spoil(monkeypatch, [4, 6, 7, 8, 9, 10, 11])
+  config = _config(data_dir, max_skipped=5)
+  with pytest.raises(Diverged, match="inf at step 11.*5 steps in a row"):
+    loop.train(config, str(tmp_path))
+  # Due were steps 2, 4, 6, 8 and 10; the last good one before is the sixth.
+  assert command.last_checkpoint(tmp_path)[0] == 6
+
+
+def test_parameters_that_are_not_finite_are_not_saved(
+    tmp_path, data_dir, monkeypatch
+):
+  real = build.optimizer
+  infinite = lambda *arguments, **keywords: optax.chain(
+      real(*arguments, **keywords), optax.scale(jnp.inf)
+  )
+  monkeypatch.setattr(build, "optimizer", infinite)
+  config = _config(data_dir, checkpoint={"every_epochs": 0.01})
+  with pytest.raises(Diverged, match="not finite after step 1, so they were"):
+    loop.train(config, str(tmp_path))
+  assert Checkpoints(str(tmp_path)).latest is None
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path, data_dir):
+  first = command.start(tmp_path, data_dir, "--config.epochs=1000")
+  while not (tmp_path / "metrics.jsonl").exists():
+    assert first.poll() is None, first.communicate()[0]
+    time.sleep(0.05)
+  output = command.train(tmp_path, data_dir, code=1)
+  assert "is used by another run" in output and "--workdir" in output
+  assert "Traceback" not in output
+  assert first.poll() is None
+  first.kill()
+  first.communicate()
+  assert json.loads((tmp_path / "config.json").read_text())["epochs"] == 1000
+
+
+def test_a_folder_that_cannot_be_written_is_told(
+    tmp_path, data_dir, monkeypatch
+):
+  config = _config(data_dir)
+  run = runs.prepare(config)
+  monkeypatch.setattr(runs, "prepare", lambda config: run)
+  workdir = tmp_path / "run"
+  workdir.mkdir(mode=0o555)
+  with _as_a_user(), pytest.raises(OSError, match="Permission denied.: mend"):
+    loop.train(config, str(workdir))
+  assert not list(workdir.iterdir())
+
+
+@contextlib.contextmanager
+def _as_a_user():
+  """Without the rights of the system's owner, whom nothing stops."""
+  before = os.geteuid()
+  if before == 0:
+    os.seteuid(65534)
+  try:
+    yield
+  finally:
+    os.seteuid(before)
+
+
+def test_pictures_are_not_worth_a_run(tmp_path, data_dir, capfd):
+  config = command.load_config("denoising")
+  config.data.data_dir = str(data_dir)
+  config.update(epochs=2.0, net={"width": 8})
+  (tmp_path / "pictures").write_text("a file, where a folder should be")
+  assert loop.train(config, str(tmp_path))["steps"] == 44
+  assert "pictures could not be written" in capfd.readouterr().err
+
+
+def test_divergence_stops_and_keeps_what_was_saved(
+    whole, tmp_path, data_dir
+):
+  shutil.copytree(whole[0], tmp_path / "run")
+  output = command.train(
+      tmp_path / "run",
+      data_dir,
+      "--config.epochs=6",
+      "--config.optimizer.learning_rate=1e30",
+      code=1,
+  )
+  assert "is nan at step" in output or "is inf at step" in output
+  assert "20 steps in a row changed nothing" in output
+  assert "config.optimizer.learning_rate" in output
+  rows = command.rows(tmp_path / "run")
+  assert sum(row.get("skipped", 0) for row in rows) >= 20
+  for row in rows:
+    assert all(np.isfinite(value) for value in row.values())
+  step, leaves = command.last_checkpoint(tmp_path / "run")
+  assert 33 <= step < 66
+  assert all(np.isfinite(value).all() for value in leaves.values())
+
+
+def test_full_disk_costs_a_checkpoint_and_no_more(whole, tmp_path, data_dir):
+  shutil.copytree(whole[0], tmp_path / "run")
+  saved, _ = command.last_checkpoint(whole[0])
+  # A limit on the size of files is met like a full disk, in the middle of
+  # writing, and needs no disk of its own.
+  output = command.train(
+      tmp_path / "run",
+      data_dir,
+      "--config.epochs=6",
+      code=1,
+      prefix=("bash", "-c", 'ulimit -f 40 && exec "$@"', "bash"),
+  )
+  assert "WARNING: a checkpoint could not be saved" in output
+  assert f"Intact is that of step {saved}" in output
+  assert command.last_checkpoint(tmp_path / "run")[0] == saved
