@@ -1,5 +1,6 @@
 """From the bytes of a picture file to pixels, with Pillow."""
 
+import functools
 import io
 
 from PIL import ExifTags
@@ -8,6 +9,21 @@ from PIL import ImageOps
 import numpy as np
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# Those of photographs and drawings. Pillow knows more, whatever a file is
+# called, and some of them start other programs.
+_FORMATS = (
+    "JPEG",
+    "MPO",  # Of phones: a JPEG with others behind it.
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    "AVIF",
+    "JPEG2000",
+    "PPM",
+    "TGA",  # Last: it has no mark of its own.
+)
 
 
 def read_size(encoded: bytes) -> tuple[int, int]:
@@ -20,7 +36,7 @@ def read_size(encoded: bytes) -> tuple[int, int]:
     ValueError: If the bytes are not a picture, with the reason.
   """
   try:
-    with Image.open(io.BytesIO(encoded)) as picture:
+    with _open(encoded) as picture:
       return _upright_size(picture, _orientation(picture))
   except Exception as error:  # Broken bytes raise nearly any type in Pillow.
     raise ValueError(_reason(encoded, error)) from error
@@ -35,7 +51,9 @@ def decode(
   true geometry (from the size returned) and resampled from the canvas.
 
   Args:
-    encoded: The bytes of a picture file in any format that Pillow reads.
+    encoded: The bytes of a picture file: JPEG, PNG, WebP, GIF (its first
+      picture), BMP, TIFF, AVIF, JPEG 2000, PNM or TGA; of 179 million pixels
+      at most, which is Pillow's guard against bombs.
     canvas: Side of the square, or None to keep the picture's own size.
     channels: 1 (grey), 3 (RGB, transparency over white) or 4 (RGBA).
 
@@ -47,7 +65,7 @@ def decode(
     ValueError: If the bytes are not a whole picture, with the reason.
   """
   try:
-    with Image.open(io.BytesIO(encoded)) as picture:
+    with _open(encoded) as picture:
       orientation = _orientation(picture)
       extent = _upright_size(picture, orientation)
       if canvas is not None:
@@ -68,8 +86,22 @@ def decode(
   return pixels.reshape(*pixels.shape[:2], channels), extent
 
 
+@functools.cache
+def _known() -> list[str]:
+  Image.init()
+  return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _open(encoded: bytes) -> Image.Image:
+  return Image.open(io.BytesIO(encoded), formats=_known())
+
+
 def _orientation(picture: Image.Image) -> int:
-  return picture.getexif().get(ExifTags.Base.Orientation, 1)
+  try:
+    found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+  except Exception:  # A broken tag spoils no picture.
+    return 1
+  return found if found in range(1, 9) else 1
 
 
 def _upright_size(picture: Image.Image, orientation: int) -> tuple[int, int]:
@@ -95,7 +127,7 @@ def _to_channels(picture: Image.Image, channels: int) -> Image.Image:
 
 def _reason(encoded: bytes, error: Exception) -> str:
   if not encoded:
-    return "the file is empty or cannot be read"
+    return "the file is empty, no plain file, over 1 GiB, or cannot be read"
   if isinstance(error, Image.UnidentifiedImageError):
     return "not a picture in a format that Pillow reads"
   return str(error) or type(error).__name__

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import os
 import pathlib
+import stat
 from typing import NamedTuple
 import zlib
 
@@ -22,6 +23,9 @@ _SUFFIXES = frozenset(
     ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .ppm .tga .tif"
     " .tiff .webp".split()
 )
+
+
+_LARGEST = 2**30  # Bytes of a file.
 
 
 class _File(NamedTuple):
@@ -45,7 +49,8 @@ def open_folder(path: str, split: str) -> Source:
       takes pictures of all classes.
 
   Returns:
-    A `Source` ordered by relative file name.
+    A `Source` ordered by relative file name. In names, what cannot be printed
+    (or is no UTF-8) is escaped by a backslash.
 
   Raises:
     FileNotFoundError: If there is no such folder.
@@ -74,7 +79,7 @@ def open_folder(path: str, split: str) -> Source:
 
   def read(indices: Sequence[int]) -> list[Record]:
     return [
-        Record(_read_bytes(root / paths[i]), int(labels[i]), paths[i])
+        Record(_read_bytes(root / paths[i]), int(labels[i]), _shown(paths[i]))
         for i in indices
     ]
 
@@ -82,8 +87,8 @@ def open_folder(path: str, split: str) -> Source:
       name=f"{dataset} ({split})",
       length=len(files),
       read=read,
-      classes=classes,
-      skipped=stray,
+      classes=tuple(map(_shown, classes)),
+      skipped=tuple(map(_shown, stray)),
       fingerprint=lambda: _fingerprint(root, paths),
   )
 
@@ -148,10 +153,24 @@ def _fingerprint(root: pathlib.Path, names: list[str]) -> int:
 
 
 def _read_bytes(path: pathlib.Path) -> bytes:
+  """Reads a plain file; another one might never end."""
   try:
-    return path.read_bytes()
+    # A pipe would wait for its writer.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+      about = os.fstat(file.fileno())
+      if stat.S_ISREG(about.st_mode) and about.st_size <= _LARGEST:
+        return file.read()
   except OSError:
-    return b""  # Skipped and named, as any picture that cannot be decoded.
+    pass
+  return b""  # Skipped and named, as any picture that cannot be decoded.
+
+
+def _shown(name: str) -> str:
+  """A name as a text that can be written anywhere, in one line."""
+  return "".join(
+      c if c.isprintable() else c.encode("unicode_escape").decode()
+      for c in name
+  )
 
 
 def _missing(path: str, root: pathlib.Path) -> str:

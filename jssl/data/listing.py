@@ -3,6 +3,7 @@
 from collections.abc import Collection
 import contextlib
 import hashlib
+import itertools
 import os
 import pathlib
 import time
@@ -24,7 +25,8 @@ def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> list[str]:
   used as long as no folder in it has changed.
 
   Args:
-    folder: The folder. Hidden files and folders are left out, links followed.
+    folder: The folder. Hidden files and folders are left out; links are
+      followed, unless they lead to a folder that they lie in.
     suffixes: Those wanted, in lower case, with their dot.
 
   Returns:
@@ -35,11 +37,19 @@ def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> list[str]:
   if known is not None:
     return known
   start = time.time_ns()
-  names, changed = [], {}
+  names, changed, around = [], {}, {}
   for parent, folders, files in os.walk(folder, followlinks=True):
+    here = os.stat(parent)
+    inside = around.pop(parent, ())
+    if (here.st_dev, here.st_ino) in inside:  # A link to what it lies in.
+      folders.clear()
+      continue
     folders[:] = [name for name in folders if not name.startswith(".")]
+    for name in folders:
+      child = os.path.join(parent, name)
+      around[child] = (*inside, (here.st_dev, here.st_ino))
     at = os.path.relpath(parent, folder)
-    changed[at] = os.stat(parent).st_mtime_ns
+    changed[at] = here.st_mtime_ns
     prefix = "" if at == "." else at.replace(os.sep, "/") + "/"
     names += [
         prefix + name
@@ -65,12 +75,20 @@ def _recall(folder, memory):
   try:
     with np.load(memory) as found:
       folders = _split(found["folders"].tobytes())
+      names = _split(found["names"].tobytes())
+      if any(_leaves(name) for name in itertools.chain(folders, names)):
+        return None
       for at, changed in zip(folders, found["changed"], strict=True):
         if os.stat(folder / at).st_mtime_ns != changed:
           return None
-      return _split(found["names"].tobytes())
+      return names
   except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
     return None
+
+
+def _leaves(name):
+  """Whether a name leads out of its folder."""
+  return name.startswith("/") or ".." in name.split("/")
 
 
 def _remember(memory, names, changed):

@@ -172,7 +172,7 @@ def test_broken_files_are_skipped_and_named(animals):
   ]
   assert "truncated" in reasons["cat/cut.jpg"].lower()
   assert reasons["cat/text.jpg"].startswith("not a picture")
-  assert reasons["cat/empty.png"] == "the file is empty or cannot be read"
+  assert "the file is empty" in reasons["cat/empty.png"]
 
 
 def test_extent_and_label_stay_with_their_pictures(tmp_path):
