@@ -68,6 +68,7 @@ def train(workdir, data_dir, *arguments, code=0, **options):
   process = start(workdir, data_dir, *arguments, **options)
   output, _ = process.communicate(timeout=300)
   assert process.returncode == code, output
+  assert "collapse" not in output  # Each of these runs is healthy.
   return output
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -17,6 +18,7 @@ from jssl import build
 from jssl import loop
 from jssl import run as runs
 from jssl.checkpoint import Checkpoints
+from jssl.embeddings import l2_normalize
 from jssl.recorder import Diverged
 import command
 
@@ -270,3 +272,30 @@ def test_full_disk_costs_a_checkpoint_and_no_more(whole, tmp_path, data_dir):
   assert "WARNING: a checkpoint could not be saved" in output
   assert f"Intact is that of step {saved}" in output
   assert command.last_checkpoint(tmp_path / "run")[0] == saved
+
+
+def test_a_net_made_to_collapse_is_called_so(
+    tmp_path, data_dir, monkeypatch, capfd
+):
+  real = build.method
+
+  def attracting(*arguments, **keywords):
+    """Draws the features of different images together."""
+    method = real(*arguments, **keywords)
+
+    def loss(params, carried, views, keys, step):
+      _, aux = method.loss(params, carried, views, keys, step)
+      images = jax.tree.leaves(views)[0]
+      images = images.reshape(-1, *images.shape[-3:])
+      features = method.encode(params, carried, images)["pooled"]
+      center = jnp.mean(l2_normalize(features), axis=0)
+      return -jnp.sum(jnp.square(center)), aux
+
+    return method._replace(loss=loss)
+
+  monkeypatch.setattr(build, "method", attracting)
+  config = _config(data_dir)
+  config.net.name, config.net.width = "vit_micro", 32  # No BatchNorm resists.
+  loop.train(config, str(tmp_path))
+  told = capfd.readouterr().err
+  assert "all images get nearly the same features (collapse)" in told
