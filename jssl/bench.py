@@ -5,6 +5,7 @@
   python -m jssl.bench data --dataset=folder:PHOTOS --canvas=256
   python -m jssl.bench knn --queries=10000 --bank=50000 --dim=512 --k=200
   python -m jssl.bench loop --config=FILE:DATASET
+  python -m jssl.bench endurance --config=FILE:DATASET --steps=10000
   python -m jssl.bench start --config=FILE:DATASET
   python -m jssl.bench methods --dataset=digits --output=runs/methods
 
@@ -13,9 +14,10 @@ to the limits of the device; `augment` times the views alone; `data` the stream
 of a set beside the bare decoder (without --dataset, of photographs that it
 makes); `knn` the search for neighbours, and the grid of linear probes against
 one setting. `loop` trains for ten epochs as `python -m jssl.train` does and
-tells which share of the time is spent outside the compiled step. `start` tells
-how long such a command takes to its first step. `methods` trains every method
-with several seeds and compares them in a table and a chart.
+tells which share of the time is spent outside the compiled step; `endurance`
+trains for many steps and tells whether memory or the time of a step grow.
+`start` tells how long such a command takes to its first step. `methods` trains
+every method with several seeds and compares them in a table and a chart.
 
 The last line is a JSON object.
 """
@@ -35,6 +37,7 @@ from jssl import cli
 from jssl import nets
 from jssl.benchmarks import augment
 from jssl.benchmarks import data
+from jssl.benchmarks import endurance
 from jssl.benchmarks import knn
 from jssl.benchmarks import loop
 from jssl.benchmarks import methods
@@ -106,6 +109,9 @@ _CACHE = flags.DEFINE_string("cache", None, "As config.data.cache.")
 _QUERIES = flags.DEFINE_integer("queries", 10_000, "Features to classify.")
 _BANK = flags.DEFINE_integer("bank", 50_000, "Labelled features.")
 _DIM = flags.DEFINE_integer("dim", 512, "Size of a feature.")
+_STEPS = flags.DEFINE_integer(
+    "steps", 10_000, "Of endurance.", lower_bound=100
+)
 _K = flags.DEFINE_integer("k", 200, "Neighbours that vote.")
 
 _EXAMPLE = "--config=configs/moco_v2.py:digits"
@@ -120,6 +126,7 @@ def main(argv):
       "data": _data,
       "knn": _knn,
       "loop": _loop,
+      "endurance": _endurance,
       "start": _start,
       "methods": _methods,
   }
@@ -195,6 +202,13 @@ def _loop() -> dict[str, Any]:
   if _DATA_DIR.value is not None:
     config.data.data_dir = _DATA_DIR.value
   return _shown(loop.measure(config))
+
+
+def _endurance() -> dict[str, Any]:
+  config = cli.required(_CONFIG, example=_EXAMPLE)
+  if _DATA_DIR.value is not None:
+    config.data.data_dir = _DATA_DIR.value
+  return _shown(endurance.measure(config, steps=_STEPS.value))
 
 
 def _start() -> dict[str, Any]:

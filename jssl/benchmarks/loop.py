@@ -6,6 +6,7 @@ alone; the step is timed alone before and after, since machines drift.
 Compilation is left out.
 """
 
+from collections.abc import Callable
 import statistics
 import tempfile
 import time
@@ -28,19 +29,9 @@ def measure(config: ConfigDict) -> dict[str, Any]:
   dispatch = runs.make_dispatch(run)
   alone = _time_step(run, dispatch)
   with tempfile.TemporaryDirectory() as workdir:
-    recorder = Recorder(run, workdir, step=0)
-    checkpoints = Checkpoints(workdir)
-    state = runs.initial_state(run)
-    runs.look(run, runs.encoder_of(run, state))  # Compiles, as above.
-    start = time.perf_counter()
-    loop.run_steps(
-        run, dispatch, recorder, checkpoints, state, workdir=workdir
-    )
-    seconds = time.perf_counter() - start
-    recorder.close()
-    checkpoints.close()
+    rows, seconds = train(run, dispatch, workdir)
   alone = statistics.median(alone + _time_step(run, dispatch))
-  rows = [row for row in recorder.rows if "loss" in row]
+  rows = [row for row in rows if "loss" in row]
   # The clock of the first row starts after the first call.
   edges = [run.steps_per_dispatch, *(row["step"] for row in rows)]
   in_steps = run.steps_per_dispatch * alone + sum(
@@ -56,6 +47,22 @@ def measure(config: ConfigDict) -> dict[str, Any]:
       "step_in_loop_over_alone": in_steps / run.total_steps / alone,
       "device": jax.devices()[0].device_kind,
   }
+
+
+def train(
+    run: runs.Run, dispatch: Callable[..., Any], workdir: str
+) -> tuple[list[dict[str, Any]], float]:
+  """Trains to the end; returns the rows of metrics, and how long it took."""
+  recorder = Recorder(run, workdir, step=0)
+  checkpoints = Checkpoints(workdir)
+  state = runs.initial_state(run)
+  runs.look(run, runs.encoder_of(run, state))  # Compiles what evaluates.
+  start = time.perf_counter()
+  loop.run_steps(run, dispatch, recorder, checkpoints, state, workdir=workdir)
+  seconds = time.perf_counter() - start
+  recorder.close()
+  checkpoints.close()
+  return recorder.rows, seconds
 
 
 def _time_step(run, dispatch):

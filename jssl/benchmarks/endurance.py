@@ -1,0 +1,111 @@
+"""Whether a long training grows in memory, or slows down.
+
+Trains as `python -m jssl.train` does, evaluations and checkpoints included, and
+compares its first third with its last.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import pathlib
+import statistics
+import tempfile
+import threading
+from typing import Any, NamedTuple
+
+import jax
+
+from jssl import data
+from jssl import run as runs
+from jssl.benchmarks import loop
+from jssl.config import ConfigDict
+
+_EVERY_SECONDS = 1.0
+_PAGE = 4096
+_STATM = pathlib.Path("/proc/self/statm")
+
+
+class Sample(NamedTuple):
+  """Memory at a moment, in bytes; None where the system does not tell."""
+
+  host: int | None
+  device: int | None
+  arrays: int
+
+
+def measure(config: ConfigDict, *, steps: int) -> dict[str, Any]:
+  """Trains for a number of steps.
+
+  Args:
+    config: See `jssl.config.base`; its epochs are set.
+    steps: Number of steps, of which a tenth is warm-up.
+
+  Returns:
+    Bytes of host and device memory (medians of the first and of the last third
+    after the warm-up; None where the system does not tell) and of the arrays
+    that JAX holds, and how many times as long a step took in the end.
+  """
+  source = runs.open_source(config, "train")
+  an_epoch = data.steps_per_epoch(source.length, config.batch_size)
+  config.epochs = steps / an_epoch
+  run = runs.prepare(config)
+  dispatch = runs.make_dispatch(run)
+  with tempfile.TemporaryDirectory() as workdir, _sampled() as samples:
+    rows, seconds = loop.train(run, dispatch, workdir)
+  rows = _after_warm_up([row for row in rows if "loss" in row])
+  samples = _after_warm_up(samples)
+  first, last = (
+      [statistics.median(1 / row["images_per_second"] for row in part)
+       for part in _thirds(rows)]
+  )
+  return {
+      "steps": run.total_steps,
+      "seconds": seconds,
+      "step_time_last_over_first": last / first,
+      "host_bytes": _medians([x.host for x in samples]),
+      "device_bytes": _medians([x.device for x in samples]),
+      "array_bytes": _medians([x.arrays for x in samples]),
+      "device": jax.devices()[0].device_kind,
+  }
+
+
+@contextlib.contextmanager
+def _sampled() -> Iterator[list[Sample]]:
+  """Looks at the memory now and then, as long as the block runs."""
+  samples, ended = [], threading.Event()
+
+  def look():
+    while not ended.wait(_EVERY_SECONDS):
+      samples.append(_sample())
+
+  thread = threading.Thread(target=look, daemon=True)
+  thread.start()
+  try:
+    yield samples
+  finally:
+    ended.set()
+    thread.join()
+
+
+def _sample():
+  host = None
+  if _STATM.exists():  # Linux.
+    host = int(_STATM.read_text().split()[1]) * _PAGE
+  stats = jax.local_devices()[0].memory_stats() or {}
+  arrays = sum(x.nbytes for x in jax.live_arrays())
+  return Sample(host, stats.get("bytes_in_use"), arrays)
+
+
+def _after_warm_up(values):
+  return values[len(values) // 10 :]
+
+
+def _thirds(values):
+  third = max(len(values) // 3, 1)
+  return values[:third], values[-third:]
+
+
+def _medians(values):
+  """Of the first and of the last third."""
+  if None in values:
+    return None
+  return [round(statistics.median(part)) for part in _thirds(values)]
