@@ -9,6 +9,7 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jssl import encoder
 from jssl import feed as feeds
@@ -16,6 +17,7 @@ from jssl import parallel
 from jssl import run as runs
 from jssl.benchmarks.limits import planned_bytes
 from jssl.config import ConfigDict
+from jssl.evals import quality
 from jssl.report import bars
 from jssl.run import Run
 from jssl.step import TrainState
@@ -41,6 +43,8 @@ class Row(NamedTuple):
     seconds: Training time a seed, without compilation; the median.
     step_bytes: Memory of the compiled step on one device: its arguments,
       results and temporaries, the data set included.
+    collapse_warnings: How often it looked like collapse, after each epoch and
+      at the end, over all seeds.
   """
 
   name: str
@@ -51,6 +55,7 @@ class Row(NamedTuple):
   steps: int | None = None
   seconds: float | None = None
   step_bytes: int | None = None
+  collapse_warnings: int = 0
 
 
 def measure(
@@ -161,17 +166,20 @@ def _train(run: Run, name: str, seeds: int) -> tuple[Row, Row]:
   held = run.feed.hold()
   state = runs.initial_state(run)
   compiled = _compile(run, state, held)
-  before, after, seconds = [], [], []
+  before, after, seconds, collapsed = [], [], [], 0
   for seed in range(seeds):
     state = parallel.replicate(run.init(jax.random.key(seed)))
     before.append(runs.judge(run, runs.stages_of(run, state)))
     config = run.config.copy_and_resolve_references()
     config.seed = seed
     start = time.perf_counter()
+    window = []
     for call in _calls(run, feeds.resident(config, run.train)):
-      state, _ = compiled[call.count](state, held, call.inputs)
+      state, metrics = compiled[call.count](state, held, call.inputs)
+      window.append(metrics)
     jax.block_until_ready(state.params)
     seconds.append(time.perf_counter() - start)
+    collapsed += _collapsed(run, state, window)
     after.append(runs.judge(run, runs.stages_of(run, state)))
   untrained = Row(f"untrained {run.config.net.name}", _columns(before))
   trained = Row(
@@ -183,8 +191,22 @@ def _train(run: Run, name: str, seeds: int) -> tuple[Row, Row]:
       steps=run.total_steps,
       seconds=statistics.median(seconds),
       step_bytes=planned_bytes(compiled[max(compiled)]),
+      collapse_warnings=collapsed,
   )
   return untrained, trained
+
+
+def _collapsed(run: Run, state: TrainState, window: list[Any]) -> int:
+  """Counts the warnings of collapse after each epoch, and in the end."""
+  calls = jax.device_get(window)
+  metrics = {k: np.concatenate([call[k] for call in calls]) for k in calls[0]}
+  ends = range(run.steps_per_epoch - 1, run.total_steps, run.steps_per_epoch)
+  signs = [{k: float(v[i]) for k, v in metrics.items()} for i in ends]
+  signs.append(runs.look(run, runs.encoder_of(run, state)))
+  warnings = list(filter(None, map(quality.collapse_warning, signs)))
+  for text in dict.fromkeys(warnings):
+    print(f"WARNING: {text}", flush=True)
+  return len(warnings)
 
 
 def _columns(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -218,7 +240,12 @@ def _tidy(name, scores, more):
 
 def _means(row: Row) -> dict[str, Any]:
   scores = {k: statistics.mean(v) for k, v in row.scores["pooled"].items()}
-  return {**scores, "seconds": row.seconds, "step_bytes": row.step_bytes}
+  return {
+      **scores,
+      "seconds": row.seconds,
+      "step_bytes": row.step_bytes,
+      "collapse_warnings": row.collapse_warnings,
+  }
 
 
 def _text(values: list[float]) -> str:
