@@ -119,7 +119,8 @@ _LOOP_EPOCHS = 10
 _SMALL = 64  # Images up to this size are like CIFAR's.
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
+  """Runs the command."""
   measures = {
       "step": _step,
       "augment": _augment,

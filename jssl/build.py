@@ -18,7 +18,6 @@ from jssl.config import lookup
 from jssl.method import Method
 from jssl.methods import METHODS
 
-
 # Recipes that a method takes, each a section of the config.
 _RECIPES = ("augment", "second_augment", "local_augment")
 

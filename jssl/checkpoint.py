@@ -39,7 +39,6 @@ class Checkpoints:
   """The checkpoints of one run, written in the background.
 
   Attributes:
-    latest: Step of the newest complete checkpoint, or None.
     unreadable: A sentence for each checkpoint that `restore` passed over.
   """
 
@@ -70,6 +69,7 @@ class Checkpoints:
 
   @property
   def latest(self) -> int | None:
+    """Step of the newest complete checkpoint, or None."""
     return self._manager.latest_step()
 
   def save(self, step: int, state: PyTree) -> None:

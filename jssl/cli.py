@@ -108,7 +108,7 @@ def use_compilation_cache() -> None:
   For each kind of CPU apart: a home that machines share may hold programs with
   instructions that others lack.
   """
-  if jax.config.jax_compilation_cache_dir:
+  if jax.config.read("jax_compilation_cache_dir"):
     return
   folder = pathlib.Path.home() / ".cache" / "jssl" / "compiled"
   if jax.default_backend() == "cpu":

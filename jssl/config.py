@@ -12,9 +12,7 @@ import os
 import pathlib
 from typing import Any
 
-import ml_collections
-
-ConfigDict = ml_collections.ConfigDict
+from ml_collections import ConfigDict
 
 _IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _CIFAR = dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))

@@ -65,7 +65,8 @@ _PAIRS_PRINTED = 100
 _THUMBNAIL = 240
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
+  """Runs the command."""
   del argv
   with cli.plain_errors():
     workdir, dataset, output = (

@@ -1,13 +1,19 @@
 """Arithmetic of embeddings that losses, queues and evaluations share."""
 
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jssl import parallel
 
+# What functions outside a compiled step accept.
+AnyArray: TypeAlias = jax.Array | np.ndarray
 
-def l2_normalize(x: jax.Array) -> jax.Array:
+
+def l2_normalize(x: AnyArray) -> jax.Array:
   """Scales vectors to unit length, in float32.
 
   Args:
@@ -24,7 +30,7 @@ def l2_normalize(x: jax.Array) -> jax.Array:
 
 
 def feature_std(
-    embeddings: jax.Array, *, axis_name: str | None = None
+    embeddings: AnyArray, *, axis_name: str | None = None
 ) -> jax.Array:
   """Spread of unit embeddings, the plainest sign of collapse.
 

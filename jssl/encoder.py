@@ -153,7 +153,7 @@ def load(path: str) -> Trained:
   checkpoints = Checkpoints(path, read_only=True)
   state = checkpoints.restore(like)
   for line in checkpoints.unreadable:
-    warnings.warn(f"{path}: {line}")
+    warnings.warn(f"{path}: {line}", stacklevel=2)
   checkpoints.close()
   encode = make_encode(
       method,

@@ -24,7 +24,8 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.")
 flags.adopt_module_key_flags(cli)
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
+  """Runs the command."""
   del argv
   with cli.plain_errors():
     workdir = cli.required(_WORKDIR, example=_EXAMPLE)

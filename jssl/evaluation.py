@@ -153,7 +153,7 @@ def _judge(subject: Subject, protocols) -> dict[str, dict[str, Any]]:
   """Results of one encoder: for each stage, measures by name."""
   labelled = [name for name in protocols if name in frozen.LABELLED]
   augmented = "linear_augmented" in protocols
-  results = {"pooled": {}}
+  results: dict[str, dict[str, Any]] = {"pooled": {}}
   if labelled or augmented or "label_free" in protocols:
     encode = _encode(subject)
     test = _extract(encode, subject.test)
@@ -214,6 +214,7 @@ def _extract(encode, images: data.Images) -> dict[str, np.ndarray]:
 def _views(subject: Subject) -> dict[str, np.ndarray]:
   """Features `[2, n, D]` of two views of some test images, by the recipe."""
   recipe = build.recipe(subject.trained.config)
+  assert recipe is not None  # Every method has one.
   test, encode = subject.test, _encode_views(subject)
   stride = -(-len(test.image) // frozen.ROWS)
   batch = {"image": jnp.asarray(test.image[::stride])}
@@ -233,12 +234,13 @@ def _views(subject: Subject) -> dict[str, np.ndarray]:
 
 def _labelled(subject, train, test) -> frozen.Labelled:
   """Leaves out images whose label is -1: not known."""
-  known, tested = subject.train.label >= 0, subject.test.label >= 0
+  labels, test_labels = map(data.labels_of, (subject.train, subject.test))
+  known, tested = labels >= 0, test_labels >= 0
   return frozen.Labelled(
       train[known],
-      subject.train.label[known],
+      labels[known],
       test[tested],
-      subject.test.label[tested],
+      test_labels[tested],
       subject.train.classes,
   )
 
@@ -247,7 +249,7 @@ def _probe_augmented(
     subject: Subject, pairs: dict[str, frozen.Labelled]
 ) -> dict[str, dict[str, Any]]:
   """Linear probes of all stages, of views of the training images."""
-  known = np.flatnonzero(subject.train.label >= 0)
+  known = np.flatnonzero(data.labels_of(subject.train) >= 0)
   probes = augmented_linear_probe(
       jax.random.key(0),
       _encode_views(subject),
@@ -267,13 +269,14 @@ def _probe_augmented(
 def _some(images: data.Images, index: np.ndarray) -> LabelledImages:
   """Some of the images, which have labels."""
   extent = None if images.extent is None else images.extent[index]
-  return LabelledImages(images.image[index], images.label[index], extent)
+  labels = data.labels_of(images)
+  return LabelledImages(images.image[index], labels[index], extent)
 
 
 def _tune(subject: Subject, share: float) -> dict[str, Any]:
   """Fine-tunes by a share of the labels; accuracy on the test images."""
   config, test = subject.trained.config, subject.test
-  index = _share_of_each_class(subject.train.label, share)
+  index = _share_of_each_class(data.labels_of(subject.train), share)
   classify = tuning.fine_tune(
       jax.random.key(0),
       encoders.make_trainable(subject.trained),
@@ -293,10 +296,11 @@ def _tune(subject: Subject, share: float) -> dict[str, Any]:
     x = augmentation.to_float(x)
     return classify(jax.vmap(lambda x, e: prepare(x, extent=e))(x, extent))
 
-  tested = test.label >= 0
+  labels = data.labels_of(test)
+  tested = labels >= 0
   extent = None if test.extent is None else test.extent[tested]
   scores = extraction.extract(logits, test.image[tested], extent=extent)
-  accuracy = intervals.of_images(scores.argmax(axis=-1), test.label[tested])
+  accuracy = intervals.of_images(scores.argmax(axis=-1), labels[tested])
   return {**accuracy, "labels": len(index)}
 
 

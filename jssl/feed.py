@@ -3,7 +3,7 @@
 The batch of a step is the same either way, unless pictures are broken.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 import contextlib
 from typing import Any, NamedTuple
 
@@ -37,7 +37,7 @@ class Call(NamedTuple):
     notes: What else the user should know.
   """
 
-  count: int
+  count: int  # type: ignore[assignment]
   inputs: PyTree
   replaced: list[str] = []
   notes: list[str] = []
@@ -53,7 +53,7 @@ class Feed(NamedTuple):
     hold: Puts on every device what stays there, a tree.
     select: From what stays and a step's inputs, `[...]` of one device, to the
       batch of this device (see `jssl.method.Method`).
-    calls: `(start, stop, steps) -> Iterator[Call]`, from step to step, so many
+    calls: `(start, stop, steps) -> Generator[Call]`, from step to step, so many
       steps a call.
     streamed: Whether images are decoded as they are needed.
   """
@@ -63,7 +63,7 @@ class Feed(NamedTuple):
   classes: tuple[str, ...]
   hold: Callable[[], PyTree]
   select: Callable[[PyTree, PyTree], dict[str, jax.Array]]
-  calls: Callable[[int, int, int], Iterator[Call]]
+  calls: Callable[[int, int, int], Generator[Call, None, None]]
   streamed: bool = False
 
 

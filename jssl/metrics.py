@@ -52,6 +52,7 @@ class MetricsLog:
     self._events.flush()
 
   def close(self) -> None:
+    """Closes the files."""
     self._file.close()
     self._events.close()
 

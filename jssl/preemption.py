@@ -9,7 +9,6 @@ from typing import TypeVar
 import jax
 from jax.experimental import multihost_utils
 
-
 T = TypeVar("T")
 
 

@@ -71,4 +71,5 @@ class Progress:
     self._said = time.monotonic()
 
   def close(self) -> None:
+    """Removes the bar."""
     self._bar.close()

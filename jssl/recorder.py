@@ -1,6 +1,5 @@
 """What a run writes down and shows while it trains."""
 
-import math
 import time
 from typing import Any
 
@@ -25,7 +24,6 @@ class Recorder:
   Of several processes, only the first writes and shows them.
 
   Attributes:
-    rows: All rows written so far, those of an interrupted run included.
     skipped_in_a_row: Number of the newest steps that changed nothing, as far as
       they were flushed.
   """
@@ -37,8 +35,10 @@ class Recorder:
     first = jax.process_index() == 0
     self._log = MetricsLog(workdir, step=step) if first else None
     self._progress = Progress(step=step, total=run.total_steps)
-    self._window = []  # Metrics on the device, a dict of [S] a call.
-    self._told = set()  # What went wrong with pictures, to tell it once.
+    # Metrics on the device, a dict of [S] a call.
+    self._window: list[dict[str, jax.Array]] = []
+    # What went wrong with pictures, to tell it once.
+    self._told: set[str] = set()
     self._replaced = 0  # How often.
     self._skipped = 0  # Steps that changed nothing.
     self.skipped_in_a_row = 0
@@ -49,6 +49,7 @@ class Recorder:
 
   @property
   def rows(self) -> list[dict[str, Any]]:
+    """All rows written so far, those of an interrupted run included."""
     return self._log.rows if self._log else []
 
   def say(self, text: str) -> None:
@@ -143,7 +144,9 @@ class Recorder:
     wrong = [name for name, x in signs.items() if not np.isfinite(x)]
     signs = {name: x for name, x in signs.items() if name not in wrong}
     self._write(step, signs)
-    loss = next((r for r in reversed(self.rows) if "loss" in r), {})
+    loss: dict[str, Any] = next(
+        (row for row in reversed(self.rows) if "loss" in row), {}
+    )
     parts = [f"epoch {step / self._run.steps_per_epoch:.4g}"]
     if "loss" in loss:
       chance = loss.get("chance_loss")

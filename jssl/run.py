@@ -178,13 +178,13 @@ def some_images(config: ConfigDict, source: data.Source) -> data.Images:
   return images
 
 
-def make_dispatch(run: Run) -> Callable[..., tuple[TrainState, Any]]:
+def make_dispatch(run: Run) -> Any:
   """Compiles several steps into one call, mapped over the devices.
 
   Returns:
-    `(state, held, inputs) -> (state, metrics)`: `held` as the feed's `hold`
-    gives it, `inputs` as its `calls` do; metrics are `[S]` each. The state is
-    donated.
+    `(state, held, inputs) -> (state, metrics)`, which can also be `lower`ed:
+    `held` as the feed's `hold` gives it, `inputs` as its `calls` do; metrics
+    are `[S]` each. The state is donated.
   """
   step = make_step(run.method, run.optimizer, parallel.AXIS_NAME)
 
@@ -311,7 +311,8 @@ def _verdict(run, train, test):
 
 def _steps_per_dispatch(config, total_steps):
   """Steps a call: the limit, or a divisor near it, which needs no last call
-  of another length and so no second compilation."""
+  of another length and so no second compilation.
+  """
   limit = config.steps_per_dispatch
   if not limit:
     limit = 1 if jax.default_backend() == "cpu" else _STEPS_PER_DISPATCH

@@ -21,7 +21,8 @@ _DATA_DIR = flags.DEFINE_string(
 flags.adopt_module_key_flags(cli)
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
+  """Runs the command."""
   del argv
   with cli.plain_errors():
     config, workdir = cli.required(_CONFIG), cli.required(_WORKDIR)

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 
-import jax
 import numpy as np
 from PIL import Image
 import pyarrow.parquet

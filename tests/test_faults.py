@@ -14,13 +14,13 @@ import numpy as np
 import optax
 import pytest
 
+import command
 from jssl import build
 from jssl import loop
 from jssl import run as runs
 from jssl.checkpoint import Checkpoints
 from jssl.embeddings import l2_normalize
 from jssl.recorder import Diverged
-import command
 
 KILLS = 20
 

@@ -16,9 +16,9 @@ import jax
 import numpy as np
 import pytest
 
+import command
 from jssl.checkpoint import Checkpoints
 from jssl.step import make_step
-import command
 import test_devices as case
 import tiny
 

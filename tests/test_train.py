@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+import command
 from jssl import data
 from jssl import loop
 from jssl import run as runs
 from jssl.step import make_step
-import command
 
 
 def test_folder_holds_what_the_readme_says(whole):

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import command
 from jssl import build
 from jssl import config as configs
 from jssl import encoder
 from jssl.checkpoint import Checkpoints
 from jssl.step import init_state
-import command
 
 
 def config(method="moco_v2", channels=3, **changes):

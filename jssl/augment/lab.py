@@ -83,7 +83,7 @@ def color_bins(*, step: int = 10) -> np.ndarray:
   side = np.linspace(0, 1, 256, dtype=np.float32)
   u, v = (x.ravel() for x in np.meshgrid(side, side))
   faces = [
-      np.stack(np.roll([np.full_like(u, end), u, v], axis, axis=0), axis=-1)
+      np.roll([np.full_like(u, end), u, v], axis, axis=0).T
       for end in (0, 1)
       for axis in range(3)
   ]

@@ -245,9 +245,9 @@ def _draw_jitter(
   times, amounts = jax.random.uniform(key, (2, 4))
   order = jnp.argsort(times[:3])
   due_before_hue = times[order] < times[3]
-  strengths = jnp.array(strengths)
-  lowest = jnp.maximum(0.0, 1.0 - strengths)
-  factors = lowest + amounts[:3] * (1.0 + strengths - lowest)
+  strength = jnp.array(strengths)
+  lowest = jnp.maximum(0.0, 1.0 - strength)
+  factors = lowest + amounts[:3] * (1.0 + strength - lowest)
   turn = hue * (2.0 * amounts[3] - 1.0)
   return order, due_before_hue, factors, turn
 

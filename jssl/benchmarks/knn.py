@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jssl.benchmarks.timing import median_seconds
 from jssl.evals import knn
@@ -35,9 +34,9 @@ def measure(
   query_key, bank_key, label_key, fit_key = jax.random.split(
       jax.random.key(0), 4
   )
-  queries = jax.random.normal(query_key, (queries, dim))
-  bank = jax.random.normal(bank_key, (bank, dim))
-  labels = jax.random.randint(label_key, bank.shape[:1], 0, _CLASSES)
+  features = jax.random.normal(query_key, (queries, dim))
+  known = jax.random.normal(bank_key, (bank, dim))
+  labels = jax.random.randint(label_key, known.shape[:1], 0, _CLASSES)
   grid = linear.make_grid(linear.LEARNING_RATES, linear.WEIGHT_DECAYS)
 
   def seconds_of(settings):
@@ -45,7 +44,7 @@ def measure(
     return median_seconds(
         lambda: linear.fit(
             fit_key,
-            bank,
+            known,
             labels,
             *rates_and_decays,
             num_classes=_CLASSES,
@@ -55,7 +54,9 @@ def measure(
     )
 
   nearest = median_seconds(
-      lambda: knn.knn_predict(queries, bank, labels, k=k, num_classes=_CLASSES),
+      lambda: knn.knn_predict(
+          features, known, labels, k=k, num_classes=_CLASSES
+      ),
       windows=windows,
   )
   one, all_of_them = seconds_of(grid[:1]), seconds_of(grid)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 import csv
-import importlib.util
 import pathlib
+import runpy
 import statistics
 import time
 from typing import Any, NamedTuple
@@ -90,7 +90,7 @@ def measure(
     OSError: If a config or the data cannot be found.
   """
   output.mkdir(parents=True, exist_ok=True)
-  rows = []
+  rows: list[Row] = []
   for name in names:
     run = runs.prepare(_config(configs, name, dataset, overrides))
     if name in _NEED_COLOR and run.train.image.shape[-1] == 1:
@@ -133,10 +133,7 @@ def read_config(
     raise FileNotFoundError(
         f"{path} does not exist; name its folder by --configs."
     )
-  spec = importlib.util.spec_from_file_location(path.stem, path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(dataset)
+  return runpy.run_path(str(path))["get_config"](dataset)
 
 
 def _config(configs, name, dataset, overrides):
@@ -275,7 +272,7 @@ def _gains(row: Row) -> list[float]:
   """One-shot accuracy that training added, best stage to best stage."""
   after, before = (
       scores[best_stage(scores)]["one_shot"]
-      for scores in (row.scores, row.untrained)
+      for scores in (row.scores, row.untrained or {})
   )
   return [a - b for a, b in zip(after, before)]
 

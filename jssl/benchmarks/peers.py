@@ -99,7 +99,8 @@ def compare_steps(config: ConfigDict) -> dict[str, Any]:
         f"the nets differ: {size:,} parameters here, {other_size:,} in PyTorch."
     )
   own(), other()
-  ours, theirs = [], []
+  ours: list[float] = []
+  theirs: list[float] = []
   for _ in range(_WINDOWS):
     for step, seconds in ((own, ours), (other, theirs)):
       time.sleep(SETTLE_SECONDS)  # PyTorch's threads wait busily for a while.

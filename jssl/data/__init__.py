@@ -1,11 +1,12 @@
 """Where images come from, and in which order they are seen."""
 
-from jssl.data.decode import decode
 from jssl.data.chunks import Geometry
+from jssl.data.decode import decode
 from jssl.data.images import common_size
 from jssl.data.images import fingerprint
 from jssl.data.images import fits
 from jssl.data.images import Images
+from jssl.data.images import labels_of
 from jssl.data.images import load
 from jssl.data.images import load_source
 from jssl.data.images import measure
@@ -32,6 +33,7 @@ __all__ = (
     "epoch_order",
     "fingerprint",
     "fits",
+    "labels_of",
     "load",
     "load_source",
     "measure",

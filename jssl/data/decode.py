@@ -3,10 +3,10 @@
 import functools
 import io
 
+import numpy as np
 from PIL import ExifTags
 from PIL import Image
 from PIL import ImageOps
-import numpy as np
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # Those of photographs and drawings. Pillow knows more, whatever a file is

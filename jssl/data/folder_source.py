@@ -14,9 +14,9 @@ import numpy as np
 
 from jssl.data.listing import list_files
 from jssl.data.source import HELD_OUT
+from jssl.data.source import held_out
 from jssl.data.source import Record
 from jssl.data.source import Source
-from jssl.data.source import held_out
 from jssl.data.source import split_ranges
 
 _SUFFIXES = frozenset(
@@ -97,7 +97,8 @@ def _splits(
     root: pathlib.Path,
 ) -> tuple[dict[str, list[_File]], tuple[str, ...]]:
   """Returns files by split, in the order of hashes, and "name: reason" of
-  stray ones."""
+  stray ones.
+  """
   held = [name for name in HELD_OUT if (root / name).is_dir()]
   if held and (root / "train").is_dir():
     names = ["train", *held]

@@ -42,6 +42,13 @@ class Images(NamedTuple):
   skipped: tuple[str, ...]
 
 
+def labels_of(images: Images) -> np.ndarray:
+  """Returns labels, int32 `[N]`, -1 where there is none."""
+  if images.label is None:
+    return np.full(len(images.image), -1, np.int32)
+  return images.label
+
+
 def open_source(
     name: str, split: str, *, data_dir: str | os.PathLike | None = None
 ) -> Source:

@@ -37,7 +37,9 @@ def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> list[str]:
   if known is not None:
     return known
   start = time.time_ns()
-  names, changed, around = [], {}, {}
+  names: list[str] = []
+  changed: dict[str, int] = {}
+  around: dict[str, tuple] = {}  # Of a folder, those that it lies in.
   for parent, folders, files in os.walk(folder, followlinks=True):
     here = os.stat(parent)
     inside = around.pop(parent, ())

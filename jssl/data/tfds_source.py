@@ -14,9 +14,9 @@ import tensorflow_datasets as tfds
 
 from jssl.data import digits
 from jssl.data import photos
+from jssl.data.source import held_out
 from jssl.data.source import Record
 from jssl.data.source import Source
-from jssl.data.source import held_out
 from jssl.data.source import split_ranges
 
 # Sets that come with a package: prepared on first use, without a network.
@@ -210,7 +210,7 @@ def _source(
       name=f"{name} ({split})",
       length=len(records),
       read=read,
-      classes=tuple(label.names) if labelled else (),
+      classes=tuple(label.names) if label and labelled else (),
       channels=channels or 3,
       size=None if None in size else tuple(size),
   )

@@ -2,9 +2,9 @@
 
 An evaluation is a dict: "dataset", "step" of the checkpoint, "train_images",
 "test_images", "classes" (their number), and "results", which gives for each
-encoder ("trained", "untrained", "raw pixels"), each stage of it ("pooled" first)
-and each measure a dict of "accuracy" in [0, 1], its 95% "interval" and more, or
-a number, or None where it does not apply.
+encoder ("trained", "untrained", "raw pixels"), each stage of it ("pooled"
+first) and each measure a dict of "accuracy" in [0, 1], its 95% "interval" and
+more, or a number, or None where it does not apply.
 """
 
 import json

@@ -6,15 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jssl.embeddings import AnyArray
 from jssl.embeddings import l2_normalize
 
 
 def few_shot(
     key: jax.Array,
-    features: jax.Array,
-    labels: jax.Array,
-    test_features: jax.Array,
-    test_labels: jax.Array,
+    features: AnyArray,
+    labels: AnyArray,
+    test_features: AnyArray,
+    test_labels: AnyArray,
     *,
     shots: int,
     draws: int = 10,

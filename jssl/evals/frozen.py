@@ -50,8 +50,8 @@ def knn(key: jax.Array, x: Labelled) -> dict[str, Any]:
   )
   predicted = sweep(x.train[held], x.train[rest], x.train_label[rest], ks=ks)
   right = np.mean(np.asarray(predicted) == x.train_label[held], axis=-1)
-  k, temperature = np.unravel_index(np.argmax(right), right.shape)
-  k, temperature = ks[k], _TEMPERATURES[temperature]
+  best = np.unravel_index(np.argmax(right), right.shape)
+  k, temperature = ks[best[0]], _TEMPERATURES[best[1]]
   predicted = knn_predict(
       x.test,
       x.train,
@@ -99,7 +99,7 @@ def few_shot(key: jax.Array, x: Labelled) -> dict[str, Any]:
           shots=shots,
           num_classes=len(x.classes),
       )
-      result[name] = intervals.of_draws(np.asarray(draws))
+      result[name] = intervals.of_draws(np.asarray(draws).tolist())
   return result
 
 

@@ -6,13 +6,14 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jssl.embeddings import AnyArray
 from jssl.embeddings import l2_normalize
 
 
 def knn_predict(
-    features: jax.Array,
-    bank: jax.Array,
-    labels: jax.Array,
+    features: AnyArray,
+    bank: AnyArray,
+    labels: AnyArray,
     *,
     k: int = 200,
     temperature: float = 0.1,
@@ -55,9 +56,9 @@ def knn_predict(
 
 
 def knn_sweep(
-    features: jax.Array,
-    bank: jax.Array,
-    labels: jax.Array,
+    features: AnyArray,
+    bank: AnyArray,
+    labels: AnyArray,
     *,
     ks: Sequence[int],
     temperatures: Sequence[float],
@@ -93,7 +94,7 @@ def knn_sweep(
           " between 1 and that."
       )
   bank, labels = jax.jit(l2_normalize)(bank), jnp.asarray(labels)
-  temperatures = jnp.asarray(temperatures, jnp.float32)
+  divisors = jnp.asarray(temperatures, jnp.float32)
   predicted = []
   for start in range(0, features.shape[0], block_size):
     block = features[start : start + block_size]
@@ -102,7 +103,7 @@ def knn_sweep(
         _vote(
             similarity[:, :k],
             labels[index[:, :k]],
-            temperatures,
+            divisors,
             num_classes=num_classes,
         )
         for k in ks

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jssl.embeddings import AnyArray
+
 LEARNING_RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 WEIGHT_DECAYS = (0.0, 1e-4, 1e-3, 1e-2)
 _MOMENTUM = 0.9
@@ -34,9 +36,9 @@ class LinearProbe(NamedTuple):
 
 def linear_probe(
     key: jax.Array,
-    features: jax.Array,
-    labels: jax.Array,
-    test_features: jax.Array,
+    features: AnyArray,
+    labels: AnyArray,
+    test_features: AnyArray,
     *,
     num_classes: int,
     learning_rates: Sequence[float] = LEARNING_RATES,
@@ -151,7 +153,7 @@ class Regressions(NamedTuple):
 
 
 def choose(
-    probes: Regressions, features: jax.Array, labels: jax.Array
+    probes: Regressions, features: AnyArray, labels: AnyArray
 ) -> tuple[int, np.ndarray]:
   """Chooses among S regressions by examples that none has learnt from.
 
@@ -177,7 +179,7 @@ def _held_out_scores(probes, features, labels):
 
 
 def mean_and_scale(
-    features: jax.Array, eps: float = 1e-6
+    features: AnyArray, eps: float = 1e-6
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the mean, and one over the deviation, of features `[M, D]`.
 
@@ -191,14 +193,14 @@ def mean_and_scale(
 
 
 def normalize(
-    features: jax.Array, norm: tuple[jax.Array, jax.Array]
+    features: AnyArray, norm: tuple[jax.Array, jax.Array]
 ) -> jax.Array:
   """Shifts and scales features `[N, D]` by `mean_and_scale` of others."""
   mean, scale = norm
   return (jnp.asarray(features, jnp.float32) - mean) * scale
 
 
-def standardize(features: jax.Array, *others: jax.Array) -> list[jax.Array]:
+def standardize(features: AnyArray, *others: AnyArray) -> list[jax.Array]:
   """Shifts and scales all of the features by the statistics of the first."""
   norm = mean_and_scale(features)
   return [normalize(x, norm) for x in (features, *others)]
@@ -209,8 +211,8 @@ def standardize(features: jax.Array, *others: jax.Array) -> list[jax.Array]:
 )
 def fit(
     key: jax.Array,
-    features: jax.Array,
-    labels: jax.Array,
+    features: AnyArray,
+    labels: AnyArray,
     learning_rates: jax.Array,
     weight_decays: jax.Array,
     *,
@@ -281,8 +283,8 @@ def begin(settings: int, dim: int, num_classes: int) -> Descent:
 
 def descend(
     state: Descent,
-    features: jax.Array,
-    labels: jax.Array,
+    features: AnyArray,
+    labels: AnyArray,
     learning_rates: jax.Array,
     weight_decays: jax.Array,
 ) -> Descent:
@@ -310,7 +312,7 @@ def descend(
 
 
 @jax.jit
-def predict(probes: Regressions, features: jax.Array) -> jax.Array:
+def predict(probes: Regressions, features: AnyArray) -> jax.Array:
   """Classifies features `[N, D]` by every regression: int `[S, N]`."""
   return jnp.argmax(_logits(probes, features), axis=1)
 

@@ -5,11 +5,11 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jssl import augment as augmentation
+from jssl.embeddings import AnyArray
 from jssl.evals import linear
 from jssl.evals import minibatches
 from jssl.evals.linear import LinearProbe
@@ -23,8 +23,8 @@ def augmented_linear_probe(
     encode: Callable[[PyTree, jax.Array], dict[str, jax.Array]],
     params: PyTree,
     images: LabelledImages,
-    features: dict[str, jax.Array],
-    test_features: dict[str, jax.Array],
+    features: dict[str, AnyArray],
+    test_features: dict[str, AnyArray],
     *,
     num_classes: int,
     augment: Callable[..., jax.Array],

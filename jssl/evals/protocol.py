@@ -1,11 +1,11 @@
 """The quick look at an encoder: kNN and few-shot accuracy, and rank."""
 
-from typing import Any
 
 import jax
 import numpy as np
 
 from jssl.data import Images
+from jssl.data import labels_of
 from jssl.embeddings import feature_std
 from jssl.evals.few_shot import few_shot
 from jssl.evals.knn import knn_predict
@@ -67,9 +67,9 @@ def accuracies(
   (the same draws for all features); None where a class has too few images, and
   all are None without labels.
   """
-  if not labelled(train, test):
+  if train_features is None or not labelled(train, test):
     return dict.fromkeys(("knn", "one_shot", "five_shot"))
-  result = {
+  result: dict[str, float | None] = {
       "knn": knn_accuracy(
           train_features,
           test_features,
@@ -107,8 +107,8 @@ def spread(features: np.ndarray) -> dict[str, float]:
 
 def _known(features, images):
   """Leaves out images whose label is -1: not known."""
-  known = images.label >= 0
-  return features[known], images.label[known]
+  label = labels_of(images)
+  return features[label >= 0], label[label >= 0]
 
 
 @jax.jit

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
+from jssl.embeddings import AnyArray
 from jssl.embeddings import l2_normalize
 
 
-def rankme(features: jax.Array, *, epsilon: float = 1e-7) -> jax.Array:
+def rankme(features: AnyArray, *, epsilon: float = 1e-7) -> jax.Array:
   """Effective rank of features: how many dimensions they really use.
 
   Args:
@@ -35,7 +36,7 @@ def rankme(features: jax.Array, *, epsilon: float = 1e-7) -> jax.Array:
 
 
 def alpha_req(
-    features: jax.Array, *, first: int = 11, last: int = 50
+    features: AnyArray, *, first: int = 11, last: int = 50
 ) -> jax.Array:
   """Decay of the spectrum of features: how steeply their variances fall.
 
@@ -79,7 +80,7 @@ def alpha_req(
   return -jnp.sum(x * y) / jnp.sum(jnp.square(x))
 
 
-def alignment(features: jax.Array, positives: jax.Array) -> jax.Array:
+def alignment(features: AnyArray, positives: AnyArray) -> jax.Array:
   """Mean squared distance of unit features of two views of an image.
 
   Args:
@@ -105,7 +106,7 @@ def alignment(features: jax.Array, positives: jax.Array) -> jax.Array:
   return jnp.mean(jnp.sum(jnp.square(difference), axis=-1))
 
 
-def uniformity(features: jax.Array, *, t: float = 2.0) -> jax.Array:
+def uniformity(features: AnyArray, *, t: float = 2.0) -> jax.Array:
   """How evenly unit features cover the sphere.
 
   Args:

@@ -1,7 +1,7 @@
 """Writes a run's encoder to a file that other programs read.
 
-  python -m jssl.export --workdir=runs/first --output=encoder.safetensors
-  python -m jssl.export --workdir=runs/first --output=encoder.stablehlo
+python -m jssl.export --workdir=runs/first --output=encoder.safetensors
+python -m jssl.export --workdir=runs/first --output=encoder.stablehlo
 """
 
 import pathlib
@@ -33,7 +33,8 @@ flags.adopt_module_key_flags(cli)
 _SUFFIXES = (".safetensors", ".stablehlo")
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
+  """Runs the command."""
   del argv
   with cli.plain_errors():
     workdir, output = (

@@ -10,8 +10,8 @@ import os
 import pathlib
 from typing import Any
 
-import flax.linen as nn
 from flax import traverse_util
+import flax.linen as nn
 import jax
 import numpy as np
 import safetensors

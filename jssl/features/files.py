@@ -29,7 +29,7 @@ class Columns(NamedTuple):
   """
 
   name: list[str]
-  index: np.ndarray
+  index: np.ndarray  # type: ignore[assignment]
   label: np.ndarray | None
   classes: tuple[str, ...]
 

@@ -28,7 +28,7 @@ class Pairs(NamedTuple):
   first: np.ndarray
   second: np.ndarray
   similarity: np.ndarray
-  count: int
+  count: int  # type: ignore[assignment]
 
 
 def neighbours(
@@ -88,7 +88,8 @@ def duplicates(
   check_threshold(threshold)
   count, _ = features.shape
   starts = range(0, count, _BLOCK)
-  kept = Pairs(*np.zeros((2, 0), np.int64), np.zeros(0, np.float32), 0)
+  none = np.zeros(0, np.int64)
+  kept = Pairs(none, none, np.zeros(0, np.float32), 0)
   for i in starts:
     rows = features.read(i, min(i + _BLOCK, count))
     for j in starts[i // _BLOCK :]:

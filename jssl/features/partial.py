@@ -31,7 +31,7 @@ class Block(NamedTuple):
   """
 
   stop: int
-  index: list[int]
+  index: list[int]  # type: ignore[assignment]
   label: list[int]
   name: list[str]
   skipped: list[str]
@@ -48,12 +48,12 @@ class Partial(NamedTuple):
     journal: The open journal.
   """
 
-  rows: np.ndarray
+  rows: np.memmap
   blocks: list[Block]
   journal: BinaryIO
 
   @property
-  def count(self) -> int:
+  def count(self) -> int:  # type: ignore[override]
     """Number of finished rows."""
     if not self.blocks:
       return 0

@@ -32,7 +32,7 @@ class Batch(NamedTuple):
   stop: int
   image: np.ndarray
   extent: np.ndarray | None
-  index: list[int]
+  index: list[int]  # type: ignore[assignment]
   label: list[int]
   name: list[str]
   skipped: list[str]

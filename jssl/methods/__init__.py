@@ -1,5 +1,8 @@
 """The methods, by name."""
 
+from collections.abc import Callable
+
+from jssl.method import Method
 from jssl.methods.barlow_twins import barlow_twins
 from jssl.methods.byol import byol
 from jssl.methods.colorization import colorization
@@ -22,7 +25,7 @@ from jssl.methods.supcon import supcon
 from jssl.methods.swav import swav
 from jssl.methods.vicreg import vicreg
 
-METHODS = {
+METHODS: dict[str, Callable[..., Method]] = {
     "moco_v1": moco_v1,
     "moco_v2": moco_v2,
     "moco_v3": moco_v3,

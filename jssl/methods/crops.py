@@ -53,7 +53,7 @@ def multi(
   large_key, small_key = jax.random.split(key)
   return Crops(
       two_views(large_key, batch, *large),
-      _several(small_key, batch, small, count) if count else None,
+      _several(small_key, batch, small, count) if small and count else None,
   )
 
 

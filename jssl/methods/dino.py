@@ -100,11 +100,12 @@ def dino(
     ValueError: If a temperature, a momentum or a count is out of range.
   """
   checks.check_temperature(student_temperature, name="student_temperature")
-  if not callable(teacher_temperature):
-    teacher_temperature = optax.constant_schedule(teacher_temperature)
-  checks.check_temperature(
-      float(teacher_temperature(0)), name="teacher_temperature"
+  divisor = (
+      teacher_temperature
+      if callable(teacher_temperature)
+      else optax.constant_schedule(teacher_temperature)
   )
+  checks.check_temperature(float(divisor(0)), name="teacher_temperature")
   momentum = ema.as_schedule(momentum)
   ema.as_schedule(center_momentum)
   crops.check_local_views(local_views, local_augment)
@@ -150,7 +151,7 @@ def dino(
         teacher,
         carried.center,
         student_temperature=student_temperature,
-        teacher_temperature=teacher_temperature(step),
+        teacher_temperature=divisor(step),
     )
     metrics = {
         "chance_loss": jnp.log(student.shape[-1]),

@@ -6,7 +6,6 @@ Reference:
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from jssl import augment as augmentation
@@ -51,7 +50,6 @@ def relative_position(
   Raises:
     ValueError: If a tile does not fit.
   """
-
   others = jnp.delete(jnp.arange(9), _CENTER)
   pairs = jnp.stack([jnp.full(8, _CENTER), others], axis=-1)
 

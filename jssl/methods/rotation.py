@@ -6,7 +6,6 @@ Reference:
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from jssl import augment as augmentation

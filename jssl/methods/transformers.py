@@ -35,4 +35,5 @@ def encode_some(
   patches = net.embed(images)
   tokens = patches.reshape(len(images), -1, patches.shape[-1])
   tokens = jnp.take_along_axis(tokens, index[..., None], axis=1)
-  return net.blocks(tokens, train=train)[-1], patches.shape[1:3]
+  _, height, width, _ = patches.shape
+  return net.blocks(tokens, train=train)[-1], (height, width)

@@ -9,12 +9,12 @@ from jssl.nets.decoders import TransformerDecoder
 from jssl.nets.heads import MLP
 from jssl.nets.micro_batches import MicroBatched
 from jssl.nets.norm import BatchNorm
-from jssl.nets.resnet import resnet101
+from jssl.nets.resnet import ResNet
+from jssl.nets.resnet import resnet8
 from jssl.nets.resnet import resnet18
 from jssl.nets.resnet import resnet34
 from jssl.nets.resnet import resnet50
-from jssl.nets.resnet import resnet8
-from jssl.nets.resnet import ResNet
+from jssl.nets.resnet import resnet101
 from jssl.nets.vit import ViT
 from jssl.nets.vit import vit_base
 from jssl.nets.vit import vit_large

@@ -1,8 +1,9 @@
 """Large batches in little memory, exactly."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 
 class MicroBatched(nn.Module):
@@ -30,11 +31,13 @@ class MicroBatched(nn.Module):
   net: nn.Module
   parts: int
 
-  def setup(self):
+  def setup(self) -> None:
+    """Takes the net's place in the tree of parameters."""
     nn.share_scope(self, self.net)
 
   @property
-  def dtype(self):
+  def dtype(self) -> Any:
+    """Of the computation."""
     return self.net.dtype
 
   def __call__(

@@ -51,7 +51,7 @@ class BatchNorm(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Normalises `[B, ..., C]` over all but the last dimension."""
     features = x.shape[-1]
-    scale, bias = 1.0, 0.0
+    scale, bias = jnp.float32(1.0), jnp.float32(0.0)
     if self.affine:
       scale = self.param(
           "scale", self.scale_init, (features,), jnp.float32

@@ -124,7 +124,7 @@ class Block(nn.Module):
     three = functools.partial(self.conv, self.channels, (3, 3), padding=1)
     if self.bottleneck:
       out = 4 * self.channels
-      convs = (
+      convs: tuple[nn.Module, ...] = (
           self.conv(self.channels, (1, 1), name="conv_1"),
           three(strides=self.stride, name="conv_2"),
           self.conv(out, (1, 1), name="conv_3"),

@@ -71,7 +71,8 @@ class ViT(nn.Module):
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
-  def setup(self):
+  def setup(self) -> None:
+    """Checks the arguments and makes the layers."""
     if self.pooling not in _POOLINGS:
       raise ValueError(
           f"pooling is {self.pooling!r}; expected one of {_POOLINGS}."
@@ -141,11 +142,11 @@ class ViT(nn.Module):
   def embed(self, images: jax.Array) -> jax.Array:
     """Projects patches of images and adds positions: `[B, h, w, D]`."""
     x = self.project(images)
-    return x + self.positions_of(x.shape[1:3])
+    return x + self.positions_of((x.shape[1], x.shape[2]))
 
   def project(self, images: jax.Array) -> jax.Array:
     """Projects patches of images, without positions: `[B, h, w, D]`."""
-    grid_of(*images.shape[1:3], self.patch_size)
+    grid_of(images.shape[1], images.shape[2], self.patch_size)
     x = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
     return self.patch(x.astype(self.dtype))
 

@@ -1,7 +1,7 @@
 """Makes a run's report again, or compares runs.
 
-  python -m jssl.report --workdir=RUN
-  python -m jssl.report --workdir=RUN --workdir=OTHER --output=comparison.html
+python -m jssl.report --workdir=RUN
+python -m jssl.report --workdir=RUN --workdir=OTHER --output=comparison.html
 """
 
 import pathlib
@@ -25,7 +25,8 @@ _OUTPUT = flags.DEFINE_string(
 flags.adopt_module_key_flags(cli)
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
+  """Runs the command."""
   del argv
   with cli.plain_errors():
     print(f"Wrote {_write(_WORKDIRS.value)}")

@@ -52,7 +52,8 @@ def draw(curves: Sequence[Curve], *, salt: str, xlabel: str = "epoch") -> str:
       ),
       **dict.fromkeys(("xtick.color", "ytick.color"), _INK),
   }
-  with matplotlib.rc_context(settings):
+  # Its stubs know names of settings only as literals.
+  with matplotlib.rc_context(settings):  # type: ignore[arg-type]
     figure = Figure(figsize=(4.4, 2.6), layout="constrained")
     axes = figure.subplots()
     for curve in curves:

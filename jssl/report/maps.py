@@ -45,8 +45,9 @@ def draw(material: Material) -> Maps | None:
   Returns:
     The maps; None if no stage has such maps, or they do not vary.
   """
-  index = materials.evenly(len(material.test.image), _PICTURES)
-  images = materials.take(material.test, index)
+  images = materials.images_of(material, train=False)
+  index = materials.evenly(len(images.image), _PICTURES)
+  images = materials.take(images, index)
   # Maps of a whole batch would fill the memory of the host.
   stages = features.extract(
       lambda x, extent: materials.stages(material, x, extent),

@@ -79,7 +79,7 @@ class Encoded(NamedTuple):
   """
 
   images: data.Images
-  index: np.ndarray
+  index: np.ndarray  # type: ignore[assignment]
   features: np.ndarray
 
 
@@ -141,6 +141,13 @@ def of_run(run: Run, workdir: str, state: TrainState) -> Material:
   )
 
 
+def images_of(material: Material, *, train: bool) -> data.Images:
+  """Returns the images of a split, of a run that has images."""
+  images = material.train if train else material.test
+  assert images is not None, material.missing
+  return images
+
+
 def encode_some(material: Material, *, train: bool) -> Encoded:
   """Encodes images of a split, evenly chosen if there are many.
 
@@ -148,7 +155,7 @@ def encode_some(material: Material, *, train: bool) -> Encoded:
     material: A run with images.
     train: Which split.
   """
-  images = material.train if train else material.test
+  images = images_of(material, train=train)
   index = evenly(len(images.image), _TRAIN_ROWS if train else _TEST_ROWS)
   images = take(images, index)
   pooled = lambda x, extent: stages(material, x, extent)["pooled"]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jssl import data
 from jssl.embeddings import l2_normalize
 from jssl.evals import knn_predict
 from jssl.report import thumbnails
@@ -101,9 +102,10 @@ def confuse(
   classes = train.images.classes
   if len(classes) < 2 or test.images.label is None:
     return None
-  known = test.images.label >= 0
-  voting = train.images.label >= 0
-  true = test.images.label[known]
+  labels = data.labels_of(train.images)
+  known = data.labels_of(test.images) >= 0
+  voting = labels >= 0
+  true = data.labels_of(test.images)[known]
   if not known.any() or not voting.any():
     return None
   k = min(k, int(voting.sum()))
@@ -111,7 +113,7 @@ def confuse(
       knn_predict(
           test.features[known],
           train.features[voting],
-          train.images.label[voting],
+          labels[voting],
           k=k,
           temperature=temperature,
           num_classes=len(classes),

@@ -21,7 +21,7 @@ from jssl.report.material import Log
 from jssl.report.material import Material
 
 # What the page of a run lacks without images, or features that can be used.
-_NO_PICTURES = {
+_NO_PICTURES: dict[str, Any] = {
     "views": [],
     "map": None,
     "neighbours": [],
@@ -106,7 +106,8 @@ def _pictured(material: Material) -> dict[str, Any]:
   """What the encoder makes of images."""
   train = materials.encode_some(material, train=True)
   test = materials.encode_some(material, train=False)
-  content = {"views": views.draw(material), "map": scatter.draw(test)}
+  content: dict[str, Any] = {"views": views.draw(material)}
+  content["map"] = scatter.draw(test)
   content["maps"] = maps.draw(material)
   content["reconstructions"] = views.reconstruct(material)
   if np.isfinite(train.features).all() and np.isfinite(test.features).all():
@@ -117,11 +118,13 @@ def _pictured(material: Material) -> dict[str, Any]:
         k=material.log.config.eval.k,
         temperature=material.log.config.eval.temperature,
     )
-  return {
-      **content,
-      "trained_on": (len(train.index), len(material.train.image)),
-      "tested_on": (len(test.index), len(material.test.image)),
-  }
+  for name, encoded, train_split in (
+      ("trained_on", train, True),
+      ("tested_on", test, False),
+  ):
+    images = materials.images_of(material, train=train_split)
+    content[name] = len(encoded.index), len(images.image)
+  return content
 
 
 def _drawn_while_training(workdir):

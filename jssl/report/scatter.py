@@ -61,7 +61,8 @@ class Map(NamedTuple):
 
 def draw(encoded: Encoded) -> Map | None:
   """Draws the map; None if all embeddings are equal, not finite, or fewer than
-  three."""
+  three.
+  """
   features = encoded.features
   if (
       len(features) < 3

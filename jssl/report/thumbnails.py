@@ -67,15 +67,17 @@ def shrink(
     image: Image.Image, *, size: int, extent: np.ndarray | None = None
 ) -> Image.Image:
   """Gives a picture its true proportions, and at most `size` pixels a side."""
-  width, height = image.size
+  width, height = (float(x) for x in image.size)
   if extent is not None:
     height, width = (float(x) for x in extent)
     # No more pixels than there are in the canvas.
     scale = max(image.size) / max(height, width)
     height, width = height * scale, width * scale
   scale = min(1.0, size / max(height, width))
-  to = tuple(max(1, round(scale * x)) for x in (width, height))
-  return image if image.size == to else image.resize(to, Image.LANCZOS)
+  to = max(1, round(scale * width)), max(1, round(scale * height))
+  if image.size == to:
+    return image
+  return image.resize(to, Image.Resampling.LANCZOS)
 
 
 def data_uri(image: Image.Image) -> str:

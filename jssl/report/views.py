@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jssl import data
-from jssl.method import Pictures
 from jssl.methods.ijepa import Views as BlockViews
 from jssl.methods.tiles import Puzzles
 from jssl.nets import patches as patching
+from jssl.report import material as materials
 from jssl.report import thumbnails
 from jssl.report.material import Material
 from jssl.report.thumbnails import Thumbnail
@@ -62,7 +62,7 @@ def draw(material: Material) -> list[Row]:
   Returns:
     A row for each picture; [] if the views hold no pictures.
   """
-  images = material.train
+  images = materials.images_of(material, train=True)
   make = jax.jit(material.method.views)
   rows = []
   for place, index in enumerate(_spread(len(images.image), _PICTURES)):
@@ -99,12 +99,11 @@ def reconstruct(material: Material) -> list[list[Thumbnail]]:
     views = material.method.views(jax.random.key(0), batch)
     return material.method.pictures(*params, views)
 
-  names = Pictures("what it saw", "what it made", "what was there")
+  names = ("what it saw", "what it made", "what was there")  # `Pictures`.
+  images = materials.images_of(material, train=False)
   rows = []
-  for place, index in enumerate(
-      _spread(len(material.test.image), _RECONSTRUCTED)
-  ):
-    batch = _batch(material.test, index, place)
+  for place, index in enumerate(_spread(len(images.image), _RECONSTRUCTED)):
+    batch = _batch(images, index, place)
     made = jax.device_get(make(material.params, batch))
     rows.append([
         thumbnails.make(
@@ -141,7 +140,7 @@ def _original(images, index, split):
 
 def _pictures_of(views: Any, material: Material) -> dict[str, list[np.ndarray]]:
   """Returns all pictures `[H, W, C]` in the views of one image, by name."""
-  found = {}
+  found: dict[str, list[np.ndarray]] = {}
   leaves = jax.tree.leaves_with_path(
       views, is_leaf=lambda x: isinstance(x, tuple(_SPECIAL))
   )

@@ -137,7 +137,8 @@ def test_a_split_without_labels_is_unlabelled(data_dir):
 
 
 def test_mixed_sizes_need_a_canvas(data_dir):
-  with pytest.raises(ValueError, match=r"jssl_mixed \(train\) differ.*canvas=1"):
+  differ = r"jssl_mixed \(train\) differ.*canvas=1"
+  with pytest.raises(ValueError, match=differ):
     load("jssl_mixed", "train", data_dir=data_dir)
   images = load("jssl_mixed", "test", data_dir=data_dir, canvas=8)
   index = images.image[:, 6, 6, 0].astype(int)

@@ -14,7 +14,6 @@ from jssl.methods.vicreg import vicreg
 from jssl.step import init_state
 from jssl.step import make_step
 import siamese_case as case
-from siamese_case import compile_fast
 
 DIM = 6
 FEATURES = 8 * 8 * 3  # Of an image's pixels.

@@ -10,7 +10,6 @@ import pytest
 from jssl.methods import branch as branches
 from jssl.methods.crops import Crops
 import siamese_case as case
-from siamese_case import compile_fast
 import tiny
 
 BACKENDS = ["cpu", "gpu"]  # Views in turn, and at once.

@@ -14,7 +14,6 @@ from jssl.nets import ViT
 from jssl.step import init_state
 from jssl.step import make_step
 import siamese_case as case
-from siamese_case import compile_fast
 import tiny
 
 FEATURES = 8 * 8 * 3  # Of an image's pixels.

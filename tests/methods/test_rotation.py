@@ -14,7 +14,6 @@ from jssl.methods.rotation import rotation
 from jssl.step import init_state
 from jssl.step import make_step
 import siamese_case as case
-from siamese_case import compile_fast
 import tiny
 
 KEYS = Keys(jax.random.key(1), jax.random.key(2))

@@ -12,7 +12,6 @@ from jssl.methods import crops
 from jssl.methods import METHODS
 from jssl.methods import siamese
 import siamese_case as case
-from siamese_case import compile_fast
 import tiny
 
 TWO_RECIPES = ["byol", "moco_v3", "barlow_twins", "vicreg"]

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl.methods.simclr import simclr
 from jssl.methods.siamese import Views
+from jssl.methods.simclr import simclr
 import siamese_case as case
-from siamese_case import compile_fast
 
 TEMPERATURE = 0.3
 FEATURES = 8 * 8 * 3  # Of an image's pixels.

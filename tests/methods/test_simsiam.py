@@ -7,7 +7,6 @@ import numpy as np
 from jssl.methods.siamese import Views
 from jssl.methods.simsiam import simsiam
 import siamese_case as case
-from siamese_case import compile_fast
 import tiny
 
 FEATURES = 8 * 8 * 3  # Of an image's pixels.

@@ -10,7 +10,6 @@ import pytest
 from jssl.methods.siamese import Views
 from jssl.methods.supcon import supcon
 import siamese_case as case
-from siamese_case import compile_fast
 
 TEMPERATURE = 0.3
 FEATURES = 8 * 8 * 3  # Of an image's pixels.

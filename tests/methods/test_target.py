@@ -11,7 +11,6 @@ from jssl.method import Keys
 from jssl.step import init_state
 from jssl.step import make_step
 import siamese_case as case
-from siamese_case import compile_fast
 import tiny
 
 # When a momentum schedule is read, as against the number of the step. MoCo v3's

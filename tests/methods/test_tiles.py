@@ -4,7 +4,6 @@ import functools
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,7 +16,6 @@ from jssl.methods.siamese import Statistics
 from jssl.step import init_state
 from jssl.step import make_step
 import siamese_case as case
-from siamese_case import compile_fast
 import tiny
 
 SIDE, CELL, TILE = 30, 10, 8

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jssl import losses
-from jssl.methods import METHODS
 from jssl.method import Keys
+from jssl.methods import METHODS
 from jssl.nets import MicroBatched
 import tiny
 
