@@ -62,9 +62,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
         clip_norm=3.0,
     )
     return config
-  config.method.update(
-      projector_layers=2, projector_norm=True, prototypes=2048
-  )
+  config.method.update(projector_layers=2, projector_norm=True, prototypes=2048)
   config.local_augment.size = 64
   config.optimizer = configs.sgd(learning_rate=0.06, weight_decay=5e-4)
   if name == "digits":

@@ -46,9 +46,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
     config.epochs = 600.0
     config.batch_size = 2048
     return config
-  config.method.update(
-      predictor_width=96, predictor_depth=3, predictor_heads=3
-  )
+  config.method.update(predictor_width=96, predictor_depth=3, predictor_heads=3)
   config.method.momentum = {"name": "cosine", "value": 0.99, "end": 1.0}
   config.optimizer.update(learning_rate=1e-3, reference_batch_size=512)
   config.optimizer.schedule.warmup_epochs = 10.0

@@ -109,9 +109,7 @@ _CACHE = flags.DEFINE_string("cache", None, "As config.data.cache.")
 _QUERIES = flags.DEFINE_integer("queries", 10_000, "Features to classify.")
 _BANK = flags.DEFINE_integer("bank", 50_000, "Labelled features.")
 _DIM = flags.DEFINE_integer("dim", 512, "Size of a feature.")
-_STEPS = flags.DEFINE_integer(
-    "steps", 10_000, "Of endurance.", lower_bound=100
-)
+_STEPS = flags.DEFINE_integer("steps", 10_000, "Of endurance.", lower_bound=100)
 _K = flags.DEFINE_integer("k", 200, "Neighbours that vote.")
 
 _EXAMPLE = "--config=configs/moco_v2.py:digits"

@@ -53,9 +53,9 @@ def method(
   section = {
       f"{key.removesuffix('_epochs')}_steps"
       if key.endswith("_epochs")
-      else key: round(value * steps_per_epoch)
-      if key.endswith("_epochs")
-      else value
+      else key: (
+          round(value * steps_per_epoch) if key.endswith("_epochs") else value
+      )
       for key, value in section.items()
   }
   make = _construct(
@@ -172,9 +172,7 @@ def _scheduled(where, config, steps_per_epoch):
       start = value.pop("value")
       value = _without_foreign_keys(value, optim.SCHEDULES)
       make = _construct(f"{where}.{key}", value, optim.SCHEDULES)
-      value = make(
-          start, epochs=config.epochs, steps_per_epoch=steps_per_epoch
-      )
+      value = make(start, epochs=config.epochs, steps_per_epoch=steps_per_epoch)
     made[key] = value
   return made
 

@@ -42,9 +42,7 @@ class Checkpoints:
     unreadable: A sentence for each checkpoint that `restore` passed over.
   """
 
-  def __init__(
-      self, workdir: str, *, keep: int = 2, read_only: bool = False
-  ):
+  def __init__(self, workdir: str, *, keep: int = 2, read_only: bool = False):
     """Opens or creates the folder.
 
     Args:

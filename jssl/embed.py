@@ -205,6 +205,4 @@ def _thumbnail(encoded, plan):
 
 
 if __name__ == "__main__":
-  app.run(
-      main, flags_parser=lambda argv: cli.parse(argv, example=_EXAMPLE)
-  )
+  app.run(main, flags_parser=lambda argv: cli.parse(argv, example=_EXAMPLE))

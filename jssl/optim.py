@@ -22,9 +22,7 @@ _BEFORE_BLOCKS = (
 )
 
 
-def constant(
-    peak: float, *, epochs: float, steps_per_epoch: float
-) -> Schedule:
+def constant(peak: float, *, epochs: float, steps_per_epoch: float) -> Schedule:
   """The same value at every step.
 
   Args:

@@ -35,8 +35,10 @@ class Progress:
         unit=unit,
         dynamic_ncols=True,
         disable=self._quiet or not self._terminal,
-        bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}"
-        " [{elapsed}<{remaining}{postfix}]",
+        bar_format=(
+            "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}"
+            " [{elapsed}<{remaining}{postfix}]"
+        ),
     )
 
   def advance(self, count: int) -> None:
@@ -45,9 +47,7 @@ class Progress:
 
   def show(self, row: dict[str, float], *, step: int, total: int) -> None:
     """Shows a row of training metrics."""
-    text = (
-        f"{row['images_per_second']:,.0f} images/s, loss {row['loss']:.3f}"
-    )
+    text = f"{row['images_per_second']:,.0f} images/s, loss {row['loss']:.3f}"
     if "chance_loss" in row:
       text += f" (chance {row['chance_loss']:.3f})"
     if "accuracy" in row:

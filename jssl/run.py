@@ -173,7 +173,7 @@ def some_images(config: ConfigDict, source: data.Source) -> data.Images:
   if feeds.streams(config, source):
     source = data.sample(source, config.eval.max_images)
   images = data.load_source(source, canvas=config.data.canvas or None)
-  broken = images.skipped[len(source.skipped):]
+  broken = images.skipped[len(source.skipped) :]
   feeds.check_broken(broken, source.length, config, source)
   return images
 
@@ -338,9 +338,7 @@ def _check(config):
   }
   for name, least in at_least.items():
     if (value := _entry(config, name)) < least:
-      raise ValueError(
-          f"config.{name} is {value}; expected at least {least}."
-      )
+      raise ValueError(f"config.{name} is {value}; expected at least {least}.")
   if not 0 <= config.data.max_broken <= 1:
     raise ValueError(
         f"config.data.max_broken is {config.data.max_broken}; expected a share"

@@ -107,9 +107,7 @@ def make_step(
           gradients, old.opt_state, old.params
       )
       params = optax.apply_updates(old.params, updates)
-      params, carried = method.update(
-          params, old.carried, aux.fresh, old.step
-      )
+      params, carried = method.update(params, old.carried, aux.fresh, old.step)
       return old._replace(params=params, carried=carried, opt_state=opt_state)
 
     finite = all_finite((value, gradient_norm, aux.fresh))

@@ -1,6 +1,6 @@
 """One of several processes that train methods together.
 
-  python tests/process_case.py ADDRESS PROCESSES INDEX FOLDER METHOD...
+python tests/process_case.py ADDRESS PROCESSES INDEX FOLDER METHOD...
 """
 
 import functools

@@ -26,9 +26,7 @@ _TINY = {"epochs": 3.0, "net.width": 8, "data.data_dir": ""}
 
 def _measure(names, output, dataset="digits", **arguments):
   settings = dict(configs=_ROOT / "configs", seeds=2, overrides=_TINY)
-  return methods.measure(
-      names, dataset, output=output, **settings | arguments
-  )
+  return methods.measure(names, dataset, output=output, **settings | arguments)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +41,14 @@ def test_the_table_has_a_row_for_each_method_and_baseline(measured):
   text = (output / "methods.md").read_text()
   rows = [line for line in text.splitlines() if line.startswith("| ")]
   names = [row.split("|")[1].strip() for row in rows]
-  assert names == ["method", "---", "raw pixels", "untrained resnet8",
-                   "simclr", "supcon"]
+  assert names == [
+      "method",
+      "---",
+      "raw pixels",
+      "untrained resnet8",
+      "simclr",
+      "supcon",
+  ]
   assert "2 seeds" in text and "last epoch" in text
   assert "±" not in rows[2] and "| 128 | 3 | 33 |" in rows[4]
 
@@ -53,8 +57,13 @@ def test_the_csv_has_a_row_for_each_stage_and_seed(measured):
   output, result = measured
   with (output / "methods.csv").open() as file:
     rows = list(csv.DictReader(file))
-  names = ["untrained resnet8", "simclr", "untrained simclr", "supcon",
-           "untrained supcon"]
+  names = [
+      "untrained resnet8",
+      "simclr",
+      "untrained simclr",
+      "supcon",
+      "untrained supcon",
+  ]
   stages = ("pooled", "stage_1", "stage_2", "stage_3")
   assert [(row["name"], row["stage"], row["seed"]) for row in rows] == [
       ("raw pixels", "pooled", "0"),
@@ -147,8 +156,10 @@ def test_the_chart_is_a_picture(measured):
   output, _ = measured
   with Image.open(output / "methods.png") as image:
     assert min(image.size) > 300
-    assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3),
-                         axis=0)) > 3
+    assert (
+        len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0))
+        > 3
+    )
 
 
 def test_data_without_labels_are_refused(tmp_path):

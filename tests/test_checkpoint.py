@@ -71,9 +71,7 @@ def _truncate(path):
 @pytest.mark.parametrize(
     "damage", [_flip, _truncate, lambda path: path.unlink()]
 )
-def test_damage_of_any_file_is_told_or_does_not_matter(
-    saved, tmp_path, damage
-):
+def test_damage_of_any_file_is_told_or_does_not_matter(saved, tmp_path, damage):
   at = saved / "checkpoints" / "2"
   names = [p.relative_to(saved) for p in at.rglob("*") if p.is_file()]
   names = [name for name in names if (saved / name).stat().st_size]

@@ -211,9 +211,7 @@ def test_a_resumed_run_is_identical_to_the_bit(name, tmp_path):
 def test_encode_gives_pooled_features_and_stages(name):
   state = _start(name)
   images = BATCH["image"] / 255.0
-  features = jax.jit(_method(name).encode)(
-      state.params, state.carried, images
-  )
+  features = jax.jit(_method(name).encode)(state.params, state.carried, images)
   assert features["pooled"].shape == (8, 32)
   assert features["pooled"].dtype == jnp.float32
   channels = 32 if name in VIT_METHODS else 8

@@ -74,9 +74,7 @@ def test_eight_devices_are_equal_to_each_other_and_to_one(name):
     state, metrics = jax.tree.map(lambda x: x[0], (state, metrics))
     state = parallel.replicate(state)
     expected, expected_metrics = one(expected, make_batch())
-  tiny.assert_trees_close(
-      (state, metrics), (expected, expected_metrics), 1e-3
-  )
+  tiny.assert_trees_close((state, metrics), (expected, expected_metrics), 1e-3)
 
 
 def _bits(x):

@@ -89,9 +89,7 @@ def _all(features):
 
 
 def _plan(trained, photos, **options):
-  return compute.plan(
-      trained, f"folder:{photos}", batch_size=8, **options
-  )
+  return compute.plan(trained, f"folder:{photos}", batch_size=8, **options)
 
 
 def _counted(plan, stop=None):
@@ -489,9 +487,7 @@ def test_only_broken_pictures_are_refused(trained, tmp_path):
 
 def _opened(rows):
   columns = files.Columns([str(i) for i in range(len(rows))], None, None, ())
-  return files.Features(
-      None, {}, columns, rows.shape, lambda a, b: rows[a:b]
-  )
+  return files.Features(None, {}, columns, rows.shape, lambda a, b: rows[a:b])
 
 
 @pytest.fixture

@@ -154,9 +154,9 @@ def _trained(name, net):
   """What the method's training might leave, of random numbers."""
   method = METHODS[name](net, **_ENCODERS[name])
   optimizer, batch = optim.sgd(0.1), {"image": tiny.images(4)}
-  state = jax.jit(
-      lambda key: init_state(method, optimizer, key, batch)
-  )(jax.random.key(0))
+  state = jax.jit(lambda key: init_state(method, optimizer, key, batch))(
+      jax.random.key(0)
+  )
   params = tiny_run.shaken(jax.random.key(1), (state.params, state.carried))
   state = state._replace(params=params[0], carried=params[1])
   made = tiny_run.config(image_size=8)
@@ -216,7 +216,9 @@ def test_a_trainable_encoder_is_the_same_until_it_trains(name, monkeypatch):
       lambda new, old, elsewhere: np.testing.assert_allclose(
           elsewhere - new, 0.9 * np.ones_like(old), atol=1e-5
       ),
-      moved, old, moved_elsewhere,
+      moved,
+      old,
+      moved_elsewhere,
   )
 
 

@@ -120,7 +120,12 @@ def test_the_table_has_every_row_and_measure(workdir, content):
   assert lines[0].startswith("digits: 320 training and 200 test images")
   head = [cell.strip() for cell in lines[2].strip("| ").split("|")]
   assert head[:6] == [
-      "encoder", "knn", "linear", "one shot", "five shot", "ten shot"
+      "encoder",
+      "knn",
+      "linear",
+      "one shot",
+      "five shot",
+      "ten shot",
   ]
   names = [line.split("|")[1].strip() for line in lines[4:]]
   assert names[0] == "trained" and names[-1] == "raw pixels"
@@ -148,11 +153,13 @@ def test_other_protocols_are_added_to_what_is_there(
   # Not to those of another state.
   path = pathlib.Path(workdir, "evaluation", "digits.json")
   path.write_text(json.dumps({**more, "step": 7}))
-  last = evaluation.evaluate(
-      workdir, protocols=["label_free"], say=say.append
-  )
+  last = evaluation.evaluate(workdir, protocols=["label_free"], say=say.append)
   assert set(last["results"]["raw pixels"]["pooled"]) == {
-      "rank", "alpha_req", "alignment", "uniformity", "feature_std"
+      "rank",
+      "alpha_req",
+      "alignment",
+      "uniformity",
+      "feature_std",
   }
 
 

@@ -47,9 +47,9 @@ def trained(workdir):
 @jax.jit
 def _prepared(images):
   """What the net sees of images in evaluations."""
-  return jax.vmap(
-      lambda x: augment.evaluation(x, _SIZE, crop_fraction=0.75)
-  )(augment.to_float(jnp.asarray(images)))
+  return jax.vmap(lambda x: augment.evaluation(x, _SIZE, crop_fraction=0.75))(
+      augment.to_float(jnp.asarray(images))
+  )
 
 
 def test_arrays_are_the_backbone_under_plain_names(trained, tmp_path):

@@ -234,9 +234,7 @@ def test_pictures_are_not_worth_a_run(tmp_path, data_dir, capfd):
   assert "pictures could not be written" in capfd.readouterr().err
 
 
-def test_divergence_stops_and_keeps_what_was_saved(
-    whole, tmp_path, data_dir
-):
+def test_divergence_stops_and_keeps_what_was_saved(whole, tmp_path, data_dir):
   shutil.copytree(whole[0], tmp_path / "run")
   output = command.train(
       tmp_path / "run",

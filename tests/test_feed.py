@@ -83,9 +83,7 @@ def test_sets_that_do_not_fit_are_streamed(photos, monkeypatch):
 
 
 def test_some_images_of_a_stream_are_looked_at(photos):
-  config = _config(
-      photos, **{"data.stream": "always", "eval.max_images": 7}
-  )
+  config = _config(photos, **{"data.stream": "always", "eval.max_images": 7})
   run = runs.prepare(config)
   assert (len(run.train.image), run.feed.size) == (7, 53)
   assert run.config.resolved.train_images == 53

@@ -38,9 +38,7 @@ def _compiled(name, *, donate=True, spoil=False, **arguments):
 
 def _copies(text):
   """Instructions that copy an array as large as the queue."""
-  return re.findall(
-      rf"f32\[{SIZE},{DIM}\]\S* copy(?:-start)?\(.*", text
-  )
+  return re.findall(rf"f32\[{SIZE},{DIM}\]\S* copy(?:-start)?\(.*", text)
 
 
 def _aliased(text, number):

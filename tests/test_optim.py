@@ -79,9 +79,7 @@ def test_lars_agrees_with_the_code_of_moco_v3():
       momentum=float(data["momentum"]),
       trust_coefficient=float(data["trust_coefficient"]),
   )
-  gradients = [
-      {"w": w, "b": b} for w, b in zip(data["grad_w"], data["grad_b"])
-  ]
+  gradients = [{"w": w, "b": b} for w, b in zip(data["grad_w"], data["grad_b"])]
   params = {name: jnp.asarray(data[name]) for name in "wb"}
   trajectory, _ = _follow(optimizer, params, gradients)
   for step, after in enumerate(trajectory):
@@ -374,9 +372,7 @@ def test_schedules_agree_when_traced(name, more, steps_per_epoch):
 
 def test_named_parameters_keep_the_first_rate():
   schedule = lambda step: jnp.where(step < 1, 1.0, 0.1)
-  optimizer = optim.sgd(
-      schedule, momentum=0.0, constant_rate=("predictor",)
-  )
+  optimizer = optim.sgd(schedule, momentum=0.0, constant_rate=("predictor",))
   params = {"net": {"w": jnp.zeros(())}, "predictor": {"w": jnp.zeros(())}}
   state = optimizer.init(params)
   for net, predictor in ((-1.0, -1.0), (-0.1, -1.0)):

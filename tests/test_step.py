@@ -106,9 +106,7 @@ def _mapped(step, mapping, devices):
 def _after_three_steps(mapping, devices, groups, symmetric):
   axis_name = None if mapping == "jit" else parallel.AXIS_NAME
   method = _method(groups, symmetric, axis_name)
-  step = _mapped(
-      make_step(method, _optimizer(), axis_name), mapping, devices
-  )
+  step = _mapped(make_step(method, _optimizer(), axis_name), mapping, devices)
   state, metrics = _state(groups), []
   for i in range(STEPS):
     state, row = step(state, _batch(i))
@@ -171,7 +169,11 @@ def test_metrics_are_scalars_with_these_names():
   _, metrics = _after_three_steps("pmap", 8, 8, True)
   for row in metrics:
     assert set(row) == {
-        "loss", "gradient_norm", "skipped", "accuracy", "chance_loss",
+        "loss",
+        "gradient_norm",
+        "skipped",
+        "accuracy",
+        "chance_loss",
         "feature_std",
     }
     for value in row.values():
@@ -363,9 +365,7 @@ def test_a_position_in_the_batch_decides_the_augmentation():
   order = tuple(reversed(range(BATCH)))
   (given, _), (default, _) = _seen("jit", 1, order), _seen("jit", 1)
   noise = lambda seen: seen["views"] - tiny.images(BATCH)[:, None] / 255.0
-  np.testing.assert_allclose(
-      noise(given), noise(default)[::-1], atol=1e-6
-  )
+  np.testing.assert_allclose(noise(given), noise(default)[::-1], atol=1e-6)
 
 
 def test_devices_share_one_key_and_have_one_of_their_own():

@@ -34,7 +34,12 @@ def resnet(**arguments):
 
 def vit(**arguments):
   return ViT(
-      32, depth=2, heads=2, patch_size=2, image_size=8, pooling="mean",
+      32,
+      depth=2,
+      heads=2,
+      patch_size=2,
+      image_size=8,
+      pooling="mean",
       **arguments,
   )
 

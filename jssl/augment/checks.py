@@ -47,9 +47,7 @@ def check_probability(probability: float) -> None:
     )
 
 
-def check_limit(
-    name: str, value: float, *, highest: float = math.inf
-) -> None:
+def check_limit(name: str, value: float, *, highest: float = math.inf) -> None:
   """Raises ValueError unless 0 <= value <= highest."""
   if not 0 <= value <= highest:
     raise ValueError(

@@ -15,9 +15,7 @@ from jssl.augment.resampling import PRECISION
 _GRAY = 1e-6
 
 
-def adjust_brightness(
-    image: jax.Array, factor: float | jax.Array
-) -> jax.Array:
+def adjust_brightness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
   """Multiplies by `factor` and clips: 0 gives black, 1 the image itself.
 
   Args:
@@ -50,9 +48,7 @@ def adjust_contrast(image: jax.Array, factor: float | jax.Array) -> jax.Array:
   return blend(image, jnp.mean(luma(image)), factor)
 
 
-def adjust_saturation(
-    image: jax.Array, factor: float | jax.Array
-) -> jax.Array:
+def adjust_saturation(image: jax.Array, factor: float | jax.Array) -> jax.Array:
   """Moves each pixel away from its own luma.
 
   Args:

@@ -41,9 +41,7 @@ def moco_v1(
     float32 [size, size, C] in [0, 1].
   """
   crop_key, gray_key, jitter_key, flip_key = jax.random.split(key, 4)
-  image = random_resized_crop(
-      crop_key, image, size, scale=scale, extent=extent
-  )
+  image = random_resized_crop(crop_key, image, size, scale=scale, extent=extent)
   image = random_ops.random_grayscale(gray_key, image, probability=0.2)
   image = random_ops.random_color_jitter(
       jitter_key, image, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4
@@ -188,9 +186,7 @@ def crop_and_flip(
     float32 [size, size, C] in [0, 1].
   """
   crop_key, flip_key = jax.random.split(key)
-  image = random_resized_crop(
-      crop_key, image, size, scale=scale, extent=extent
-  )
+  image = random_resized_crop(crop_key, image, size, scale=scale, extent=extent)
   return random_ops.random_flip(flip_key, image)
 
 
@@ -322,9 +318,7 @@ def _standard(
 ):
   """What SimCLR began and others followed; they differ in the numbers."""
   crop_key, jitter_key, gray_key, blur_key, flip_key = jax.random.split(key, 5)
-  image = random_resized_crop(
-      crop_key, image, size, scale=scale, extent=extent
-  )
+  image = random_resized_crop(crop_key, image, size, scale=scale, extent=extent)
   brightness, contrast, saturation, hue = jitter
   image = random_ops.random_color_jitter(
       jitter_key,

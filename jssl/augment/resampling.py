@@ -52,9 +52,7 @@ def resized_crop(
   top, left, height, width = jnp.asarray(box, jnp.float32)
   rows = make_weights(kernel, top, height, image.shape[0], out_height)
   columns = make_weights(kernel, left, width, image.shape[1], out_width)
-  return jnp.einsum(
-      "ih,hwc,jw->ijc", rows, image, columns, precision=PRECISION
-  )
+  return jnp.einsum("ih,hwc,jw->ijc", rows, image, columns, precision=PRECISION)
 
 
 def affine(
@@ -103,9 +101,7 @@ def affine(
   sample = lambda channel: jax.scipy.ndimage.map_coordinates(
       channel, [row, column], order=1, mode="constant", cval=fill
   )
-  return jax.vmap(sample, in_axes=-1, out_axes=-1)(
-      image.astype(jnp.float32)
-  )
+  return jax.vmap(sample, in_axes=-1, out_axes=-1)(image.astype(jnp.float32))
 
 
 def _resize_kernel(

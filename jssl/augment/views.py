@@ -51,9 +51,7 @@ def make_views(
 
   def make_view(index: int, recipe: Callable[..., jax.Array]) -> jax.Array:
     keys = image_keys(jax.random.fold_in(key, index), batch)
-    one = lambda key, image, extent: recipe(
-        key, to_float(image), extent=extent
-    )
+    one = lambda key, image, extent: recipe(key, to_float(image), extent=extent)
     return jax.vmap(one)(keys, images, extent)
 
   return tuple(make_view(v, recipe) for v, recipe in enumerate(recipes))

@@ -88,9 +88,10 @@ def _measure(source, canvas, batch_size, workers, cache):
       notes.update(dict.fromkeys(batch.notes))
 
   streamed, bare = [], []
-  with contextlib.closing(batches), concurrent.futures.ThreadPoolExecutor(
-      os.cpu_count()
-  ) as pool:
+  with (
+      contextlib.closing(batches),
+      concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+  ):
     first = _seconds(lambda: take(1))
     for _ in range(_WINDOWS):
       time.sleep(_SETTLE_SECONDS)
@@ -153,6 +154,4 @@ def _make_photographs(folder):
     photograph = Image.fromarray(photographs[i % len(photographs)])
     left, top = random.integers(0, 100, 2)
     cut = photograph.crop((left, top, left + 500, top + 300))
-    cut.resize(_SIZES[i % len(_SIZES)]).save(
-        folder / f"{i:04}.jpg", quality=90
-    )
+    cut.resize(_SIZES[i % len(_SIZES)]).save(folder / f"{i:04}.jpg", quality=90)

@@ -53,10 +53,10 @@ def measure(config: ConfigDict, *, steps: int) -> dict[str, Any]:
     rows, seconds = loop.train(run, dispatch, workdir)
   rows = _after_warm_up([row for row in rows if "loss" in row])
   samples = _after_warm_up(samples)
-  first, last = (
-      [statistics.median(1 / row["images_per_second"] for row in part)
-       for part in _thirds(rows)]
-  )
+  first, last = [
+      statistics.median(1 / row["images_per_second"] for row in part)
+      for part in _thirds(rows)
+  ]
   return {
       "steps": run.total_steps,
       "seconds": seconds,

@@ -115,9 +115,7 @@ def measure(
   return {row.name: _means(row) for row in rows}
 
 
-def read_config(
-    configs: pathlib.Path, method: str, dataset: str
-) -> ConfigDict:
+def read_config(configs: pathlib.Path, method: str, dataset: str) -> ConfigDict:
   """Returns the config of a method for a data set.
 
   Args:

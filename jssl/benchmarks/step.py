@@ -80,8 +80,10 @@ def measure(
       "flops_per_step": flops,
       "bytes_per_step": traffic,
       **fractions,
-      "bound": max(fractions, key=lambda name: fractions[name]).removeprefix(
-          "fraction_of_"
+      "bound": (
+          max(fractions, key=lambda name: fractions[name]).removeprefix(
+              "fraction_of_"
+          )
       ),
       **_memory(compiled),
       "compile_seconds": cold,

@@ -17,9 +17,7 @@ from jssl.data.source import Source
 
 # Of a picture: a checksum of its pixels, its true size, and its label. A
 # picture that is not there yet has a height of 0.
-_ENTRY = np.dtype(
-    [("checksum", "<u4"), ("extent", "<i4", 2), ("label", "<i4")]
-)
+_ENTRY = np.dtype([("checksum", "<u4"), ("extent", "<i4", 2), ("label", "<i4")])
 
 
 def cached(
@@ -141,9 +139,7 @@ def _read_through(files, read, indices, geometry):
   try:
     for i, row in enumerate(missing):
       if i not in new.broken:
-        files.keep(
-            int(indices[row]), new.image[i], new.extent[i], new.label[i]
-        )
+        files.keep(int(indices[row]), new.image[i], new.extent[i], new.label[i])
   except OSError as error:
     return _noted(chunk, files._paths[0].parent, error)
   return chunk

@@ -59,9 +59,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
       }
 
 
-def _split(
-    image: np.ndarray, label: np.ndarray
-) -> tuple[list[int], list[int]]:
+def _split(image: np.ndarray, label: np.ndarray) -> tuple[list[int], list[int]]:
   """Orders by class, then by hash of the pixels; every fifth is for test."""
 
   def key(index: int) -> tuple[int, str]:

@@ -70,9 +70,7 @@ def open_folder(path: str, split: str) -> Source:
         f" files, that end in {', '.join(sorted(_SUFFIXES))}."
     )
   ranges = split_ranges(held_out(split, tuple(sizes)), sizes, dataset=dataset)
-  files = sorted(
-      file for name, a, b in ranges for file in splits[name][a:b]
-  )
+  files = sorted(file for name, a, b in ranges for file in splits[name][a:b])
   index = {name: i for i, name in enumerate(classes)}
   labels = np.array([index.get(file.class_name, -1) for file in files])
   paths = [file.name for file in files]

@@ -196,9 +196,10 @@ def fingerprint(source: Source) -> int:
 
 @contextlib.contextmanager
 def _quiet_pool() -> Iterator[concurrent.futures.Executor]:
-  with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor(
-      os.cpu_count()
-  ) as pool:
+  with (
+      warnings.catch_warnings(),
+      concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+  ):
     warnings.filterwarnings("ignore", module="PIL")  # Odd metadata, mostly.
     yield pool
 

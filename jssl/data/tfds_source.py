@@ -154,7 +154,7 @@ def _unprepared(name: str, data_dir: str) -> str:
   missing = "" if exists else ", which does not exist"
   return (
       f"{name} is not prepared in data_dir {data_dir!r}{missing}: name another"
-      f" with --data_dir, or prepare it (a download) with\n"
+      " with --data_dir, or prepare it (a download) with\n"
       f"{_command(name, data_dir)}\n"
       "Some sets need TensorFlow for that, once: pip install 'jssl[tfds]'."
   )
@@ -174,9 +174,7 @@ def _secret(source: Source) -> bool:
   return bool(source.classes) and source.read([0])[0].label < 0
 
 
-def _source(
-    builder: tfds.core.DatasetBuilder, name: str, split: str
-) -> Source:
+def _source(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Source:
   features = dict(builder.info.features.items())
   image = features.get("image")
   if not isinstance(image, tfds.features.Image) or image.np_dtype != "uint8":

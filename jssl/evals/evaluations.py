@@ -96,9 +96,7 @@ def markdown(evaluation: dict[str, Any], *, intervals: bool = True) -> str:
   cells = [["encoder", *columns], *([name, *row] for name, row in rows)]
   widths = [max(map(len, column)) for column in zip(*cells)]
   cells.insert(1, ["-" * width for width in widths])
-  lines = [
-      f"| {' | '.join(map(str.ljust, line, widths))} |" for line in cells
-  ]
+  lines = [f"| {' | '.join(map(str.ljust, line, widths))} |" for line in cells]
   return "\n".join([title, "", *lines, ""])
 
 

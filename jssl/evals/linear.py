@@ -321,9 +321,7 @@ def _cross_entropy(probes, features, labels):
   """Returns the cost of each regression and feature, `[S, N]`."""
   logits = _logits(probes, features)
   labels = jnp.broadcast_to(labels, (len(logits), len(labels)))
-  return optax.softmax_cross_entropy_with_integer_labels(
-      logits, labels, axis=1
-  )
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels, axis=1)
 
 
 def _logits(probes, features):

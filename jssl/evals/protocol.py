@@ -1,6 +1,5 @@
 """The quick look at an encoder: kNN and few-shot accuracy, and rank."""
 
-
 import jax
 import numpy as np
 

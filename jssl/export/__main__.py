@@ -58,6 +58,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(
-      main, flags_parser=lambda argv: cli.parse(argv, example=_EXAMPLE)
-  )
+  app.run(main, flags_parser=lambda argv: cli.parse(argv, example=_EXAMPLE))

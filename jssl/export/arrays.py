@@ -27,9 +27,7 @@ _CONFIG = "config"
 _FORMAT = "jssl backbone 1"
 
 
-def save_safetensors(
-    trained: encoder.Trained, path: str | os.PathLike
-) -> None:
+def save_safetensors(trained: encoder.Trained, path: str | os.PathLike) -> None:
   """Writes the backbone, whole or not at all: neither heads nor optimizer.
 
   The file's metadata, all strings: "format"; "config", JSON with the run's

@@ -119,9 +119,11 @@ def plan(
           "dataset": dataset,
           "split": split,
           "pictures": source.length,
-          "data": source.fingerprint()
-          if source.fingerprint
-          else zlib.crc32(source.name.encode()),
+          "data": (
+              source.fingerprint()
+              if source.fingerprint
+              else zlib.crc32(source.name.encode())
+          ),
           "canvas": geometry.canvas,
           "channels": geometry.channels,
           "image_size": config.image_size,
@@ -187,7 +189,7 @@ def _compute(plan, output, overwrite):
     partials.discard(output)
     raise ValueError(
         f"None of the {plan.source.length} pictures of {plan.source.name} can"
-        f" be decoded: check the files. The first is"
+        " be decoded: check the files. The first is"
         f" {partial.blocks[0].skipped[0]}."
     )
   rows = partial.rows

@@ -105,9 +105,7 @@ def mae(
   """
   transformers.check(net, "mae")
   masking.hidden_count(10**6, mask_ratio)
-  module = MaskedAutoencoder(
-      net, decoder_width, decoder_depth, decoder_heads
-  )
+  module = MaskedAutoencoder(net, decoder_width, decoder_depth, decoder_heads)
 
   def views(key, batch):
     image_key, mask_key = jax.random.split(key)

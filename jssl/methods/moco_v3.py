@@ -75,9 +75,7 @@ def moco_v3(
   )
   widths = (hidden_dim,) * (projector_layers - 1) + (dim,)
   projector = head(widths, last_norm=True)
-  predictor = head(
-      (hidden_dim, dim), last_norm=predictor_norm, last_bias=False
-  )
+  predictor = head((hidden_dim, dim), last_norm=predictor_norm, last_bias=False)
   online = branches.Branch(net, projector, predictor)
   target = branches.Branch(net, projector)
 

@@ -97,9 +97,7 @@ def swav(
   )
 
   def views(key, batch):
-    return crops.multi(
-        key, batch, (augment, None), local_augment, local_views
-    )
+    return crops.multi(key, batch, (augment, None), local_augment, local_views)
 
   def init(key, views):
     branch_key, prototype_key, queue_key = jax.random.split(key, 3)
@@ -117,9 +115,7 @@ def swav(
     projections, batch_stats = branches.embed_crops(
         branch, params, carried.batch_stats, views, keys.local
     )
-    centers = branches.frozen_before(
-        frozen_steps, step, params["prototypes"]
-    )
+    centers = branches.frozen_before(frozen_steps, step, params["prototypes"])
     scores = [_scores(z, centers) for z in projections]  # [V, B, P]
     value = losses.swapped_prediction(
         _codes(scores[0], centers, carried.queue, step),

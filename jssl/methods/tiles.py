@@ -108,9 +108,7 @@ def make(
     )
     tiles = jax.vmap(fade, in_axes=(None, 0))(gray_key, tiles)
     shown, label = choose(choice_key)
-    return pretext.Task(
-        Puzzles(augmentation.standardize(tiles), shown), label
-    )
+    return pretext.Task(Puzzles(augmentation.standardize(tiles), shown), label)
 
   def views(key, batch):
     image_key, tile_key = jax.random.split(key)

@@ -53,12 +53,8 @@ class BatchNorm(nn.Module):
     features = x.shape[-1]
     scale, bias = jnp.float32(1.0), jnp.float32(0.0)
     if self.affine:
-      scale = self.param(
-          "scale", self.scale_init, (features,), jnp.float32
-      )
-      bias = self.param(
-          "bias", nn.initializers.zeros, (features,), jnp.float32
-      )
+      scale = self.param("scale", self.scale_init, (features,), jnp.float32)
+      bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
     running = {
         name: self.variable("batch_stats", name, init, (features,), jnp.float32)
         for name, init in (("mean", jnp.zeros), ("var", jnp.ones))

@@ -94,11 +94,11 @@ def _written(log: Log) -> dict[str, Any]:
   return {
       "log": log,
       "title": f"{config.method.name} on {config.data.name}",
-      "verdict": verdict.finished(
-          log.summary, classes=len(config.resolved.classes)
-      )
-      if log.summary
-      else verdict.unfinished(log.step, total, log.rows),
+      "verdict": (
+          verdict.finished(log.summary, classes=len(config.resolved.classes))
+          if log.summary
+          else verdict.unfinished(log.step, total, log.rows)
+      ),
   }
 
 

@@ -91,9 +91,7 @@ def draw(encoded: Encoded) -> Map | None:
           "names": names,
           "points": [
               (*point, int(label), int(index))
-              for point, label, index in zip(
-                  xy.tolist(), labels, encoded.index
-              )
+              for point, label, index in zip(xy.tolist(), labels, encoded.index)
           ],
       },
   )

@@ -30,9 +30,7 @@ def draw(
   from matplotlib.figure import Figure
 
   rows = -(-len(pictures) // columns)
-  figure = Figure(
-      figsize=(2 * columns, 0.5 + 2.5 * rows), layout="constrained"
-  )
+  figure = Figure(figsize=(2 * columns, 0.5 + 2.5 * rows), layout="constrained")
   figure.suptitle(title, fontsize="small", parse_math=False)
   grid = figure.subplots(rows, columns, squeeze=False)
   for ax in grid.flat:

@@ -71,8 +71,9 @@ def facts(log: Log) -> list[tuple[str, str]]:
       "net": config.net.name,
       "data": config.data.name,
       "images": f"{config.resolved.train_images:,} to train on{held_out}",
-      "steps": f"{log.step:,} of {config.batch_size:,} images"
-      f" ({epochs:.4g} epochs)",
+      "steps": (
+          f"{log.step:,} of {config.batch_size:,} images ({epochs:.4g} epochs)"
+      ),
       "time": duration(seconds(log)),
       "images a second": speed(summary),
       "devices": _counted(summary.get("devices", [])),

@@ -22,9 +22,11 @@ METHODS = [
 
 
 def _photo(height=24, width=20, channels=3, seed=0):
-  return np.random.default_rng(seed).uniform(
-      size=(height, width, channels)
-  ).astype(np.float32)
+  return (
+      np.random.default_rng(seed)
+      .uniform(size=(height, width, channels))
+      .astype(np.float32)
+  )
 
 
 def _kernel(method, antialias, x):
@@ -67,9 +69,7 @@ def _golden_calls(reference):
   for method, antialias in METHODS:
     yield (
         f"resized_crop_{method}" + "_antialias" * antialias,
-        resized_crop(
-            image, box, size, method=method, antialias=antialias
-        ),
+        resized_crop(image, box, size, method=method, antialias=antialias),
     )
   yield (
       "resized_crop_down_bilinear_antialias",
@@ -97,9 +97,7 @@ def test_operations_equal_reference(golden):
   reference = golden("image_ops")
   checked = {"image", "crop", "size"}
   for name, value in _golden_calls(reference):
-    np.testing.assert_allclose(
-        value, reference[name], atol=1e-5, err_msg=name
-    )
+    np.testing.assert_allclose(value, reference[name], atol=1e-5, err_msg=name)
     checked.add(name)
   assert checked == set(reference)
 
@@ -117,9 +115,7 @@ def test_resized_crop_of_a_fractional_box_equals_definition(
   rows = _slow_weights(box[0], box[2], 24, 9, method, antialias)
   columns = _slow_weights(box[1], box[3], 20, 11, method, antialias)
   expected = np.einsum("ih,hwc,jw->ijc", rows, image, columns)
-  actual = resized_crop(
-      image, box, (9, 11), method=method, antialias=antialias
-  )
+  actual = resized_crop(image, box, (9, 11), method=method, antialias=antialias)
   np.testing.assert_allclose(actual, expected, atol=2e-5)
 
 
@@ -192,7 +188,8 @@ def test_affine_moves_content_and_fills():
 # One traced argument each; the image comes first.
 CALLS = {
     "resized_crop": (
-        lambda image, x: augment.resized_crop(image, (x, 1, 9 + x, 8), 7), 2.5
+        lambda image, x: augment.resized_crop(image, (x, 1, 9 + x, 8), 7),
+        2.5,
     ),
     "resized_crop_bicubic": (
         lambda image, x: augment.resized_crop(
@@ -205,7 +202,8 @@ CALLS = {
     "adjust_saturation": (augment.adjust_saturation, 1.5),
     "adjust_hue": (augment.adjust_hue, 0.3),
     "gaussian_blur": (
-        lambda image, x: augment.gaussian_blur(image, x, kernel_size=5), 1.2
+        lambda image, x: augment.gaussian_blur(image, x, kernel_size=5),
+        1.2,
     ),
     "solarize": (augment.solarize, 0.4),
     "rotate90": (lambda image, x: augment.rotate90(image, jnp.int32(x)), 3.0),
@@ -247,9 +245,11 @@ def test_gradients_are_finite(name):
 
 def test_resized_crop_gradient_of_the_box():
   image = jnp.asarray(_photo())
-  loss = jax.jit(lambda top: jnp.sum(
-      augment.resized_crop(image, (top, 1.3, 9.2, 8.1), 5) ** 2
-  ))
+  loss = jax.jit(
+      lambda top: jnp.sum(
+          augment.resized_crop(image, (top, 1.3, 9.2, 8.1), 5) ** 2
+      )
+  )
   step = 1e-2
   numeric = (loss(3.4 + step) - loss(3.4 - step)) / (2 * step)
   np.testing.assert_allclose(jax.grad(loss)(3.4), numeric, rtol=2e-2)
@@ -258,9 +258,7 @@ def test_resized_crop_gradient_of_the_box():
 def test_hue_comes_back_after_a_full_turn_and_keeps_gray():
   image = _photo()
   there = augment.adjust_hue(image, 0.5)
-  np.testing.assert_allclose(
-      augment.adjust_hue(there, 0.5), image, atol=1e-5
-  )
+  np.testing.assert_allclose(augment.adjust_hue(there, 0.5), image, atol=1e-5)
   gray = np.repeat(image[..., :1], 3, axis=-1)
   np.testing.assert_array_equal(augment.adjust_hue(gray, 0.3), gray)
 

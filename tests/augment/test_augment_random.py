@@ -21,9 +21,11 @@ def _keys(number, seed=0):
 
 
 def _photo(height=16, width=16, channels=3, seed=0):
-  return np.random.default_rng(seed).uniform(
-      size=(height, width, channels)
-  ).astype(np.float32)
+  return (
+      np.random.default_rng(seed)
+      .uniform(size=(height, width, channels))
+      .astype(np.float32)
+  )
 
 
 @functools.cache
@@ -47,8 +49,10 @@ def _slow_box(random, height, width, scale, ratio):
     w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
     if 0 < w <= width and 0 < h <= height:
       return (
-          random.integers(0, height - h + 1), random.integers(0, width - w + 1),
-          h, w,
+          random.integers(0, height - h + 1),
+          random.integers(0, width - w + 1),
+          h,
+          w,
       )
   if width / height < ratio[0]:
     w, h = width, round(width / ratio[0])
@@ -131,7 +135,11 @@ def test_crop_of_a_stretched_picture_has_the_true_geometry():
   extent, size = (100, 400), 24
   image = _ramp(64, 64, extent)
   crop = lambda key: augment.random_resized_crop(
-      key, image, size, scale=(0.1, 0.2), extent=jnp.asarray(extent),
+      key,
+      image,
+      size,
+      scale=(0.1, 0.2),
+      extent=jnp.asarray(extent),
       antialias=False,
   )
   crops = np.asarray(jax.jit(jax.vmap(crop))(_keys(200)))
@@ -199,7 +207,9 @@ def test_jitter_draws_factors_and_orders_uniformly():
   assert len(counts) == 24
   assert 180 < counts.min() and counts.max() < 325  # 250 expected, sigma 15.
   for values, low, high in (
-      (factors[:, 0], 0.6, 1.4), (factors[:, 1], 0.0, 3.0), (turn, -0.3, 0.3)
+      (factors[:, 0], 0.6, 1.4),
+      (factors[:, 1], 0.0, 3.0),
+      (turn, -0.3, 0.3),
   ):
     np.testing.assert_allclose(
         np.quantile(values, QUANTILES),
@@ -276,7 +286,12 @@ def test_blur_draws_its_own_sigma_for_each_image():
 def test_affine_rotates_and_zooms_without_distortion():
   image = _ramp(40, 80, (40, 80))
   warp = lambda key: augment.random_affine(
-      key, image, (40, 80), degrees=30.0, translate=0.1, scale=(0.8, 1.25),
+      key,
+      image,
+      (40, 80),
+      degrees=30.0,
+      translate=0.1,
+      scale=(0.8, 1.25),
       fill=-1e6,
   )
   warped = np.asarray(jax.jit(jax.vmap(warp))(_keys(300)))

@@ -85,9 +85,7 @@ def test_channels_shift_within_the_cell_and_no_further():
 
 
 def test_a_gray_image_has_tiles():
-  tiles = augment.cut_tiles(
-      KEY, jnp.ones((12, 12, 1)), grid=2, channel_shift=2
-  )
+  tiles = augment.cut_tiles(KEY, jnp.ones((12, 12, 1)), grid=2, channel_shift=2)
   assert tiles.shape == (4, 5, 5, 1)
   np.testing.assert_array_equal(tiles, 1.0)
 

@@ -143,7 +143,8 @@ def _tiled(image):
   """The batch that holds one image everywhere, stretched nowhere."""
   extent = jnp.tile(jnp.array(image.shape[:2]), (SIZE, 1))
   return _batch() | {
-      "image": jnp.tile(image, (SIZE, 1, 1, 1)), "extent": extent
+      "image": jnp.tile(image, (SIZE, 1, 1, 1)),
+      "extent": extent,
   }
 
 

@@ -195,9 +195,7 @@ def test_moco_v2_draws_what_it_always_drew():
 
 def test_probabilities_of_zero_leave_operations_out():
   views = _views()
-  np.testing.assert_allclose(
-      views["plain"], views["plain by hand"], atol=1e-5
-  )
+  np.testing.assert_allclose(views["plain"], views["plain by hand"], atol=1e-5)
 
 
 def test_the_first_view_is_always_blurred():
@@ -213,9 +211,7 @@ def test_the_second_view_is_solarized_in_a_fifth_of_the_images():
   changed = _differ("plain", "solarized")
   assert 0.14 < changed.mean() < 0.26
   inverted = np.where(plain >= 0.5, 1 - plain, plain)
-  np.testing.assert_allclose(
-      solarized[changed], inverted[changed], atol=1e-4
-  )
+  np.testing.assert_allclose(solarized[changed], inverted[changed], atol=1e-4)
   # And blurred in a tenth.
   assert 0.05 < _differ("second", "solarized").mean() < 0.14
 

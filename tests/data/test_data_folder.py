@@ -167,8 +167,12 @@ def test_broken_files_are_skipped_and_named(animals):
   assert images.label.tolist() == [0] * 12 + [1] * 12
   reasons = dict(line.split(": ", 1) for line in images.skipped)
   assert sorted(reasons) == [
-      "cat/cut.jpg", "cat/empty.png", "cat/flipped.png", "cat/gone.jpg",
-      "cat/noise.png", "cat/text.jpg",
+      "cat/cut.jpg",
+      "cat/empty.png",
+      "cat/flipped.png",
+      "cat/gone.jpg",
+      "cat/noise.png",
+      "cat/text.jpg",
   ]
   assert "truncated" in reasons["cat/cut.jpg"].lower()
   assert reasons["cat/text.jpg"].startswith("not a picture")

@@ -52,8 +52,7 @@ def _bomb(side):
   )
   pixels = zlib.compress(bytes(1000))
   return b"\x89PNG\r\n\x1a\n" + b"".join(
-      chunk(*x)
-      for x in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+      chunk(*x) for x in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
   )
 
 

@@ -15,8 +15,17 @@ def folder(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   monkeypatch.setattr(listing, "_REMEMBERED", 5)
   folder = tmp_path / "photos"
-  for name in ("a/1.jpg", "a/2.JPG", "a/deep/3.png", "b/4.jpg", "5.jpg",
-               "b/ü\udcff.jpg", ".hidden.jpg", ".dir/6.jpg", "b/7.txt"):
+  for name in (
+      "a/1.jpg",
+      "a/2.JPG",
+      "a/deep/3.png",
+      "b/4.jpg",
+      "5.jpg",
+      "b/ü\udcff.jpg",
+      ".hidden.jpg",
+      ".dir/6.jpg",
+      "b/7.txt",
+  ):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(b"")
   _settle(folder)

@@ -163,7 +163,9 @@ def test_first_use_is_silent_and_without_tensorflow(tmp_path):
   result = subprocess.run(
       [sys.executable, "-c", _CHILD, str(tmp_path / "data")],
       env={**os.environ, "PYTHONPATH": path},
-      capture_output=True, text=True, check=False,
+      capture_output=True,
+      text=True,
+      check=False,
   )
   assert result.returncode == 0, result.stdout + result.stderr
   assert result.stdout == "" and result.stderr == ""

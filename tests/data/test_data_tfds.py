@@ -154,7 +154,9 @@ def test_a_source_reads_encoded_records_in_any_order(data_dir):
   assert (source.length, source.channels, source.size) == (20, 3, (5, 4))
   forward = source.read(range(20))
   assert source.read(np.array([3, 19, 3])) == [
-      forward[3], forward[19], forward[3]
+      forward[3],
+      forward[19],
+      forward[3],
   ]
   assert forward[0].encoded.startswith(b"\x89PNG")
   assert forward[2].name == "jssl_tiny train #2"
@@ -297,7 +299,10 @@ def test_first_use_is_silent_safe_and_without_tensorflow(tmp_path):
   def child(_):
     return subprocess.run(
         [sys.executable, "-c", _CHILD, str(tmp_path / "data")],
-        env=environment, capture_output=True, text=True, check=False,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
   with concurrent.futures.ThreadPoolExecutor(3) as pool:

@@ -170,9 +170,7 @@ def test_scale_and_shift_of_features_do_not_matter():
       jax.random.key(0), features, labels, features, **arguments
   )
   other = features * scale + 7
-  two = evals.linear_probe(
-      jax.random.key(0), other, labels, other, **arguments
-  )
+  two = evals.linear_probe(jax.random.key(0), other, labels, other, **arguments)
   np.testing.assert_array_equal(one.predicted, two.predicted)
 
 

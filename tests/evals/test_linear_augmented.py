@@ -84,8 +84,9 @@ def test_it_learns_from_views():
     return jnp.where(jax.random.bernoulli(key), image[::-1], image)
 
   accuracy = lambda recipe: np.mean(
-      _probe(images, labels, test, augment=recipe, epochs=40)["pooled"]
-      .predicted
+      _probe(images, labels, test, augment=recipe, epochs=40)[
+          "pooled"
+      ].predicted
       == test_labels
   )
   assert accuracy(upside_down) > 0.95

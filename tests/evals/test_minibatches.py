@@ -11,9 +11,7 @@ def _batches(key=0, extent=None, **arguments):
       np.arange(10)[:, None], np.arange(10) + 100, extent
   )
   settings = dict(epochs=2, batch_size=4) | arguments
-  return list(
-      minibatches.shuffled(jax.random.key(key), images, **settings)
-  )
+  return list(minibatches.shuffled(jax.random.key(key), images, **settings))
 
 
 def test_an_epoch_is_of_full_batches_without_repetition():

@@ -33,9 +33,7 @@ def test_rankme_counts_the_directions_that_are_used():
 
 def test_rankme_does_not_depend_on_the_scale_and_survives_zero():
   x = _normal(64, 8)
-  np.testing.assert_allclose(
-      evals.rankme(1000 * x), evals.rankme(x), rtol=1e-4
-  )
+  np.testing.assert_allclose(evals.rankme(1000 * x), evals.rankme(x), rtol=1e-4)
   assert np.isfinite(evals.rankme(np.zeros((64, 8), np.float32)))
 
 

@@ -66,9 +66,7 @@ def test_agrees_with_the_reference(golden, name, file):
   )
   np.testing.assert_allclose(value, data["loss"], rtol=TOLERANCE)
   for gradient, key in zip(gradients, ("grad_z0", "grad_z1")):
-    np.testing.assert_allclose(
-        gradient, data[key], rtol=TOLERANCE, atol=1e-7
-    )
+    np.testing.assert_allclose(gradient, data[key], rtol=TOLERANCE, atol=1e-7)
 
 
 @each_of_two_views

@@ -12,9 +12,7 @@ TOLERANCE = 1e-5  # Of float32 sums in another order.
 SWAV = {"temperature": 0.1, "epsilon": 0.05, "iterations": 3}
 DINO = {"student_temperature": 0.1, "teacher_temperature": 0.05}
 
-sinkhorn = jax.jit(
-    losses.sinkhorn, static_argnames=("epsilon", "iterations")
-)
+sinkhorn = jax.jit(losses.sinkhorn, static_argnames=("epsilon", "iterations"))
 swav = jax.jit(
     jax.value_and_grad(losses.swav, argnums=(0, 1)),
     static_argnames=("temperature", "epsilon", "iterations"),
@@ -59,9 +57,7 @@ def test_sinkhorn_agrees_with_the_reference(golden):
 
 def test_sinkhorn_gives_equal_shares():
   scores = _scores()[0]
-  few, many = (
-      sinkhorn(scores, epsilon=0.5, iterations=n) for n in (1, 50)
-  )
+  few, many = (sinkhorn(scores, epsilon=0.5, iterations=n) for n in (1, 50))
   for assignment in (few, many):
     np.testing.assert_allclose(assignment.sum(axis=1), 1.0, rtol=TOLERANCE)
   np.testing.assert_allclose(many.sum(axis=0), 8 / 5, rtol=TOLERANCE)

@@ -202,9 +202,7 @@ def test_batch_info_nce_is_the_equation_of_the_paper():
   # The reference has no gradient of the keys, which NNCLR trains through.
   step = 1e-5 * np.random.default_rng(1).normal(size=key.shape)
   change = slow(query, key + step) - slow(query, key - step)
-  np.testing.assert_allclose(
-      2 * np.sum(step * gradients[1]), change, rtol=1e-4
-  )
+  np.testing.assert_allclose(2 * np.sum(step * gradients[1]), change, rtol=1e-4)
 
 
 def test_batch_info_nce_of_constant_embeddings_is_chance():

@@ -65,9 +65,7 @@ def test_agrees_with_the_reference(golden, name):
   )
   np.testing.assert_allclose(value, data["loss"], rtol=TOLERANCE)
   for gradient, key in zip(gradients, ("grad_z_a", "grad_z_b")):
-    np.testing.assert_allclose(
-        gradient, data[key], rtol=TOLERANCE, atol=1e-6
-    )
+    np.testing.assert_allclose(gradient, data[key], rtol=TOLERANCE, atol=1e-6)
 
 
 def test_negative_cosine_of_known_vectors():

@@ -33,9 +33,7 @@ def _method(name, **arguments):
 
 def _barlow_twins(a, b, *, off_diagonal_weight):
   """Equations 1 and 2, pair by pair of dimensions."""
-  a, b = [
-      (z - z.mean(axis=0)) / np.sqrt(z.var(axis=0) + 1e-5) for z in (a, b)
-  ]
+  a, b = [(z - z.mean(axis=0)) / np.sqrt(z.var(axis=0) + 1e-5) for z in (a, b)]
   total = 0.0
   for i in range(DIM):
     for j in range(DIM):

@@ -73,9 +73,7 @@ def test_the_loss_is_that_of_the_paper(rebalance):
 def test_a_color_has_five_bins_even_if_more_are_as_near(color):
   logits, _, prior = _draw(jax.random.key(0), (1, 1, 1))
   ab = jnp.full((1, 1, 1, 2), jnp.asarray(color))
-  _, _, found = color_file._classification(
-      logits, ab, BINS, prior, 0.5, None
-  )
+  _, _, found = color_file._classification(logits, ab, BINS, prior, 0.5, None)
   assert np.count_nonzero(found) == 5
   distance = np.linalg.norm(BINS - color, axis=1)
   assert distance[found > 0].max() <= np.sort(distance)[4] + 1e-4
@@ -100,14 +98,12 @@ def test_shards_see_the_frequencies_of_the_global_batch():
   logits, ab, prior = _draw(jax.random.key(1), (4, 2, 2))
 
   def run(logits, ab, axis_name):
-    return color_file._classification(
-        logits, ab, BINS, prior, 0.5, axis_name
-    )
+    return color_file._classification(logits, ab, BINS, prior, 0.5, axis_name)
 
   whole = run(logits, ab, None)
-  split = jax.vmap(
-      lambda *x: run(*x, "i"), axis_name="i"
-  )(*tiny.shards((logits, ab), 2))
+  split = jax.vmap(lambda *x: run(*x, "i"), axis_name="i")(
+      *tiny.shards((logits, ab), 2)
+  )
   np.testing.assert_allclose(np.mean(split[0]), whole[0], rtol=1e-5)
   assert abs(split[0][0] - whole[0]) > 1e-3  # Shards differ.
   for part, expected in zip(split[1:], whole[1:]):

@@ -342,9 +342,7 @@ def test_a_resnet_sees_views_of_two_sizes():
 @pytest.mark.parametrize("norm", [False, True])
 def test_the_projector_has_batch_norm_if_asked(norm):
   method = _method(projector_layers=2, projector_norm=norm)
-  params, carried = jax.eval_shape(
-      method.init, jax.random.key(0), _views()
-  )
+  params, carried = jax.eval_shape(method.init, jax.random.key(0), _views())
   shapes = {
       layer: {name: x.shape for name, x in leaves.items()}
       for layer, leaves in params["projector"].items()
@@ -383,8 +381,14 @@ def test_metrics_give_chance_and_the_spread():
 def test_defaults_are_those_of_the_paper():
   defaults = METHODS["dino"].__kwdefaults__
   expected = dict(
-      dim=256, hidden_dim=2048, projector_layers=3, projector_norm=False,
-      prototypes=65536, student_temperature=0.1, teacher_temperature=0.04,
-      momentum=0.996, center_momentum=0.9,
+      dim=256,
+      hidden_dim=2048,
+      projector_layers=3,
+      projector_norm=False,
+      prototypes=65536,
+      student_temperature=0.1,
+      teacher_temperature=0.04,
+      momentum=0.996,
+      center_momentum=0.9,
   )
   assert expected.items() <= defaults.items()

@@ -53,9 +53,9 @@ def test_only_the_context_is_seen():
   before = _predict()(params, views)
   # Two targets of 2 of 16 patches leave 13 - 4 of them, the targets never.
   assert before.shape == (4, 2, 2, 32) and views.context.shape == (4, 9)
-  outside = np.stack([
-      np.setdiff1d(np.arange(16), context) for context in views.context
-  ])
+  outside = np.stack(
+      [np.setdiff1d(np.arange(16), context) for context in views.context]
+  )
   new = views._replace(images=_changed(views.images, outside))
   np.testing.assert_array_equal(_predict()(params, new), before)
   new = views._replace(images=_changed(views.images, views.context[:, :1]))

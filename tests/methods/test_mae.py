@@ -28,9 +28,7 @@ _DECODER = dict(decoder_width=16, decoder_depth=1, decoder_heads=2)
 
 @functools.cache
 def _method(**arguments):
-  return METHODS["mae"](
-      tiny.vit(), augment=tiny.recipe, **_DECODER | arguments
-  )
+  return METHODS["mae"](tiny.vit(), augment=tiny.recipe, **_DECODER | arguments)
 
 
 @functools.cache
@@ -136,9 +134,7 @@ def _shuffled_patches():
 def test_a_perfect_prediction_is_the_original(normalize):
   task, _, carried = _start()
   # Brightness and contrast of hidden patches are those of the visible ones.
-  task = task._replace(
-      inputs=task.inputs._replace(images=_shuffled_patches())
-  )
+  task = task._replace(inputs=task.inputs._replace(images=_shuffled_patches()))
   images, split = task.inputs
   hidden = jnp.take_along_axis(
       patching.patchify(images, 2), split.hidden[..., None], axis=1
@@ -150,9 +146,7 @@ def test_a_perfect_prediction_is_the_original(normalize):
   method = _answering(answer, tiny.vit(), normalize=normalize)
   value, aux = method.loss({}, carried, task, KEYS, 0)
   assert value < 1e-4 < 0.5 < aux.metrics["chance_loss"]
-  seen, output, original = map(
-      np.asarray, method.pictures({}, carried, task)
-  )
+  seen, output, original = map(np.asarray, method.pictures({}, carried, task))
   inside = (original >= 0) & (original <= 1)  # Pictures are clipped.
   np.testing.assert_allclose(output[inside], original[inside], atol=1e-4)
   # Exactly the hidden patches are gray in what is seen.

@@ -234,9 +234,7 @@ def test_the_queue_holds_the_keys_of_the_global_batch_in_order(symmetric):
   _, new = method.update(params, carried, fresh, 0)
   queries, keys = _views()
   pushed = [keys, queries] if symmetric else [keys]
-  expected = np.concatenate(
-      [l2_normalize(_embed(params, x)) for x in pushed]
-  )
+  expected = np.concatenate([l2_normalize(_embed(params, x)) for x in pushed])
   count = len(expected)
   np.testing.assert_allclose(new.queue.keys[:count], expected, atol=TOLERANCE)
   np.testing.assert_array_equal(

@@ -113,9 +113,7 @@ def test_the_patch_projection_stays_as_it_was_drawn(net, freeze_patch):
 
   def moved(tree, old):
     """Which leaves differ in any bit, by their names."""
-    pairs = zip(
-        jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(old)
-    )
+    pairs = zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(old))
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.any(x != y)
         for (path, x), y in pairs
@@ -156,9 +154,9 @@ def test_heads_have_neither_last_bias_nor_a_trained_last_norm():
   }
   predictor = layer(1, 6) | {"layer_2": case.linear(16, 6)}
   assert case.shapes(_method(), case.views()) == {
-      "projector": layer(1, FEATURES)
-      | layer(2, 16)
-      | {"layer_3": case.linear(16, 6)},
+      "projector": (
+          layer(1, FEATURES) | layer(2, 16) | {"layer_3": case.linear(16, 6)}
+      ),
       "predictor": predictor,
   }
   # The ResNets' predictor ends without that norm, and has no bias either.

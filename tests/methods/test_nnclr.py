@@ -136,9 +136,7 @@ def test_the_support_is_that_of_earlier_batches():
   _, carried = _start()
   new = _method().update({}, carried, _run()[1].fresh, 0)[1]
   value, _ = _run(new)
-  np.testing.assert_allclose(
-      value, _expected(new.queue.keys), rtol=TOLERANCE
-  )
+  np.testing.assert_allclose(value, _expected(new.queue.keys), rtol=TOLERANCE)
   assert abs(value - _run()[0]) > 1e-2
 
 
@@ -199,12 +197,17 @@ def test_heads_are_those_of_the_paper():
   kernel, both = {"kernel"}, {"scale", "bias"}
   # BatchNorm after every layer but the predictor's last.
   assert layers["projector"] == {
-      "layer_1": kernel, "norm_1": both,
-      "layer_2": kernel, "norm_2": both,
-      "layer_3": kernel, "norm_3": both,
+      "layer_1": kernel,
+      "norm_1": both,
+      "layer_2": kernel,
+      "norm_2": both,
+      "layer_3": kernel,
+      "norm_3": both,
   }
   assert layers["predictor"] == {
-      "layer_1": kernel, "norm_1": both, "layer_2": {"kernel", "bias"},
+      "layer_1": kernel,
+      "norm_1": both,
+      "layer_2": {"kernel", "bias"},
   }
 
 
@@ -218,7 +221,11 @@ def test_metrics_give_chance_and_the_spread():
 def test_defaults_are_those_of_the_paper():
   defaults = METHODS["nnclr"].__kwdefaults__
   expected = dict(
-      dim=256, hidden_dim=2048, projector_layers=3, predictor_dim=4096,
-      queue_size=98304, temperature=0.1,
+      dim=256,
+      hidden_dim=2048,
+      projector_layers=3,
+      predictor_dim=4096,
+      queue_size=98304,
+      temperature=0.1,
   )
   assert expected.items() <= defaults.items()

@@ -39,9 +39,7 @@ def _brighter(key, image, *, extent=None):
 
 @pytest.mark.parametrize("name", TWO_RECIPES)
 def test_each_view_has_its_recipe(name):
-  method = case.make(
-      name, augment=_darker, second_augment=_brighter, dim=6
-  )
+  method = case.make(name, augment=_darker, second_augment=_brighter, dim=6)
   views = _images(method.views(jax.random.key(0), case.batch()))
   images = case.batch()["image"] / 255.0
   np.testing.assert_allclose(views[0], 0.5 * images, atol=1e-6)

@@ -86,17 +86,20 @@ def test_the_heads_of_both_versions_end_in_a_norm():
       "norm_1": case.norm(FEATURES),
   }
   assert shapes() == {
-      "projector": wide
-      | {"layer_2": case.linear(FEATURES, 6), "norm_2": case.norm(6)}
+      "projector": (
+          wide | {"layer_2": case.linear(FEATURES, 6), "norm_2": case.norm(6)}
+      )
   }
   assert shapes(hidden_layers=2) == {
-      "projector": wide
-      | {
-          "layer_2": case.linear(FEATURES, FEATURES),
-          "norm_2": case.norm(FEATURES),
-          "layer_3": case.linear(FEATURES, 6),
-          "norm_3": case.norm(6),
-      }
+      "projector": (
+          wide
+          | {
+              "layer_2": case.linear(FEATURES, FEATURES),
+              "norm_2": case.norm(FEATURES),
+              "layer_3": case.linear(FEATURES, 6),
+              "norm_3": case.norm(6),
+          }
+      )
   }
 
 

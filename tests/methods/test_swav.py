@@ -255,7 +255,11 @@ def test_metrics_give_chance_and_the_spread():
 def test_defaults_are_those_of_the_paper():
   defaults = METHODS["swav"].__kwdefaults__
   expected = dict(
-      dim=128, hidden_dim=2048, prototypes=3000, temperature=0.1,
-      epsilon=0.05, iterations=3,
+      dim=128,
+      hidden_dim=2048,
+      prototypes=3000,
+      temperature=0.1,
+      epsilon=0.05,
+      iterations=3,
   )
   assert expected.items() <= defaults.items()

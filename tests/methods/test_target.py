@@ -35,9 +35,7 @@ def _method(name, net=case.Pixels(), momentum=_momentum):
 
 @functools.cache
 def _initial(name):
-  return init_state(
-      _method(name), OPTIMIZER, jax.random.key(0), case.batch()
-  )
+  return init_state(_method(name), OPTIMIZER, jax.random.key(0), case.batch())
 
 
 def _without_predictor(tree):

@@ -93,9 +93,7 @@ def _bowl(count, seed=0):
 
 def _enlarged(key, image, *, extent=None):
   """A crop, as the configs for CIFAR-10 enlarge it."""
-  return augment.crop_and_flip(
-      key, image, 48, extent=extent, scale=(0.6, 1.0)
-  )
+  return augment.crop_and_flip(key, image, 48, extent=extent, scale=(0.6, 1.0))
 
 
 ENLARGED = dict(augment=_enlarged, tile_size=12, channel_shift=1)

@@ -98,9 +98,9 @@ def test_a_norm_follows_each_doubling():
   params = variables["params"]
   assert set(params) == {"up_1", "up_2", "norm_1", "norm_2", "out"}
   assert set(params["up_1"]) == {"kernel"}
-  apply = jax.jit(functools.partial(
-      decoder.apply, train=True, mutable=["batch_stats"]
-  ))
+  apply = jax.jit(
+      functools.partial(decoder.apply, train=True, mutable=["batch_stats"])
+  )
   image, state = apply(variables, x)
   # Statistics of the batch: the scale of the features drops out.
   other, _ = apply(variables, 10 * x)

@@ -96,9 +96,7 @@ def _random(tree):
 
 @pytest.mark.parametrize("train", [False, True])
 def test_values_are_those_of_numpy(train):
-  head = MLP(
-      (4, None, 3), norm=BatchNorm, last_norm=PLAIN, activation=jnp.tanh
-  )
+  head = MLP((4, None, 3), norm=BatchNorm, last_norm=PLAIN, activation=jnp.tanh)
   x = _inputs()
   variables = _random(_init(head))
   actual = head.apply(variables, x, train=train, mutable="batch_stats")[0]

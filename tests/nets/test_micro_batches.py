@@ -130,6 +130,4 @@ def test_a_method_takes_it_for_a_net():
 def test_parts_that_do_not_divide_the_batch_are_refused(parts):
   net = MicroBatched(tiny.resnet(), parts)
   with pytest.raises(ValueError, match=f"16 images .* {parts} parts"):
-    net.apply(
-        _variables(), _images()[0], train=True, mutable=["batch_stats"]
-    )
+    net.apply(_variables(), _images()[0], train=True, mutable=["batch_stats"])

@@ -80,7 +80,10 @@ def test_the_cifar_stem_keeps_the_size():
 def test_the_width_factor_scales_every_stage():
   features, _ = _shapes("resnet18", 32, stem="cifar", width=16)
   assert [features[f"stage_{i}"].shape[-1] for i in (1, 2, 3, 4)] == [
-      16, 32, 64, 128,
+      16,
+      32,
+      64,
+      128,
   ]
   assert features["pooled"].shape == (2, 128)
 

@@ -29,7 +29,7 @@ from jssl.report import tables
 import tiny
 
 _ROOT = pathlib.Path(__file__).parent.parent.parent
-_EVIL = '<script>alert(1)</script>'
+_EVIL = "<script>alert(1)</script>"
 # Elements that end without a closing tag; those of SVG close themselves.
 _VOID = {"meta", "link", "img", "br", "hr", "wbr"}
 
@@ -173,8 +173,16 @@ def _summary(**changes):
 
 
 _ROWS = [
-    {"step": i, "epoch": i / 2, "seconds": i, "loss": 3.0 / i, "knn": 0.4,
-     "chance_loss": 2.0, "rank": 7.0, "learning_rate": 0.1}
+    {
+        "step": i,
+        "epoch": i / 2,
+        "seconds": i,
+        "loss": 3.0 / i,
+        "knn": 0.4,
+        "chance_loss": 2.0,
+        "rank": 7.0,
+        "learning_rate": 0.1,
+    }
     for i in (1, 2, 4)
 ]
 
@@ -196,7 +204,10 @@ def _material(
     label = np.arange(count, dtype=np.int32) % max(len(classes), 1)
     return data.Images(
         np.asarray(tiny.images(count, seed))[..., :channels],
-        label if classes else None, None, tuple(classes), ()
+        label if classes else None,
+        None,
+        tuple(classes),
+        (),
     )
 
   made = METHODS[method](net or tiny.Net(), augment=tiny.recipe)
@@ -206,7 +217,9 @@ def _material(
 
   config = _config("digits", method, batch_size=2)
   config.resolved = dict(
-      channels=channels, classes=list(classes), train_images=train,
+      channels=channels,
+      classes=list(classes),
+      train_images=train,
       fingerprint=0,
   )
   log = material.Log(workdir, config, 4, _ROWS, summary)
@@ -225,14 +238,23 @@ def _material(
 
 
 def _sections(parsed):
-  return [value for tag, name, value in parsed.attributes
-          if (tag, name) == ("section", "id")]
+  return [
+      value
+      for tag, name, value in parsed.attributes
+      if (tag, name) == ("section", "id")
+  ]
 
 
 def test_a_run_without_labels_ends_with_a_report(trained):
   parsed = _check(trained / "report.html")
   assert _sections(parsed) == [
-      "curves", "views", "map", "neighbours", "features", "scores", "run"
+      "curves",
+      "views",
+      "map",
+      "neighbours",
+      "features",
+      "scores",
+      "run",
   ]
   assert "there are no labels, so kNN says nothing" in parsed.words
   assert "Below is the cosine." in parsed.words
@@ -245,8 +267,14 @@ def test_a_report_holds_all_there_is_in_order(tmp_path):
   page.write(made, tmp_path / "report.html")
   parsed = _check(tmp_path / "report.html")
   assert _sections(parsed) == [
-      "curves", "views", "map", "neighbours", "confusion", "features",
-      "scores", "run",
+      "curves",
+      "views",
+      "map",
+      "neighbours",
+      "confusion",
+      "features",
+      "scores",
+      "run",
   ]
   words = parsed.words
   assert "Training helped: kNN gets 0.900 of held-out images right" in words
@@ -502,8 +530,9 @@ def test_the_commands_mistakes_are_named_with_their_remedy(trained, tmp_path):
 
 def test_curves_take_the_colors_of_the_page_and_stay_small():
   points = [(float(i), float(np.sin(i / 300))) for i in range(10_000)]
-  svg = charts.draw([charts.Curve(points, 0), charts.Curve([(0, 1)], 9)],
-                    salt="a & b")
+  svg = charts.draw(
+      [charts.Curve(points, 0), charts.Curve([(0, 1)], 9)], salt="a & b"
+  )
   parsed = _Page(svg)
   assert parsed.tags[0] == "svg" and len(svg) < 50_000
   assert "var(--line-0)" in svg and "var(--line-1)" in svg
@@ -521,8 +550,14 @@ def test_thinning_keeps_the_last_point():
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
-    [(None, ""), (0.4, "0 s"), (119.0, "119 s"), (150.0, "2 min"),
-     (7200.0, "2 h 0 min"), (12_000.0, "3 h 20 min")],
+    [
+        (None, ""),
+        (0.4, "0 s"),
+        (119.0, "119 s"),
+        (150.0, "2 min"),
+        (7200.0, "2 h 0 min"),
+        (12_000.0, "3 h 20 min"),
+    ],
 )
 def test_durations_are_readable(seconds, expected):
   assert tables.duration(seconds) == expected

@@ -126,9 +126,7 @@ def test_context_and_targets_hide_the_other_patches():
   tree = views.BlockViews(
       image, jnp.array([[0, 1]]), jnp.array([[[3], [0]]], jnp.int32)
   )
-  found = views._pictures_of(
-      jax.device_get(tree), _material(None, _images(1))
-  )
+  found = views._pictures_of(jax.device_get(tree), _material(None, _images(1)))
   seen = found["context"][0][..., 0]
   np.testing.assert_allclose(seen[:2], 0.9)
   np.testing.assert_allclose(seen[2:], 0.5)
@@ -307,9 +305,8 @@ def test_queries_are_spread_over_a_sorted_set():
 
 def test_confusion_counts_each_class_by_what_it_is_called():
   train = _encoded(
-      np.eye(3), _images(3, classes=("a", "b", "c"))._replace(
-          label=np.array([0, 1, 2])
-      )
+      np.eye(3),
+      _images(3, classes=("a", "b", "c"))._replace(label=np.array([0, 1, 2])),
   )
   test = _encoded(
       np.eye(3)[[0, 0, 1, 2, 2]],

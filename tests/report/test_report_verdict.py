@@ -44,9 +44,7 @@ def test_harm_is_told():
         (1.0, 1.0, 3, "Training made no clear difference"),
     ],
 )
-def test_a_difference_counts_if_it_exceeds_noise(
-    knn, untrained, images, start
-):
+def test_a_difference_counts_if_it_exceeds_noise(knn, untrained, images, start):
   text = verdict.finished(_summary(knn, untrained, images=images), classes=2)
   assert text.startswith(f"{start}: kNN gets {knn:.3f} ")
 
@@ -86,8 +84,10 @@ def test_collapse_is_called_by_its_name(knn, classes):
         ([], "Not finished, at step 4 of 33; there was no evaluation yet."),
         (
             [{"epoch": 0.2, "loss": 3.0}, {"epoch": 0.25, "rank": 7.04}],
-            "Not finished, at step 4 of 33; after epoch 0.25 the features'"
-            " effective rank was 7.0.",
+            (
+                "Not finished, at step 4 of 33; after epoch 0.25 the features'"
+                " effective rank was 7.0."
+            ),
         ),
         (
             [
@@ -95,8 +95,11 @@ def test_collapse_is_called_by_its_name(knn, classes):
                 {"epoch": 0.25, "rank": 7.04, "knn": 0.91},
                 {"epoch": 0.3, "loss": 3.0},
             ],
-            "Not finished, at step 4 of 33; after epoch 0.25 kNN got 0.910 of"
-            " held-out images right, and the features' effective rank was 7.0.",
+            (
+                "Not finished, at step 4 of 33; after epoch 0.25 kNN got 0.910"
+                " of held-out images right, and the features' effective rank"
+                " was 7.0."
+            ),
         ),
     ],
 )
