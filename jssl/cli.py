@@ -108,7 +108,8 @@ def use_compilation_cache() -> None:
   For each kind of CPU apart: a home that machines share may hold programs with
   instructions that others lack.
   """
-  if jax.config.read("jax_compilation_cache_dir"):
+  # Made when JAX is imported, which its stubs do not know.
+  if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
     return
   folder = pathlib.Path.home() / ".cache" / "jssl" / "compiled"
   if jax.default_backend() == "cpu":
