@@ -33,7 +33,9 @@ _COORDINATOR = flags.DEFINE_string(
     " $JAX_COORDINATOR_ADDRESS. TPU slices, Slurm and Open MPI need none.",
 )
 _PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "Number of such processes; or $JAX_NUM_PROCESSES."
+    "num_processes",
+    None,
+    "Number of such processes; or $JAX_NUM_PROCESSES. 1 looks for no others.",
 )
 _PROCESS = flags.DEFINE_integer(
     "process_id", None, "Which of them this is, from 0; or $JAX_PROCESS_ID."
@@ -138,14 +140,16 @@ def join_processes() -> None:
   Raises:
     ValueError: If something is missing, or the others cannot be reached.
   """
-  given = {
+  settings = {
       "coordinator_address": _given(_COORDINATOR, "JAX_COORDINATOR_ADDRESS"),
       "num_processes": _given(_PROCESSES, "JAX_NUM_PROCESSES"),
       "process_id": _given(_PROCESS, "JAX_PROCESS_ID"),
   }
-  told = any(value is not None for value in given.values())
-  if not told and any(os.environ.get(name) == "1" for name in _SIZES):
-    return  # JAX would take the first of the GPUs alone.
+  given = {k: v for k, v in settings.items() if v is not None}
+  # With one process of Slurm or Open MPI, JAX would take but one of the GPUs.
+  launched_alone = any(os.environ.get(name) == "1" for name in _SIZES)
+  if given == {"num_processes": 1} or (launched_alone and not given):
+    return
   try:
     jax.distributed.initialize(
         **given,
@@ -153,7 +157,7 @@ def join_processes() -> None:
         shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
     )
   except ValueError as error:
-    if told:
+    if given:
       raise ValueError(
           "Several processes need --coordinator_address=HOST:PORT,"
           f" --num_processes=N and --process_id=I from 0 to N - 1: {error}"
@@ -162,7 +166,7 @@ def join_processes() -> None:
   except RuntimeError as error:
     raise ValueError(
         "The other processes could not be reached, with --coordinator_address="
-        f"{given['coordinator_address']}: {_first_line(error)}"
+        f"{settings['coordinator_address']}: {_first_line(error)}"
     ) from error
   # When JAX ends a process because another one died, its message says which;
   # a hundred lines of stacks would hide it.

@@ -76,4 +76,5 @@ def notice() -> Iterator[Notice]:
   try:
     yield given
   finally:
-    signal.signal(signal.SIGTERM, previous)
+    # None is a handler that Python did not set: JAX's, which only takes note.
+    signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)

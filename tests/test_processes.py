@@ -160,6 +160,18 @@ def test_sigterm_of_one_stops_all_at_one_step(tmp_path, data_dir):
   assert f"stopped by SIGTERM and saved at step {step};" in first
 
 
+def test_a_single_process_may_say_so(tmp_path, data_dir):
+  (process,) = command.start_together(
+      tmp_path, data_dir, "--config.epochs=0.36", count=1
+  )
+  (told,) = command.join([process])
+  assert "2 x cpu" in told and "summary.json" in told
+  told = command.train(
+      tmp_path, data_dir, "--config.epochs=0.36", "--num_processes=1"
+  )
+  assert "trained to its end before" in told
+
+
 @pytest.mark.parametrize("dead", [0, 1])
 def test_when_one_dies_the_others_end_and_name_it(tmp_path, data_dir, dead):
   processes = command.start_together(
