@@ -39,17 +39,18 @@ def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> list[str]:
   start = time.time_ns()
   names: list[str] = []
   changed: dict[str, int] = {}
-  around: dict[str, tuple] = {}  # Of a folder, those that it lies in.
+  # Of a folder, those that it lies in.
+  above = [_id(os.stat(x)) for x in pathlib.Path(folder).resolve().parents]
+  around = {str(folder): tuple(above)}
   for parent, folders, files in os.walk(folder, followlinks=True):
     here = os.stat(parent)
-    inside = around.pop(parent, ())
-    if (here.st_dev, here.st_ino) in inside:  # A link to what it lies in.
+    inside = around.pop(parent)
+    if _id(here) in inside:  # A link to what it lies in.
       folders.clear()
       continue
     folders[:] = [name for name in folders if not name.startswith(".")]
     for name in folders:
-      child = os.path.join(parent, name)
-      around[child] = (*inside, (here.st_dev, here.st_ino))
+      around[os.path.join(parent, name)] = (*inside, _id(here))
     at = os.path.relpath(parent, folder)
     changed[at] = here.st_mtime_ns
     prefix = "" if at == "." else at.replace(os.sep, "/") + "/"
@@ -63,6 +64,10 @@ def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> list[str]:
   if len(names) >= _REMEMBERED and settled:
     _remember(memory, names, changed)
   return names
+
+
+def _id(found):
+  return found.st_dev, found.st_ino
 
 
 def _memory_of(folder, suffixes):
