@@ -45,6 +45,7 @@ from jssl.benchmarks import peers
 from jssl.benchmarks import start
 from jssl.benchmarks import step
 from jssl.config import ConfigDict
+from jssl.config import folder as config_folder
 from jssl.config import lookup
 from jssl.methods import METHODS
 
@@ -55,7 +56,9 @@ _DATASET = flags.DEFINE_string(
 )
 _METHODS = flags.DEFINE_list("methods", list(METHODS), "Names, in this order.")
 _METHOD = flags.DEFINE_string("method", "simclr", "Of step and augment.")
-_CONFIGS = flags.DEFINE_string("configs", "configs", "Folder of the configs.")
+_CONFIGS = flags.DEFINE_string(
+    "configs", None, "Folder of the configs; by default jssl's."
+)
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds, from 0.")
 _OUTPUT = flags.DEFINE_string(
     "output", "runs/methods", "Folder of the table and the chart."
@@ -168,7 +171,7 @@ def _random_config() -> ConfigDict:
     lookup("--method", _METHOD.value, METHODS)
     small = (_IMAGE_SIZE.value or 32) <= _SMALL
     config = methods.read_config(
-        pathlib.Path(_CONFIGS.value),
+        _configs(),
         _METHOD.value,
         "cifar10" if small else "imagenet2012",
     )
@@ -177,6 +180,10 @@ def _random_config() -> ConfigDict:
     overrides["data.canvas"] = _IMAGE_SIZE.value * 8 // 7  # 256 for 224.
   config.update_from_flattened_dict(overrides)
   return config
+
+
+def _configs() -> pathlib.Path:
+  return pathlib.Path(_CONFIGS.value) if _CONFIGS.value else config_folder()
 
 
 def _overrides() -> dict[str, Any]:
@@ -245,7 +252,7 @@ def _methods() -> dict[str, Any]:
   return methods.measure(
       _METHODS.value,
       _DATASET.value or "digits",
-      configs=pathlib.Path(_CONFIGS.value),
+      configs=_configs(),
       output=pathlib.Path(_OUTPUT.value),
       seeds=_SEEDS.value,
       overrides=_overrides(),

@@ -16,12 +16,13 @@ from absl import flags
 from absl import logging
 import jax
 
+from jssl.config import folder as config_folder
 from jssl.recorder import Diverged
 
 CONFIG_HELP = (
-    "A config file and a data set: configs/moco_v2.py:digits,"
-    " configs/moco_v2.py:cifar10, configs/moco_v2.py:folder:PATH. Its entries"
-    " are overridden by --config.KEY=VALUE."
+    "A config and a data set: moco_v2:digits, moco_v2:cifar10,"
+    " moco_v2:folder:PATH, or your own file, my_config.py:folder:PATH. Its"
+    " entries are overridden by --config.KEY=VALUE."
 )
 _EXAMPLE = "--config=configs/moco_v2.py:digits --workdir=runs/first"
 
@@ -67,11 +68,8 @@ def parse(
   Returns:
     The program's name and those arguments.
   """
-  for path in _config_paths(argv):
-    if not path.is_file():
-      _exit(f"--config={path} does not exist.{_nearest_file(path)}")
   try:
-    rest = flags.FLAGS(argv)
+    rest = flags.FLAGS(_with_config_files(argv))
   except (AttributeError, KeyError) as error:
     _exit(f"the config has no such key: {_innermost(error).rstrip('.')}.")
   except flags.Error as error:
@@ -229,18 +227,41 @@ def _first_line(error):
   return str(error).splitlines()[0]
 
 
-def _config_paths(argv):
-  """Yields the files that `--config=FILE:DATASET` and the like name."""
-  for argument, after in zip(argv[1:], [*argv[2:], ""]):
-    name, equals, value = argument.lstrip("-").partition("=")
-    if argument.startswith("-") and name == "config":
-      yield pathlib.Path((value if equals else after).split(":")[0])
+def _with_config_files(argv):
+  """Puts files in the place of names, as in `--config=moco_v2:digits`."""
+  argv = list(argv)
+  for i, argument in enumerate(argv):
+    flag, equals, value = argument.partition("=")
+    if flag not in ("-config", "--config"):
+      continue
+    if equals:
+      argv[i] = f"{flag}={_config_file(value)}"
+    elif i + 1 < len(argv):
+      argv[i + 1] = _config_file(argv[i + 1])
+  return argv
+
+
+def _config_file(value):
+  """The same with the file that it names, for it may come with jssl."""
+  name, colon, dataset = value.partition(":")
+  path = pathlib.Path(name)
+  if path.suffix != ".py":
+    path = path.with_name(path.name + ".py")
+  if path.parent in (pathlib.Path("."), pathlib.Path("configs")):
+    if not path.is_file():
+      path = config_folder() / path.name
+  if not path.is_file():
+    _exit(f"--config={name} does not exist.{_nearest_file(path)}")
+  return f"{path}{colon}{dataset}"
 
 
 def _nearest_file(path):
-  files = [str(file) for file in path.parent.glob("*.py")]
+  files = sorted(path.parent.glob("*.py"))
+  if path.parent == config_folder():  # Their names are enough.
+    path, files = path.stem, [file.stem for file in files]
+  files = list(map(str, files))
   near = difflib.get_close_matches(str(path), files or ["configs/"], n=3)
-  names = near or sorted(files)
+  names = near or files
   return f" Did you mean {' or '.join(names)}?" if names else ""
 
 

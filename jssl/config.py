@@ -226,6 +226,14 @@ def byol_views(*, scale: tuple[float, float]) -> dict[str, Any]:
   }
 
 
+def folder() -> pathlib.Path:
+  """Returns the folder of config files: `configs` here, or jssl's own."""
+  package = pathlib.Path(__file__).parent
+  # As installed, and in a checkout.
+  own = (package / "configs", package.parent / "configs")
+  return next(x for x in (pathlib.Path("configs"), *own) if x.is_dir())
+
+
 def set_name(dataset: str) -> str:
   """Returns a data set's name without its config and version.
 
