@@ -1,0 +1,54 @@
+"""What is installed: a wheel with all that jssl needs, and little else."""
+
+import pathlib
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+  """The names in the wheel, and its size in bytes."""
+  folder = tmp_path_factory.mktemp("wheel")
+  command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+  subprocess.run([*command, "-w", folder, _ROOT], check=True, timeout=300)
+  (path,) = folder.glob("jssl-*.whl")
+  with zipfile.ZipFile(path) as archive:
+    return set(archive.namelist()), path.stat().st_size
+
+
+def test_every_package_is_listed():
+  project = tomllib.loads((_ROOT / "pyproject.toml").read_text())
+  listed = set(project["tool"]["setuptools"]["packages"])
+  found = {
+      path.parent.relative_to(_ROOT).as_posix().replace("/", ".")
+      for path in (_ROOT / "jssl").rglob("*.py")
+  }
+  assert listed == found | {"jssl.configs"}
+
+
+def test_the_wheel_holds_all_and_is_small(wheel):
+  names, size = wheel
+  assert size < 2**20
+  for folder, inside in (("jssl", "jssl"), ("configs", "jssl/configs")):
+    for path in (_ROOT / folder).rglob("*"):
+      if path.is_file() and "__pycache__" not in path.parts:
+        name = path.relative_to(_ROOT / folder).as_posix()
+        assert f"{inside}/{name}" in names
+
+
+def test_importing_jssl_is_quick_and_brings_little():
+  code = (
+      "import sys, jssl;"
+      "print(*[m for m in ('matplotlib', 'sklearn', 'tensorflow_datasets',"
+      "'tensorflow', 'orbax', 'grain', 'PIL') if m in sys.modules])"
+  )
+  done = subprocess.run(
+      [sys.executable, "-c", code], text=True, capture_output=True, check=True
+  )
+  assert done.stdout.split() == []
