@@ -66,7 +66,7 @@ def shard(x: np.ndarray) -> jax.Array:
 
 def map_devices(
     function: Callable[..., Any], *, in_axes: tuple[int | None, ...]
-) -> Any:
+) -> jax.stages.Wrapped:
   """Maps a step over all devices with `jax.pmap`, the axis named `AXIS_NAME`.
 
   Args:

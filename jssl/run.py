@@ -178,7 +178,7 @@ def some_images(config: ConfigDict, source: data.Source) -> data.Images:
   return images
 
 
-def make_dispatch(run: Run) -> Any:
+def make_dispatch(run: Run) -> jax.stages.Wrapped:
   """Compiles several steps into one call, mapped over the devices.
 
   Returns:
