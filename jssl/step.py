@@ -110,7 +110,8 @@ def make_step(
       params, carried = method.update(params, old.carried, aux.fresh, old.step)
       return old._replace(params=params, carried=carried, opt_state=opt_state)
 
-    finite = all_finite((value, gradient_norm, aux.fresh))
+    # In this order XLA merges as many reductions as without the question.
+    finite = all_finite((aux.fresh, value, gradient_norm))
     # A branch waits for all readers of the state, so the queue stays in place.
     new = jax.lax.cond(finite, move, lambda old: old, state)
     metrics = {

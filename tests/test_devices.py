@@ -88,9 +88,7 @@ def _bits(x):
 TALK = {
     "moco_v1": (0, 0, 2, 0),  # Images for the shuffle; keys.
     "moco_v2": (0, 0, 4, 0),  # Both directions.
-    # Keys of both directions; statistics of the targets, of which XLA merges
-    # all but two with those of the queries.
-    "moco_v3": (6, 2, 2, 0),
+    "moco_v3": (6, 0, 2, 0),  # Keys of both directions.
     "simclr": (3, 0, 1, 1),
     "nnclr": (5, 0, 3, 2),  # Predictions of both directions; the queue's.
     "byol": (3, 0, 0, 0),
