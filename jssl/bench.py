@@ -47,6 +47,7 @@ from jssl.benchmarks import step
 from jssl.config import ConfigDict
 from jssl.config import folder as config_folder
 from jssl.config import lookup
+from jssl.config import of_method
 from jssl.methods import METHODS
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, cli.CONFIG_HELP)
@@ -170,10 +171,10 @@ def _random_config() -> ConfigDict:
   else:
     lookup("--method", _METHOD.value, METHODS)
     small = (_IMAGE_SIZE.value or 32) <= _SMALL
-    config = methods.read_config(
-        _configs(),
+    config = of_method(
         _METHOD.value,
         "cifar10" if small else "imagenet2012",
+        configs=_configs(),
     )
   overrides = _overrides()
   if _IMAGE_SIZE.value is not None and config.data.canvas:

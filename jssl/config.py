@@ -10,6 +10,7 @@ import difflib
 import json
 import os
 import pathlib
+import runpy
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -232,6 +233,33 @@ def folder() -> pathlib.Path:
   # As installed, and in a checkout.
   own = (package / "configs", package.parent / "configs")
   return next(x for x in (pathlib.Path("configs"), *own) if x.is_dir())
+
+
+def of_method(
+    method: str, dataset: str, *, configs: pathlib.Path | None = None
+) -> ConfigDict:
+  """Returns the config of a method for a data set, from the file of its name.
+
+  Args:
+    method: Name of the file, such as "moco_v2".
+    dataset: See `base`.
+    configs: The folder of config files; None for `folder()`.
+
+  Raises:
+    ValueError: If there is no such file.
+    FileNotFoundError: If the folder holds none.
+
+  Example:
+    >>> config = of_method("moco_v2", "digits")
+    >>> config.net.name, config.batch_size
+    ('resnet8', 128)
+  """
+  configs = configs or folder()
+  names = [path.stem for path in configs.glob("*.py")]
+  if not names:
+    raise FileNotFoundError(f"{configs} holds no configs; name their folder.")
+  lookup("The config", method, names)
+  return runpy.run_path(str(configs / f"{method}.py"))["get_config"](dataset)
 
 
 def set_name(dataset: str) -> str:

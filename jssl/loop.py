@@ -19,6 +19,7 @@ from jssl.checkpoint import NotSaved
 from jssl.config import ConfigDict
 from jssl.recorder import Diverged
 from jssl.recorder import Recorder
+from jssl.recorder import Watch
 from jssl.report import curves
 from jssl.report import material
 from jssl.report import page
@@ -48,13 +49,17 @@ _FREE = (
 )
 
 
-def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
+def train(
+    config: ConfigDict, workdir: str, *, watch: Watch | None = None
+) -> dict[str, Any] | None:
   """Trains a method, or goes on training it, and judges the encoder.
 
   Args:
     config: See `jssl.config.base`.
     workdir: The run's folder. If it holds a checkpoint, training goes on from
       there and ends exactly as if it had never stopped.
+    watch: Called with all rows of metrics whenever there is a new one, such as
+      `jssl.report.curves.live()` in a notebook.
 
   Returns:
     What `WORKDIR/summary.json` holds ({} in all but the first of several
@@ -79,7 +84,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
         state = checkpoints.restore(state)
       if jax.process_index() == 0:
         configs.save(run.config, workdir)
-      recorder = Recorder(run, workdir, step=int(state.step))
+      recorder = Recorder(run, workdir, step=int(state.step), watch=watch)
       with contextlib.closing(recorder):
         _greet(run, recorder, checkpoints, resuming=resuming, state=state)
         state, stopped = run_steps(

@@ -1,5 +1,6 @@
 """What a run writes down and shows while it trains."""
 
+from collections.abc import Callable
 import time
 from typing import Any
 
@@ -12,6 +13,8 @@ from jssl.progress import Progress
 from jssl.run import Run
 
 _NAMED = 20  # Pictures left out that are named on the screen.
+
+Watch = Callable[[list[dict[str, Any]]], None]
 
 
 class Diverged(RuntimeError):
@@ -28,9 +31,19 @@ class Recorder:
       they were flushed.
   """
 
-  def __init__(self, run: Run, workdir: str, *, step: int):
-    """Starts after a number of steps, going on where an earlier run was."""
+  def __init__(
+      self, run: Run, workdir: str, *, step: int, watch: Watch | None = None
+  ):
+    """Goes on where an earlier run was.
+
+    Args:
+      run: The run.
+      workdir: Its folder.
+      step: Number of steps taken.
+      watch: Called with all rows whenever there is a new one.
+    """
     self._run = run
+    self._watch = watch
     self._learning_rate = jax.jit(run.learning_rate)
     first = jax.process_index() == 0
     self._log = MetricsLog(workdir, step=step) if first else None
@@ -179,6 +192,8 @@ class Recorder:
     }
     if self._log:
       self._log.write(row)
+      if self._watch:
+        self._watch(self.rows)
 
   def _tell_skipped(self, skipped, metrics, step):
     """Counts the steps that changed nothing, and names the first of them."""

@@ -1,6 +1,5 @@
 """The command line, as a user runs it, on real images and a tiny net."""
 
-import importlib.util
 import json
 import os
 import pathlib
@@ -26,15 +25,6 @@ TINY = (
     "--config.eval.every_epochs=1",
     "--config.checkpoint.every_epochs=0.25",
 )
-
-
-def load_config(method, dataset="digits"):
-  """The config of a file in `configs/`."""
-  path = ROOT / "configs" / f"{method}.py"
-  spec = importlib.util.spec_from_file_location(method, path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(dataset)
 
 
 def free_address():

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from jssl import config as configs
 from jssl.benchmarks import augment as bench_augment
 from jssl.benchmarks import data as bench_data
 from jssl.benchmarks import knn
@@ -183,7 +184,7 @@ def test_a_wrong_name_is_told_before_anything_starts(tmp_path):
   for arguments, message in (
       (["--methods=simcrl"], "Did you mean 'simclr'"),
       (["--seeds=0"], "--seeds is 0"),
-      ([f"--configs={tmp_path}"], "does not exist; name its folder by"),
+      ([f"--configs={tmp_path}"], "holds no configs; name their folder"),
   ):
     done = subprocess.run(
         [*command, f"--output={tmp_path / 'out'}", *arguments],
@@ -242,7 +243,7 @@ def test_a_stream_is_timed_beside_the_bare_decoder(tmp_path):
 @pytest.fixture(scope="module")
 def step_config():
   """A tiny step on random images."""
-  config = methods.read_config(_ROOT / "configs", "simclr", "cifar10")
+  config = configs.of_method("simclr", "cifar10")
   config.update(batch_size=8, image_size=8)
   config.net.update(name="resnet8", width=4)
   return config

@@ -1,6 +1,5 @@
 """Configs, and the objects that they describe."""
 
-import importlib.util
 import inspect
 import pathlib
 
@@ -22,15 +21,8 @@ DATASETS = ("digits", "photos", "cifar10", "imagenet2012", "folder:x")
 VIT_METHODS = ("ijepa", "mae", "simmim")
 
 
-def _load(path, dataset):
-  spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(dataset)
-
-
 def _config(dataset="digits", name="moco_v2"):
-  return _load(FOLDER / f"{name}.py", dataset)
+  return configs.of_method(name, dataset)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +95,7 @@ def test_a_folder_without_a_config_is_not_a_run(tmp_path):
 @pytest.mark.parametrize("dataset", DATASETS)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_config_builds(path, dataset):
-  config = _load(path, dataset)
+  config = configs.of_method(path.stem, dataset)
   # One file a method, under its name.
   assert config.method.name == path.stem and path.stem in METHODS
   assert isinstance(build.method(config, axis_name="devices"), Method)
@@ -242,7 +234,7 @@ def test_small_views_have_their_own_size():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("net", ["resnet50", "vit_tiny"])
 def test_a_net_is_changed_by_its_name_alone(path, net):
-  config = _load(path, "cifar10")
+  config = configs.of_method(path.stem, "cifar10")
   config.net.name = net
   if path.stem in VIT_METHODS and not net.startswith("vit"):
     message = f"{path.stem} works on .* a ResNet; set net.name to vit_tiny"

@@ -1,7 +1,6 @@
 """Judging a finished run, as a user does."""
 
 import functools
-import importlib.util
 import json
 import os
 import pathlib
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from jssl import config as configs
 from jssl import encoder
 from jssl import evaluation
 from jssl import loop
@@ -22,12 +22,7 @@ _ROOT = pathlib.Path(__file__).parent.parent
 
 
 def _config(name, dataset, **changes):
-  spec = importlib.util.spec_from_file_location(
-      name, _ROOT / "configs" / f"{name}.py"
-  )
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.get_config(dataset)
+  config = configs.of_method(name, dataset)
   config.update(changes)
   return config
 

@@ -16,6 +16,7 @@ import pytest
 
 import command
 from jssl import build
+from jssl import config as configs
 from jssl import loop
 from jssl import run as runs
 from jssl.checkpoint import Checkpoints
@@ -100,7 +101,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(whole, tmp_path, data_dir):
 
 
 def _config(data_dir, **changes):
-  config = command.load_config("moco_v2")
+  config = configs.of_method("moco_v2", "digits")
   config.data.data_dir = str(data_dir)
   config.update(epochs=2.0, net={"width": 8}, method={"queue_size": 256})
   config.update(eval={"every_epochs": 1.0}, checkpoint={"every_epochs": 0.2})
@@ -226,7 +227,7 @@ def _as_a_user():
 
 
 def test_pictures_are_not_worth_a_run(tmp_path, data_dir, capfd):
-  config = command.load_config("denoising")
+  config = configs.of_method("denoising", "digits")
   config.data.data_dir = str(data_dir)
   config.update(epochs=2.0, net={"width": 8})
   (tmp_path / "pictures").write_text("a file, where a folder should be")

@@ -1,7 +1,5 @@
 """Runs: the encoder they leave, the export of their step, their batches."""
 
-import importlib.util
-import pathlib
 import shutil
 
 import jax
@@ -10,21 +8,18 @@ import numpy as np
 import pytest
 
 from jssl import build
+from jssl import config as configs
 from jssl import load_encoder
 from jssl import loop
 from jssl import make_step
+from jssl import metrics
 from jssl import run as runs
 from jssl.step import init_state
 import tiny
 
-_CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
-
 
 def _config(data_dir, **changes):
-  spec = importlib.util.spec_from_file_location("m", _CONFIGS / "moco_v2.py")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.get_config("digits")
+  config = configs.of_method("moco_v2", "digits")
   config.data.data_dir = str(data_dir)
   config.update(changes)
   return config
@@ -160,3 +155,18 @@ def test_reading_leaves_what_is_being_written(finished, tmp_path):
 def test_batch_that_devices_do_not_divide_is_refused(data_dir):
   with pytest.raises(ValueError, match="100.*8 devices"):
     runs.prepare(_config(data_dir, batch_size=100))
+
+
+def test_a_watch_sees_each_row_as_it_is_written(tmp_path, data_dir):
+  config = _config(
+      data_dir,
+      epochs=1.0,
+      net={"width": 8},
+      method={"queue_size": 256},
+      log={"every_steps": 4},
+  )
+  seen = []
+  loop.train(config, str(tmp_path), watch=lambda rows: seen.append(len(rows)))
+  rows = metrics.read(str(tmp_path))
+  # Three of metrics, and the evaluation at the end.
+  assert seen == [1, 2, 3, 4] and len(rows) == 4 and "rank" in rows[-1]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import command
+from jssl import config as configs
 from jssl import data
 from jssl import loop
 from jssl import run as runs
@@ -72,7 +73,7 @@ def test_step_is_traced_once_and_sees_every_batch(
     return lambda *inputs: traces.append(1) or step(*inputs)
 
   monkeypatch.setattr(runs, "make_step", counted)
-  config = command.load_config("moco_v2")
+  config = configs.of_method("moco_v2", "digits")
   config.data.data_dir = str(data_dir)
   config.update(epochs=2.0, net={"width": 8}, method={"queue_size": 256})
   loop.train(config, str(tmp_path))

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import command
 from jssl import build
 from jssl import config as configs
 from jssl import encoder
@@ -14,7 +13,7 @@ from jssl.step import init_state
 
 def config(method="moco_v2", channels=3, **changes):
   """A config for folders of pictures, as a run saves it."""
-  made = command.load_config(method, "folder:photos")
+  made = configs.of_method(method, "folder:photos")
   made.update(image_size=16, batch_size=8)
   made.data.canvas = 24
   made.net.update(name="resnet8", stem="cifar", width=8)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 import csv
 import pathlib
-import runpy
 import statistics
 import time
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from jssl import feed as feeds
 from jssl import parallel
 from jssl import run as runs
 from jssl.benchmarks.limits import planned_bytes
-from jssl.config import ConfigDict
+from jssl.config import of_method
 from jssl.evals import quality
 from jssl.report import bars
 from jssl.run import Run
@@ -115,27 +114,8 @@ def measure(
   return {row.name: _means(row) for row in rows}
 
 
-def read_config(configs: pathlib.Path, method: str, dataset: str) -> ConfigDict:
-  """Returns the config of a method for a data set.
-
-  Args:
-    configs: The folder of the config files.
-    method: Name of the file.
-    dataset: As in a config.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-  """
-  path = configs / f"{method}.py"
-  if not path.is_file():
-    raise FileNotFoundError(
-        f"{path} does not exist; name its folder by --configs."
-    )
-  return runpy.run_path(str(path))["get_config"](dataset)
-
-
 def _config(configs, name, dataset, overrides):
-  config = read_config(configs, name, dataset)
+  config = of_method(name, dataset, configs=configs)
   if name in _NEED_PATCHES:
     overrides = {
         key: value

@@ -1,5 +1,8 @@
 """Training curves as a picture."""
 
+from collections.abc import Callable
+import io
+import time
 from typing import Any
 
 # One panel each: its title, and the metrics drawn in it where a run has them.
@@ -14,12 +17,12 @@ _PANELS = (
 _DASHED = ("chance_loss",)
 
 
-def draw(rows: list[dict[str, Any]], path: str) -> None:
+def draw(rows: list[dict[str, Any]], file: str | io.BytesIO) -> None:
   """Draws the curves of a run to a PNG.
 
   Args:
     rows: Metrics, dicts with "epoch".
-    path: The file to write.
+    file: The file to write, or its path.
   """
   # Slow to import; and without pyplot no window system is touched.
   from matplotlib.figure import Figure
@@ -44,4 +47,35 @@ def draw(rows: list[dict[str, Any]], path: str) -> None:
     axes.grid(alpha=0.3)
     if len(axes.lines) > 1:
       axes.legend()
-  figure.savefig(path, dpi=100)
+  figure.savefig(file, format="png", dpi=80)
+
+
+def live(*, seconds: float = 5.0) -> Callable[[list[dict[str, Any]]], None]:
+  """Makes what shows curves in a notebook while a run trains.
+
+  Args:
+    seconds: Time that passes between two drawings at least; but evaluations
+      are drawn at once.
+
+  Returns:
+    The `watch` of `jssl.loop.train`: it renews one picture below the cell.
+
+  Raises:
+    ImportError: Outside a notebook, if there is no IPython.
+  """
+  from IPython import display  # Notebooks bring it.
+
+  handle = display.DisplayHandle()
+  handle.display(display.Markdown("*Curves appear with the first steps.*"))
+  drawn = 0.0
+
+  def watch(rows):
+    nonlocal drawn
+    if "rank" not in rows[-1] and time.monotonic() - drawn < seconds:
+      return
+    file = io.BytesIO()
+    draw(rows, file)
+    handle.update(display.Image(file.getvalue(), format="png"))
+    drawn = time.monotonic()
+
+  return watch

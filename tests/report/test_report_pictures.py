@@ -1,4 +1,5 @@
-"""The pictures of a report: views, thumbnails, map, neighbours, features."""
+"""The pictures of a report: views, thumbnails, map, neighbours, features,
+and figures."""
 
 import base64
 import io
@@ -13,7 +14,9 @@ from jssl import config as configs
 from jssl import data
 from jssl import nets
 from jssl.method import Method
+from jssl.method import Pictures
 from jssl.methods import METHODS
+from jssl.report import figures
 from jssl.report import maps
 from jssl.report import neighbours
 from jssl.report import scatter
@@ -374,3 +377,76 @@ def test_some_of_many_are_spread_evenly():
   assert evenly(3, 5).tolist() == [0, 1, 2]
   assert evenly(101, 3).tolist() == [0, 50, 100]
   assert evenly(1, 5).tolist() == [0]
+
+
+def _colored(path, color):
+  """Share of the pixels of a file that have about this color."""
+  with Image.open(path) as image:
+    pixels = np.asarray(image.convert("RGB"), int)
+  return np.mean(np.abs(pixels - color).max(axis=-1) < 8)
+
+
+def _flat(colors):
+  """A picture of each color."""
+  colors = np.asarray(colors, np.uint8)[:, None, None]
+  return _images(len(colors))._replace(image=np.tile(colors, (1, 8, 8, 1)))
+
+
+_RED_FRAME, _GREEN, _BLUE = (214, 39, 40), (0, 255, 0), (0, 0, 255)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_figure_of_neighbours_shows_them_and_frames_wrong_ones(
+    tmp_path, label
+):
+  path = tmp_path / "neighbours.png"
+  same = np.array([0])
+  train = _encoded(np.eye(2)[:1], _flat([_BLUE])._replace(label=same))
+  test = _encoded(
+      np.eye(2)[:1], _flat([_GREEN])._replace(label=np.array([label]))
+  )
+  figures.neighbours(train, test, path)
+  assert _colored(path, _GREEN) > 0.1 and _colored(path, _BLUE) > 0.1
+  assert (_colored(path, _RED_FRAME) > 0) == (label == 1)
+
+
+def test_a_figure_of_a_map_shows_every_picture(tmp_path):
+  path = tmp_path / "map.png"
+  colors = [(255, 0, 0), _GREEN, _BLUE, (255, 0, 255), (255, 255, 0)]
+  figures.embedding_map(_encoded(np.eye(5), _flat(colors)), path)
+  for color in colors:
+    assert _colored(path, color) > 0.01, color
+
+
+def test_no_figure_of_a_map_is_drawn_of_nothing(tmp_path):
+  with pytest.raises(ValueError, match="3 embeddings are equal"):
+    figures.embedding_map(_encoded(np.ones((3, 2))), tmp_path / "map.png")
+
+
+def test_a_figure_of_views_has_a_row_for_each_picture(tmp_path):
+  views_of = lambda key, batch: [batch["image"].astype(jnp.float32) / 255] * 2
+  material = _material(_views_only(views_of), _flat([_GREEN, _BLUE] * 4))
+  areas = []
+  for rows in (2, 4):
+    figures.views(material, tmp_path / "views.png", rows=rows)
+    with Image.open(tmp_path / "views.png") as image:
+      areas.append(image.height)
+    assert _colored(tmp_path / "views.png", _GREEN) > 0.1
+  assert areas[1] > 1.5 * areas[0]
+  material = _material(_views_only(lambda key, batch: ()), _flat([_GREEN] * 8))
+  with pytest.raises(ValueError, match="views of m hold no pictures"):
+    figures.views(material, tmp_path / "views.png")
+
+
+def test_a_figure_of_reconstructions_needs_a_method_that_makes_them(tmp_path):
+  material = _material(_views_only(None), _flat([_GREEN] * 8))
+  with pytest.raises(ValueError, match="m makes no pictures"):
+    figures.reconstructions(material, tmp_path / "made.png")
+  make = lambda params, carried, views: Pictures(views, 0 * views, views)
+  method = _views_only(lambda key, batch: batch["image"] / 255)._replace(
+      pictures=make
+  )
+  material = material._replace(method=method, params=((), ()))
+  figures.reconstructions(material, tmp_path / "made.png")
+  green = _colored(tmp_path / "made.png", _GREEN)
+  assert green == pytest.approx(2 * _colored(tmp_path / "made.png", 0), rel=0.2)

@@ -1,0 +1,160 @@
+"""What a search among features finds, in words and as a sheet of pictures."""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from jssl import data
+from jssl.features import compute
+from jssl.features import nearest
+from jssl.features.compute import Plan
+from jssl.features.files import Features
+from jssl.report import sheet
+
+_NEIGHBOURS = 10
+_PAIRS_DRAWN = 12
+_PAIRS_PRINTED = 100
+_THUMBNAIL = 240
+
+
+class Query(NamedTuple):
+  """A picture to which others are compared.
+
+  Attributes:
+    path: Its file.
+    features: float32 `[D]`.
+  """
+
+  path: str
+  features: np.ndarray
+
+
+def query(plan: Plan, path: str) -> Query:
+  """Encodes a picture file.
+
+  Args:
+    plan: What is computed, see `jssl.features.compute.plan`.
+    path: The file.
+
+  Raises:
+    ValueError: If it is no picture.
+    OSError: If it cannot be read.
+  """
+  try:
+    encoded = pathlib.Path(path).read_bytes()
+    return Query(path, compute.encode_picture(plan, encoded))
+  except ValueError as error:
+    raise ValueError(
+        f"{path} is no picture: {error}. Give the file of one."
+    ) from error
+
+
+def show_neighbours(plan: Plan, features: Features, query: Query) -> None:
+  """Prints the ten pictures nearest to one, and draws them to a PNG.
+
+  Args:
+    plan: What was computed, see `jssl.features.compute.plan`.
+    features: What came of it.
+    query: The one. If it lies in the plan's folder, it is not its own
+      neighbour.
+  """
+  path = query.path
+  rows, values = nearest.neighbours(
+      query.features,
+      features,
+      k=_NEIGHBOURS,
+      leave_out=_row_of(plan, features, pathlib.Path(path)),
+  )
+  print(f"Nearest to {path}, by cosine similarity:")
+  pictures = [_thumbnail(pathlib.Path(path).read_bytes(), plan)]
+  captions = [f"query\n{path}"]
+  for row, value in zip(rows, values):
+    name = _described(features, row)
+    print(f"  {value:.4f}  {name}")
+    pictures.append(_picture(plan, features, row))
+    captions.append(f"{value:.4f}\n{name}")
+  drawn = features.path.with_suffix(".neighbours.png")
+  sheet.draw(
+      pictures, captions, str(drawn), columns=4, title=f"nearest to {path}"
+  )
+  print(f"Drawn in {drawn}")
+
+
+def show_duplicates(plan: Plan, features: Features, threshold: float) -> None:
+  """Prints pairs of nearly equal pictures, and draws the closest to a PNG.
+
+  Args:
+    plan: What was computed, see `jssl.features.compute.plan`.
+    features: What came of it.
+    threshold: Cosine similarity from which on pairs are shown, in (0, 1].
+
+  Raises:
+    ValueError: If the threshold is out of range.
+  """
+  pairs = nearest.duplicates(features, threshold)
+  lines = [f"{pairs.count:,} pairs of cosine similarity {threshold:g} or more"]
+  pictures, captions = [], []
+  for i, (*rows, value) in enumerate(zip(*pairs[:3])):
+    names = [_described(features, row) for row in rows]
+    if i < _PAIRS_PRINTED:
+      lines.append(f"  {value:.4f}  {names[0]}  {names[1]}")
+    if i < _PAIRS_DRAWN:
+      pictures += [_picture(plan, features, row) for row in rows]
+      captions += [f"pair {i + 1}: {value:.4f}\n{name}" for name in names]
+  if pairs.count > _PAIRS_PRINTED:
+    lines.append(f"  and {pairs.count - _PAIRS_PRINTED:,} more")
+  if pictures:
+    drawn = features.path.with_suffix(".duplicates.png")
+    lines.append(f"Drawn in {drawn}")
+    sheet.draw(
+        pictures,
+        captions,
+        str(drawn),
+        columns=4,
+        title=f"the {len(pictures) // 2} closest of {pairs.count:,} pairs",
+    )
+  # After the drawing: `| head` ends the process at a line it does not want.
+  print("\n".join(lines))
+
+
+def _described(features, row):
+  """A picture's name, and its class where the name does not tell it."""
+  columns = features.columns
+  name = columns.name[row]
+  if columns.label is None or columns.label[row] < 0:
+    return name
+  label = columns.classes[columns.label[row]]
+  return name if label in name.split("/")[:-1] else f"{name} ({label})"
+
+
+def _row_of(plan, features, path):
+  """The row of a file that lies in the folder itself; -1 for another."""
+  folder = plan.about["dataset"].removeprefix("folder:")
+  if folder == plan.about["dataset"]:
+    return -1
+  root = pathlib.Path(folder).expanduser().resolve()
+  if root not in path.resolve().parents:
+    return -1
+  name = path.resolve().relative_to(root).as_posix()
+  names = features.columns.name
+  return names.index(name) if name in names else -1
+
+
+def _picture(plan, features, row):
+  index = int(features.columns.index[row])
+  return _thumbnail(plan.source.read([index])[0].encoded, plan)
+
+
+def _thumbnail(encoded, plan):
+  """A small picture of the true shape; black if its file is gone."""
+  try:
+    pixels, _ = data.decode(encoded, channels=plan.source.channels)
+  except ValueError:
+    return np.zeros((_THUMBNAIL, _THUMBNAIL, 1), np.uint8)
+  gray = pixels.shape[-1] == 1
+  picture = Image.fromarray(pixels[..., 0] if gray else pixels)
+  picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+  pixels = np.asarray(picture)
+  return pixels[..., None] if gray else pixels
