@@ -1,4 +1,10 @@
-"""jssl trains image encoders without labels, in JAX and Flax."""
+"""jssl trains image encoders without labels, in JAX and Flax.
+
+For a loop of your own: `jssl.losses`, `jssl.augment`, `jssl.queue`, `jssl.ema`,
+`jssl.masking`, `jssl.nets`, `jssl.optim`, `jssl.evals`, and `jssl.methods` with
+`make_step`. A whole run: `jssl.config`, `jssl.loop`. What is left of it:
+`load_encoder`, `jssl.features`, `jssl.export`, `jssl.report`.
+"""
 
 from jssl.encoder import load_encoder
 from jssl.method import Method

@@ -1,4 +1,18 @@
-"""The methods, by name."""
+"""The methods, by name.
+
+Each is a file with its equation and a figure of its data flow, in which no
+gradient flows along dotted edges:
+
+- contrastive and joint embedding: `jssl.methods.moco`, `jssl.methods.moco_v3`,
+  `jssl.methods.simclr`, `jssl.methods.nnclr`, `jssl.methods.byol`,
+  `jssl.methods.simsiam`, `jssl.methods.barlow_twins`, `jssl.methods.vicreg`,
+  `jssl.methods.swav`, `jssl.methods.dino`, `jssl.methods.supcon`;
+- discriminative: `jssl.methods.rotation`, `jssl.methods.jigsaw`,
+  `jssl.methods.relative_position`;
+- generative: `jssl.methods.inpainting`, `jssl.methods.colorization`,
+  `jssl.methods.denoising`, `jssl.methods.mae`, `jssl.methods.simmim`,
+  `jssl.methods.ijepa`.
+"""
 
 from collections.abc import Callable
 

@@ -1,4 +1,24 @@
-"""Barlow Twins: the cross-correlation of two views becomes the identity.
+r"""Barlow Twins: the cross-correlation of two views becomes the identity.
+
+```mermaid
+flowchart LR
+  image --> v1["view A"] --> f["encoder, projector"]
+  image --> v2["view B"] --> f
+  f --> z["standardise"]
+  z -->|"zA, zB"| c["cross-correlation"] --> loss["distance to identity"]
+```
+
+$$
+\mathcal{L}_\mathcal{BT} = \sum_i (1 - \mathcal{C}_{ii})^2 +
+\lambda \sum_i \sum_{j \neq i} \mathcal{C}_{ij}^2
+\qquad
+\mathcal{C}_{ij} = \frac{1}{N} \sum_{b=1}^{N} z^A_{b,i} \, z^B_{b,j}
+$$
+
+$z^A$ and $z^B$ are the projections of the two views, each dimension of mean 0
+and variance 1 over the global batch. $\mathcal{C}$ is the cross-correlation of
+their dimensions $i$ and $j$. $\lambda$ is the weight of the redundancy term.
+$b$ counts the $N$ images of the global batch.
 
 Reference:
   Zbontar et al., Barlow Twins: Self-Supervised Learning via Redundancy

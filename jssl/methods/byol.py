@@ -1,4 +1,32 @@
-"""BYOL: predict what a slowly following target makes of the other view.
+r"""BYOL: predict what a slowly following target makes of the other view.
+
+```mermaid
+flowchart LR
+  image --> v1["view v"] --> f["encoder, projector"] --> q["predictor"]
+  image --> v2["view v'"] --> g["target encoder, projector"]
+  q --> loss["squared distance, and with views swapped"]
+  g -.->|"stop-gradient"| loss
+  f -.->|"EMA"| g
+```
+
+$$
+\mathcal{L}^\text{BYOL} = \mathcal{L}_{\theta,\xi} +
+\widetilde{\mathcal{L}}_{\theta,\xi}
+\qquad
+\xi \leftarrow \tau \xi + (1 - \tau) \theta
+$$
+
+$$
+\mathcal{L}_{\theta,\xi} = 2 - 2 \cdot
+\frac{\langle q_\theta(z_\theta), z'_\xi \rangle}
+{\lVert q_\theta(z_\theta) \rVert_2 \cdot \lVert z'_\xi \rVert_2}
+$$
+
+$z_\theta$ is the projection of one view, and $q_\theta$ is the predictor.
+$z'_\xi$ is the target's projection of the other view.
+$\widetilde{\mathcal{L}}_{\theta,\xi}$ is the same with the views swapped. Each
+is the mean over the batch. $\theta$ and $\xi$ are the parameters of the online
+net and the target, and $\tau$ is the momentum.
 
 Reference:
   Grill et al., Bootstrap Your Own Latent, 2020.

@@ -1,4 +1,32 @@
-"""Colorization: which colors had the gray image?
+r"""Colorization: which colors had the gray image?
+
+```mermaid
+flowchart LR
+  image --> lab["Lab view"]
+  lab -->|"L"| f["encoder, decoder"] -->|"prediction"| loss["cross-entropy"]
+  lab -.->|"a, b"| bins["nearest color bins"] -.->|"Z"| loss
+  bins -.->|"running mean"| prior["frequencies of bins"] -.->|"weights v"| loss
+```
+
+$$
+\mathcal{L}_{cl} = -\frac{1}{H W} \sum_{h,w} v(Z_{h,w})
+\sum_{q=1}^{Q} Z_{h,w,q} \log \hat{Z}_{h,w,q}
+$$
+
+$$
+v(Z_{h,w}) = w_{q^\star(h,w)}
+\qquad
+w_q \propto \left( (1 - \lambda) \tilde{p}_q + \frac{\lambda}{Q} \right)^{-1}
+\qquad
+\sum_q \tilde{p}_q w_q = 1
+$$
+
+$Z_{h,w}$ is the true color at a place of the $H \times W$ output: shares of the
+5 nearest of $Q$ bins of the ab plane, by a Gaussian of their distance.
+$\hat{Z}_{h,w}$ is the prediction, a softmax over bins. $q^\star$ is the nearest
+bin. $\tilde{p}$ are running frequencies of the bins. $\lambda$ is the share of
+the uniform distribution. The loss is the mean over images. Regression has the
+mean squared error of $(a, b) / 50$ in its place.
 
 Reference:
   Zhang et al., Colorful Image Colorization, 2016.

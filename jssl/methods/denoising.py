@@ -1,4 +1,22 @@
-"""Denoising autoencoder: what was the image without the noise?
+r"""Denoising autoencoder: what was the image without the noise?
+
+```mermaid
+flowchart LR
+  image --> x["view x"] --> noisy["x + Gaussian noise"]
+  noisy --> f["encoder, mixing"] --> g["decoder"] --> loss["squared error"]
+  x -.->|"target"| loss
+```
+
+$$
+\mathcal{L}(x) = \frac{1}{n} \lVert \bar{x} - g(f(\tilde{x})) \rVert_2^2
+\qquad
+\tilde{x} \sim \mathcal{N}(x, \sigma^2 I)
+$$
+
+$x$ is the view in $[0, 1]$, of $n$ values. $\bar{x} = (x - 0.5) / 0.25$ is what
+the decoder predicts. $\tilde{x}$ is the noisy view. $f$ is the encoder and $g$
+the decoder. $\sigma$ is the noise's standard deviation. The loss is the mean
+over images.
 
 Reference:
   Vincent et al., Stacked Denoising Autoencoders, 2010.

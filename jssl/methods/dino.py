@@ -1,4 +1,30 @@
-"""DINO: a student matches a teacher that is an average of itself.
+r"""DINO: a student matches a teacher that is an average of itself.
+
+```mermaid
+flowchart LR
+  image --> v1["large view x"] --> t["teacher"]
+  image --> v2["other view x'"] --> s["student"]
+  s -.->|"EMA"| t
+  s --> loss["cross-entropy"]
+  t -.->|"stop-gradient"| c["centre, sharpen"] -.-> loss
+```
+
+$$
+\mathcal{L} = \frac{1}{2 (|V| - 1)}
+\sum_{x \in \lbrace x_1^g, x_2^g \rbrace} \sum_{x' \in V, x' \neq x}
+-P_t(x)^\top \log P_s(x')
+$$
+
+$$
+P_s(x) = \mathrm{softmax}(g_s(x) / \tau_s)
+\qquad
+P_t(x) = \mathrm{softmax}((g_t(x) - c) / \tau_t)
+$$
+
+$V$ are the views, of which $x_1^g$ and $x_2^g$ are large. $g_s$ and $g_t$ are
+the scores of student and teacher: encoder, projector, cosine similarities to
+prototypes. $\tau_s$ and $\tau_t$ are their temperatures. $c$ is a running mean
+of $g_t$, updated after the loss. The loss is the mean over images.
 
 Reference:
   Caron et al., Emerging Properties in Self-Supervised Vision Transformers,

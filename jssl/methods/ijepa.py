@@ -1,4 +1,29 @@
-"""I-JEPA: from some patches, what are the features of blocks of others?
+r"""I-JEPA: from some patches, what are the features of blocks of others?
+
+```mermaid
+flowchart LR
+  image -->|"context patches"| f["context encoder"] --> p["predictor"]
+  p -->|"block"| loss["smooth L1"]
+  image -->|"all patches"| g["target encoder"] -.-> n["standardise"]
+  n -.->|"block, stop-gradient"| loss
+  f -.->|"EMA"| g
+```
+
+$$
+\mathcal{L} = \frac{1}{M} \sum_{i=1}^{M} \frac{1}{|B_i| D} \sum_{j \in B_i}
+\sum_{d=1}^{D} h(\hat{s}_{j,d} - s_{j,d})
+\qquad
+h(e) = \begin{cases}
+\frac{1}{2} e^2 & \text{if } |e| \le 1 \cr |e| - \frac{1}{2} & \text{else}
+\end{cases}
+$$
+
+$B_i$ are the patches of target block $i$ of $M$. $\hat{s}_j$ are the predicted
+features of patch $j$, from the context and the places in the block. $s_j$ are
+those of the target encoder, which sees all patches, shifted and scaled to mean
+0 and variance 1 over the $D$ features. $h$ is the smooth absolute error of the
+authors' code; the paper has the squared distance. The loss is the mean over
+images.
 
 Reference:
   Assran et al., Self-Supervised Learning from Images with a Joint-Embedding

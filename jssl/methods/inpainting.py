@@ -1,4 +1,24 @@
-"""Inpainting: what was in the hole?
+r"""Inpainting: what was in the hole?
+
+```mermaid
+flowchart LR
+  image --> x["view x"] --> hole["hole M filled with gray"]
+  hole --> f["encoder"] --> g["mixing, decoder"] --> loss["squared error"]
+  x -.->|"target"| loss
+  hole -.->|"weights W"| loss
+```
+
+$$
+\mathcal{L}(x) = \frac{\sum_p W_p \, \lVert \bar{x}_p -
+F((1 - \hat{M}) \odot x + \hat{M} / 2)_p \rVert_2^2}{C \sum_p W_p}
+\qquad
+W = \hat{M} + \beta R
+$$
+
+$x$ is the view in $[0, 1]$, with pixels $p$ of $C$ channels. $\bar{x} = (x -
+0.5) / 0.25$ is what the decoder predicts. $\hat{M}$ is 1 in the hole and 0
+elsewhere. $F$ is the net. $R$ is 1 in the rim around the hole, and $\beta$ is
+the rim's weight. The loss is the mean over images.
 
 Reference:
   Pathak et al., Context Encoders: Feature Learning by Inpainting, 2016.

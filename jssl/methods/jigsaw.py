@@ -1,4 +1,24 @@
-"""Jigsaw: in which order are the tiles of the image?
+r"""Jigsaw: in which order are the tiles of the image?
+
+```mermaid
+flowchart LR
+  image --> tiles["9 tiles"]
+  tiles -->|"each alone"| f["encoder, projector"]
+  f -->|"F1 to F9"| order["order S"] --> c["classifier"]
+  c -->|"logits"| loss["cross-entropy"]
+  draw["draw M orders"] --> order
+  draw -.->|"index of S"| loss
+```
+
+$$
+\mathcal{L} = -\frac{1}{M} \sum_{m=1}^{M} \log
+p\left(S_m \mid F_{S_m(1)}, \dots, F_{S_m(9)}\right)
+$$
+
+$F_i$ is the projection of tile $i$, by one net for all tiles. $S_m$ is one of
+$M$ orders drawn for the image from a list of them; it shows tile $S_m(j)$ in
+place $j$. $p$ is the classifier's probability, a softmax over the list. The
+loss is the mean over images.
 
 Reference:
   Noroozi and Favaro, Unsupervised Learning of Visual Representations by Solving

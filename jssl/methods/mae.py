@@ -1,4 +1,24 @@
-"""MAE: from a quarter of the patches, what do the others show?
+r"""MAE: from a quarter of the patches, what do the others show?
+
+```mermaid
+flowchart LR
+  image --> x["patches of a view"]
+  x -->|"visible, 25%"| f["encoder"] --> g["decoder, with mask tokens"]
+  g -->|"hidden patches"| loss["squared error"]
+  x -.->|"hidden, 75%"| n["standardise each patch"] -.->|"target"| loss
+```
+
+$$
+\mathcal{L} = \frac{1}{|M|} \sum_{i \in M}
+\frac{1}{n} \lVert \hat{x}_i - \bar{x}_i \rVert_2^2
+\qquad
+\bar{x}_i = \frac{x_i - \mathrm{mean}(x_i)}{\sqrt{\mathrm{var}(x_i) + 10^{-6}}}
+$$
+
+$M$ are the hidden patches of an image. $x_i$ are the $n$ values of a patch:
+pixels times channels. $\bar{x}_i$ is the same patch of mean 0 and variance 1,
+or $(x_i - 0.5) / 0.25$ if not normalised. $\hat{x}_i$ is the prediction. The
+loss is the mean over images. The paper has it in words.
 
 Reference:
   He et al., Masked Autoencoders Are Scalable Vision Learners, 2022.

@@ -1,4 +1,28 @@
-"""Momentum Contrast, versions 1 and 2.
+r"""Momentum Contrast, versions 1 and 2.
+
+```mermaid
+flowchart LR
+  image --> v1["view"] --> f["encoder, head"] -->|"q"| loss["InfoNCE"]
+  image --> v2["other view"] -->|"ShuffleBN"| g["key encoder, head"]
+  f -.->|"EMA"| g
+  g -.->|"k, stop-gradient"| loss
+  g -.->|"push"| queue["queue of K keys"]
+  queue -.->|"negatives"| loss
+```
+
+$$
+\mathcal{L}_q = -\log \frac{\exp(q \cdot k_+ / \tau)}
+{\exp(q \cdot k_+ / \tau) + \sum_{i=1}^{K} \exp(q \cdot k_i / \tau)}
+\qquad
+\theta_k \leftarrow m \, \theta_k + (1 - m) \, \theta_q
+$$
+
+$q$ is the unit embedding of a view, and $k_+$ that of the image's other view by
+the key encoder. $k_1$ to $k_K$ are keys of earlier batches, from the queue;
+this batch enters it after the loss. $\tau$ is the temperature. $\theta_q$ and
+$\theta_k$ are the parameters of encoder and key encoder, and $m$ is the
+momentum. The loss is the mean over all queries; if symmetric, each view is the
+query once.
 
 References:
   He et al., Momentum Contrast for Unsupervised Visual Representation Learning,

@@ -1,4 +1,27 @@
-"""MoCo v3: no queue, a predictor, large batches, and vision transformers.
+r"""MoCo v3: no queue, a predictor, large batches, and vision transformers.
+
+```mermaid
+flowchart LR
+  image --> v1["view 1"] --> f["encoder, projector"] --> p["predictor"]
+  image --> v2["view 2"] --> g["key encoder, projector"]
+  p -->|"q1"| loss["InfoNCE, and with views swapped"]
+  g -.->|"k2, stop-gradient"| loss
+  f -.->|"EMA"| g
+```
+
+$$
+\mathcal{L} = \mathrm{ctr}(q_1, k_2) + \mathrm{ctr}(q_2, k_1)
+$$
+
+$$
+\mathrm{ctr}(q, k) = -\frac{2 \tau}{N} \sum_{i=1}^{N} \log
+\frac{\exp(q_i \cdot k_i / \tau)}{\sum_{j=1}^{N} \exp(q_i \cdot k_j / \tau)}
+$$
+
+$q_1$ and $q_2$ are unit predictions of the two views, one row an image. $k_1$
+and $k_2$ are unit projections of the same views by the key encoder, an average
+of encoder and projector. $N$ is the number of images in the global batch, and
+$\tau$ is the temperature.
 
 Reference:
   Chen et al., An Empirical Study of Training Self-Supervised Vision

@@ -1,4 +1,29 @@
-"""NNCLR: the positive is the nearest neighbour of the other view.
+r"""NNCLR: the positive is the nearest neighbour of the other view.
+
+```mermaid
+flowchart LR
+  image --> v1["view 1"] --> f["encoder, projector"]
+  image --> v2["view 2"] --> f
+  f -->|"z2"| p["predictor"] -->|"p2"| loss["InfoNCE, and with views swapped"]
+  f -.->|"z1, stop-gradient"| nn["nearest neighbour"] -.-> loss
+  f -.->|"push z1"| queue["queue Q"] -.-> nn
+```
+
+$$
+\mathcal{L} = \frac{1}{2} \ell(z_1, p_2) + \frac{1}{2} \ell(z_2, p_1)
+$$
+
+$$
+\ell(z, p) = -\frac{1}{N} \sum_{i=1}^{N} \log
+\frac{\exp(\mathrm{NN}(z_i, Q) \cdot p_i / \tau)}
+{\sum_{k=1}^{N} \exp(\mathrm{NN}(z_i, Q) \cdot p_k / \tau)}
+$$
+
+$z_1$ and $z_2$ are the projections of the two views, one row an image. $p_1$
+and $p_2$ are the predictions from them, unit vectors here. $Q$ is the support
+set: unit projections of first views of earlier batches. $\mathrm{NN}$ is the
+most similar vector of $Q$. $N$ is the number of images in the global batch, and
+$\tau$ is the temperature.
 
 Reference:
   Dwibedi et al., With a Little Help from My Friends: Nearest-Neighbor

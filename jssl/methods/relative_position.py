@@ -1,4 +1,21 @@
-"""Relative position: on which side of the central tile does the other lie?
+r"""Relative position: on which side of the central tile does the other lie?
+
+```mermaid
+flowchart LR
+  image --> tiles["9 tiles"]
+  tiles -->|"each alone"| f["encoder, projector"]
+  f -->|"F0, Fy"| c["classifier"]
+  c -->|"8 logits"| loss["cross-entropy"]
+  tiles -.->|"side y"| loss
+```
+
+$$
+\mathcal{L} = -\frac{1}{8} \sum_{y=1}^{8} \log p(y \mid F_0, F_y)
+$$
+
+$F_0$ is the projection of the central tile. $F_y$ is that of its neighbour on
+side $y$, by the same net. $p$ is the classifier's probability of each side, a
+softmax of eight logits. The loss is the mean over images.
 
 Reference:
   Doersch et al., Unsupervised Visual Representation Learning by Context

@@ -1,4 +1,19 @@
-"""Rotation: by how many quarter turns is the image rotated?
+r"""Rotation: by how many quarter turns is the image rotated?
+
+```mermaid
+flowchart LR
+  image --> X["view X"] --> g["turned 0, 1, 2, 3 times"]
+  g --> f["encoder, linear layer"] -->|"4 logits"| loss["cross-entropy"]
+  g -.->|"turns y"| loss
+```
+
+$$
+\mathcal{L}(X) = -\frac{1}{4} \sum_{y=0}^{3} \log F^y(g(X | y))
+$$
+
+$g(X | y)$ is the view $X$ after $y$ quarter turns. $F^y$ is the probability
+that the net gives to $y$ turns, a softmax of four logits. The loss is the mean
+over images.
 
 Reference:
   Gidaris et al., Unsupervised Representation Learning by Predicting Image

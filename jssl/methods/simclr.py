@@ -1,4 +1,31 @@
-"""SimCLR, with its own loss or a decoupled one.
+r"""SimCLR, with its own loss or a decoupled one.
+
+```mermaid
+flowchart LR
+  image --> v1["view 1"] --> f["encoder, projector"]
+  image --> v2["view 2"] --> f
+  f -->|"z of both views"| s["similarities in the global batch"]
+  s --> loss["NT-Xent, DCL or DCLW"]
+```
+
+$$
+\mathcal{L}_\text{NT-Xent} = \frac{1}{2N} \sum_{i=1}^{2N} -\log
+\frac{\exp(s_{i,i'} / \tau)}{\sum_{k \neq i} \exp(s_{i,k} / \tau)}
+$$
+
+$$
+\mathcal{L}_\text{DCLW} = \frac{1}{2N} \sum_{i=1}^{2N} \left(
+-w_i \frac{s_{i,i'}}{\tau} + \log \sum_{k \neq i,i'} \exp(s_{i,k} / \tau)
+\right)
+\qquad
+w_i = 2 - \frac{\exp(s_{i,i'} / \sigma)}
+{\frac{1}{2N} \sum_{n=1}^{2N} \exp(s_{n,n'} / \sigma)}
+$$
+
+$s_{i,k}$ is the cosine similarity of the projections $z_i$ and $z_k$ among the
+$2N$ views of $N$ images. $i'$ is the other view of the image of $i$. $\tau$ is
+the temperature, $\sigma$ that of the weights. $w_i$ is the weight of a
+positive, without gradient; DCL is DCLW with $w_i = 1$.
 
 References:
   Chen et al., A Simple Framework for Contrastive Learning of Visual

@@ -1,4 +1,20 @@
-"""SimMIM: from the rest of the patches, what do the masked ones show?
+r"""SimMIM: from the rest of the patches, what do the masked ones show?
+
+```mermaid
+flowchart LR
+  image --> x["patches of a view"] --> m["token for masked ones"]
+  m --> f["encoder"] --> g["linear layer"]
+  g -->|"masked patches"| loss["absolute error"]
+  x -.->|"target"| loss
+```
+
+$$
+\mathcal{L} = \frac{1}{\Omega(x_M)} \lVert y_M - x_M \rVert_1
+$$
+
+$x_M$ are the pixels of the masked patches, $(\text{image} - 0.5) / 0.25$. $y_M$
+are the predictions of them. $\Omega(x_M)$ is the number of values, pixels times
+channels. The loss is the mean over images.
 
 Reference:
   Xie et al., SimMIM: A Simple Framework for Masked Image Modeling, 2022.

@@ -1,4 +1,25 @@
-"""SimSiam: BYOL without a target, held up by the stopped gradient alone.
+r"""SimSiam: BYOL without a target, held up by the stopped gradient alone.
+
+```mermaid
+flowchart LR
+  image --> v1["view 1"] --> f["encoder, projector"]
+  image --> v2["view 2"] --> f
+  f -->|"z1"| h["predictor"]
+  h -->|"p1"| loss["negative cosine, and with views swapped"]
+  f -.->|"z2, stop-gradient"| loss
+```
+
+$$
+\mathcal{L} = \frac{1}{2} \mathcal{D}(p_1, \mathrm{sg}(z_2)) +
+\frac{1}{2} \mathcal{D}(p_2, \mathrm{sg}(z_1))
+\qquad
+\mathcal{D}(p, z) = -\frac{p}{\lVert p \rVert_2} \cdot
+\frac{z}{\lVert z \rVert_2}
+$$
+
+$z_1$ and $z_2$ are the projections of the two views, and $p_1$ and $p_2$ the
+predictions from them. $\mathrm{sg}$ stops the gradient. $\mathcal{D}$ is the
+mean over the batch.
 
 Reference:
   Chen and He, Exploring Simple Siamese Representation Learning, 2021.

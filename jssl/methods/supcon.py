@@ -1,4 +1,23 @@
-"""SupCon: contrastive learning with labels, as an upper reference.
+r"""SupCon: contrastive learning with labels, as an upper reference.
+
+```mermaid
+flowchart LR
+  image --> v1["view 1"] --> f["encoder, projector"]
+  image --> v2["view 2"] --> f
+  f -->|"z of both views"| s["similarities in the global batch"]
+  s --> loss["SupCon"]
+  label -.->|"tells positives"| loss
+```
+
+$$
+\mathcal{L} = \frac{1}{2N} \sum_{i=1}^{2N} \frac{-1}{|P(i)|} \sum_{p \in P(i)}
+\log \frac{\exp(z_i \cdot z_p / \tau)}
+{\sum_{a \in A(i)} \exp(z_i \cdot z_a / \tau)}
+$$
+
+$z_i$ is the unit projection of view $i$ among the $2N$ views of the $N$ images
+of the global batch. $A(i)$ are all other views, and $P(i)$ those of them whose
+label is that of $i$. $\tau$ is the temperature.
 
 Reference:
   Khosla et al., Supervised Contrastive Learning, 2020.

@@ -1,4 +1,33 @@
-"""SwAV: predict the cluster of one view from another, clusters kept equal.
+r"""SwAV: predict the cluster of one view from another, clusters kept equal.
+
+```mermaid
+flowchart LR
+  image --> v1["large view s"] --> f["encoder, projector"]
+  image --> v2["other view t"] --> f
+  f --> p["compare with prototypes"]
+  p -->|"of t"| loss["cross-entropy"]
+  p -.->|"of s, stop-gradient"| sk["Sinkhorn"] -.->|"codes q"| loss
+  f -.->|"push"| queue["queue, optional"] -.-> sk
+```
+
+$$
+\mathcal{L} = \frac{1}{2 (V - 1)} \sum_{s=1}^{2} \sum_{t \neq s}
+\ell(z_t, q_s)
+\qquad
+\ell(z_t, q_s) = -\sum_{k} q_s^{(k)} \log
+\frac{\exp(z_t^\top c_k / \tau)}{\sum_{k'} \exp(z_t^\top c_{k'} / \tau)}
+$$
+
+$$
+Q_s = \mathrm{Diag}(u) \exp(C^\top Z_s / \varepsilon) \, \mathrm{Diag}(v)
+$$
+
+$z_t$ is the unit projection of view $t$ of $V$, of which the first two are
+large. $c_k$ is a prototype, a unit vector and a column of $C$. $q_s$ is the
+code of an image, its column of $Q_s$. $Z_s$ has the projections $z_s$ of the
+global batch (and the queue) as columns. $u$ and $v$ make each code sum to 1 and
+all prototypes equally used, by rounds of Sinkhorn's algorithm. $\tau$ is the
+temperature, and $\varepsilon$ the smoothness. The loss is the mean over images.
 
 Reference:
   Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster

@@ -1,4 +1,31 @@
-"""VICReg: views agree, each dimension varies, no two vary together.
+r"""VICReg: views agree, each dimension varies, no two vary together.
+
+```mermaid
+flowchart LR
+  image --> v1["view 1"] --> f["encoder, expander"]
+  image --> v2["view 2"] --> f
+  f -->|"Z, Z'"| s["invariance s"] --> loss["weighted sum"]
+  f -->|"Z, Z'"| v["variance v"] --> loss
+  f -->|"Z, Z'"| c["covariance c"] --> loss
+```
+
+$$
+\mathcal{L} = \frac{\lambda}{n d} \sum_{b=1}^{n} \lVert z_b - z'_b \rVert_2^2 +
+\frac{\mu}{2} \bigl( v(Z) + v(Z') \bigr) + \nu \bigl( c(Z) + c(Z') \bigr)
+$$
+
+$$
+v(Z) = \frac{1}{d} \sum_{j=1}^{d} \max\bigl(0, 1 - \sqrt{C(Z)_{jj} + \epsilon}
+\bigr)
+\qquad
+c(Z) = \frac{1}{d} \sum_{i \neq j} C(Z)_{ij}^2
+$$
+
+$Z$ and $Z'$ are the projections of the two views of $n$ images, with rows $z_b$
+and $z'_b$ of length $d$, not normalised. $C(Z)$ is their unbiased covariance
+over the global batch. $\lambda$, $\mu$ and $\nu$ are the weights of invariance,
+variance and covariance. $\epsilon$ keeps the root smooth. The factors $1 / d$
+of the invariance and $1 / 2$ are from the authors' code, not the paper.
 
 Reference:
   Bardes et al., VICReg: Variance-Invariance-Covariance Regularization for

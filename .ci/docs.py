@@ -1,0 +1,42 @@
+"""Builds the reference from the docstrings: `python .ci/docs.py FOLDER`."""
+
+import pathlib
+import sys
+import warnings
+
+import pdoc
+import pdoc.render
+
+_PACKAGE = pathlib.Path(__file__).parent.parent / "jssl"
+
+
+def _modules() -> list[str]:
+  """Names of all modules but the command lines, whose flags would collide."""
+  names = []
+  for path in sorted(_PACKAGE.rglob("*.py")):
+    if "app.run(" in path.read_text() or path.name == "__main__.py":
+      continue
+    parts = path.relative_to(_PACKAGE.parent).with_suffix("").parts
+    names.append(".".join(x for x in parts if x != "__init__"))
+  return [name for name in names if name != "jssl.cli"]
+
+
+def main() -> None:
+  """Builds it."""
+  if len(sys.argv) != 2:
+    sys.exit("python .ci/docs.py FOLDER")
+  pdoc.render.configure(
+      docformat="google",
+      footer_text="jssl",
+      include_undocumented=False,
+      math=True,
+      mermaid=True,
+  )
+  # Fields that Flax annotates; modules that their package brings along.
+  warnings.filterwarnings("ignore", message="Error parsing type annotation")
+  warnings.filterwarnings("ignore", message="The module specification")
+  pdoc.pdoc(*_modules(), output_directory=pathlib.Path(sys.argv[1]))
+
+
+if __name__ == "__main__":
+  main()
