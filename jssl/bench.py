@@ -116,7 +116,7 @@ _DIM = flags.DEFINE_integer("dim", 512, "Size of a feature.")
 _STEPS = flags.DEFINE_integer("steps", 10_000, "Of endurance.", lower_bound=100)
 _K = flags.DEFINE_integer("k", 200, "Neighbours that vote.")
 
-_EXAMPLE = "--config=configs/moco_v2.py:digits"
+_EXAMPLE = "python -m jssl.bench loop --config=moco_v2:digits"
 _LOOP_EPOCHS = 10
 _SMALL = 64  # Images up to this size are like CIFAR's.
 

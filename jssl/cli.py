@@ -24,7 +24,7 @@ CONFIG_HELP = (
     " moco_v2:folder:PATH, or your own file, my_config.py:folder:PATH. Its"
     " entries are overridden by --config.KEY=VALUE."
 )
-_EXAMPLE = "--config=configs/moco_v2.py:digits --workdir=runs/first"
+_EXAMPLE = "python -m jssl.train --config=moco_v2:digits --workdir=runs/first"
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 _COORDINATOR = flags.DEFINE_string(
@@ -63,7 +63,7 @@ def parse(
   Args:
     argv: The command line.
     words: Number of arguments that may stand beside the flags.
-    example: What arguments look like, for the message.
+    example: What the command looks like, for the message.
 
   Returns:
     The program's name and those arguments.
@@ -83,23 +83,27 @@ def parse(
         lambda record: "orbax" not in pathlib.Path(record.pathname).parts
     )
   if len(rest) > 1 + words:
-    _exit(f"unexpected {rest[1 + words]!r}; arguments look like {example}")
+    _exit(f"unexpected {rest[1 + words]!r}; {_looks_like(example)}")
   return rest
 
 
 def required(flag: flags.FlagHolder, *, example: str = _EXAMPLE) -> Any:
-  """Returns a flag's value.
+  """Returns a flag's value; ends the program if it was not given.
 
   Args:
     flag: The flag.
-    example: What arguments look like, for the message.
-
-  Raises:
-    ValueError: If it was not given.
+    example: What the command looks like, for the message.
   """
   if flag.value is None:
-    raise ValueError(f"--{flag.name} is missing; for example {example}")
+    _exit(f"--{flag.name} is missing; {_looks_like(example)}")
   return flag.value
+
+
+def _looks_like(example):
+  return (
+      f"a command looks like\n  {example}\n--help lists its flags, python -m"
+      " jssl all methods and commands."
+  )
 
 
 def use_compilation_cache() -> None:

@@ -235,6 +235,15 @@ def folder() -> pathlib.Path:
   return next(x for x in (pathlib.Path("configs"), *own) if x.is_dir())
 
 
+def names(configs: pathlib.Path | None = None) -> list[str]:
+  """Returns the names of config files, which are those of methods.
+
+  Args:
+    configs: Their folder; None for `folder()`.
+  """
+  return sorted(path.stem for path in (configs or folder()).glob("*.py"))
+
+
 def of_method(
     method: str, dataset: str, *, configs: pathlib.Path | None = None
 ) -> ConfigDict:
@@ -255,10 +264,10 @@ def of_method(
     ('resnet8', 128)
   """
   configs = configs or folder()
-  names = [path.stem for path in configs.glob("*.py")]
-  if not names:
+  known = names(configs)
+  if not known:
     raise FileNotFoundError(f"{configs} holds no configs; name their folder.")
-  lookup("The config", method, names)
+  lookup("The config", method, known)
   return runpy.run_path(str(configs / f"{method}.py"))["get_config"](dataset)
 
 

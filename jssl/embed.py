@@ -21,7 +21,8 @@ from jssl.features import nearest
 from jssl.report import found
 
 _EXAMPLE = (
-    "--workdir=runs/first --dataset=folder:photos --output=embeddings.npz"
+    "python -m jssl.embed --workdir=runs/first --dataset=folder:PHOTOS"
+    " --output=photos.npz"
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
 _DATASET = flags.DEFINE_string(

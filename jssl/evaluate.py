@@ -9,7 +9,7 @@ from jssl import cli
 from jssl import evaluation
 from jssl.evals import evaluations
 
-_EXAMPLE = "--workdir=runs/first"
+_EXAMPLE = "python -m jssl.evaluate --workdir=runs/first"
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.")
 _PROTOCOLS = flags.DEFINE_list(

@@ -1,4 +1,9 @@
-"""Trains an encoder: `python -m jssl.train --config=... --workdir=...`."""
+"""Trains an encoder, or goes on training it.
+
+python -m jssl.train --config=moco_v2:digits --workdir=runs/first
+
+Lists of methods and data sets: python -m jssl
+"""
 
 import os
 import sys

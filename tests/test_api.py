@@ -58,6 +58,7 @@ ORDER = (
     "embed",
     "export",
     "bench",
+    "__main__",
 )
 
 

@@ -609,7 +609,10 @@ def test_mistakes_are_named_with_their_remedy(workdir, photos, tmp_path):
       "output": tmp_path / "x.npz",
   }
   cases = [
-      ({"workdir": None}, "--workdir is missing; for example --workdir=runs"),
+      (
+          {"workdir": None},
+          "--workdir is missing; a command looks like",
+      ),
       ({"workdir": tmp_path}, "not the folder of a run"),
       ({"workdir": unfinished}, "No checkpoint in"),
       ({"output": tmp_path / "x"}, "one of .npz, .npy, .parquet"),

@@ -261,7 +261,13 @@ def test_the_command_prints_a_table(workdir, content):
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        ((), "--workdir is missing; for example --workdir=runs/first"),
+        (
+            (),
+            (
+                "--workdir is missing; a command looks like\n  python -m"
+                " jssl.evaluate"
+            ),
+        ),
         (("--workdir=nowhere",), "is not the folder of a run"),
     ],
 )

@@ -1,5 +1,6 @@
 """What is installed: a wheel with all that jssl needs, and little else."""
 
+import importlib.util
 import pathlib
 import shutil
 import subprocess
@@ -8,6 +9,8 @@ import tomllib
 import zipfile
 
 import pytest
+
+from jssl.methods import METHODS
 
 _ROOT = pathlib.Path(__file__).parent.parent
 
@@ -58,3 +61,15 @@ def test_importing_jssl_is_quick_and_brings_little():
       [sys.executable, "-c", code], text=True, capture_output=True, check=True
   )
   assert done.stdout.split() == []
+
+
+def test_the_package_tells_what_it_can_do():
+  command = [sys.executable, "-m", "jssl"]
+  told = subprocess.run(command, capture_output=True, text=True, check=True)
+  words = set(told.stdout.replace(",", " ").split())
+  assert set(METHODS) <= words
+  modules = {word for word in words if word.startswith("jssl.")}
+  assert len(modules) == 6
+  for module in modules:
+    assert importlib.util.find_spec(module), module
+  assert max(map(len, told.stdout.splitlines())) <= 80

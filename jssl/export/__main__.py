@@ -14,7 +14,9 @@ from jssl import encoder
 from jssl.export import arrays
 from jssl.export import program
 
-_EXAMPLE = "--workdir=runs/first --output=encoder.stablehlo"
+_EXAMPLE = (
+    "python -m jssl.export --workdir=runs/first --output=encoder.stablehlo"
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
 _OUTPUT = flags.DEFINE_string(
     "output",
