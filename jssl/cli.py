@@ -7,6 +7,7 @@ import faulthandler
 import os
 import pathlib
 import platform
+import signal
 import sys
 import time
 from typing import Any
@@ -183,10 +184,16 @@ def _given(flag, variable):
 
 
 @contextlib.contextmanager
-def plain_errors() -> Iterator[None]:
-  """Ends the program with the message of an error that a user can mend."""
+def plain_errors(*, interrupted: str = "interrupted") -> Iterator[None]:
+  """Ends the program with the message of an error that a user can mend.
+
+  Args:
+    interrupted: What Ctrl-C ends it with.
+  """
   try:
     yield
+  except KeyboardInterrupt:
+    _exit(interrupted, code=128 + signal.SIGINT)  # As shells have it.
   except (ValueError, OSError, ImportError, Diverged) as error:
     if _DEBUG.value:
       raise
@@ -214,13 +221,13 @@ def _tell(message):
   print(f"jssl: {message}", file=sys.stderr, flush=True)
 
 
-def _exit(message):
+def _exit(message, *, code=1):
   _tell(message)
   if _among_others():
     # At once: an orderly end would wait for the others, which wait for this.
     sys.stdout.flush()
-    os._exit(1)
-  sys.exit(1)
+    os._exit(code)
+  sys.exit(code)
 
 
 def _among_others():

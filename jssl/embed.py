@@ -8,7 +8,6 @@ complete as it is.
 """
 
 import pathlib
-import sys
 
 from absl import app
 from absl import flags
@@ -61,7 +60,8 @@ flags.adopt_module_key_flags(cli)
 def main(argv: list[str]) -> None:
   """Runs the command."""
   del argv
-  with cli.plain_errors():
+  goes_on = "interrupted; the same command goes on from here"
+  with cli.plain_errors(interrupted=goes_on):
     workdir, dataset, output = (
         cli.required(flag, example=_EXAMPLE)
         for flag in (_WORKDIR, _DATASET, _OUTPUT)
@@ -83,10 +83,7 @@ def main(argv: list[str]) -> None:
     # Before the long part: it may not be a picture.
     path = _NEIGHBOURS.value
     query = None if path is None else found.query(plan, path)
-    try:
-      features = compute.compute(plan, output, overwrite=_OVERWRITE.value)
-    except KeyboardInterrupt:
-      sys.exit("jssl: interrupted; the same command goes on from here")
+    features = compute.compute(plan, output, overwrite=_OVERWRITE.value)
     print(
         f"{features.path}: {features.shape[0]:,} pictures,"
         f" {features.shape[1]:,} features each"

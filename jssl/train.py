@@ -29,7 +29,8 @@ flags.adopt_module_key_flags(cli)
 def main(argv: list[str]) -> None:
   """Runs the command."""
   del argv
-  with cli.plain_errors():
+  goes_on = "interrupted; the same command goes on from the last checkpoint"
+  with cli.plain_errors(interrupted=goes_on):
     config, workdir = cli.required(_CONFIG), cli.required(_WORKDIR)
     if _DATA_DIR.value is not None:
       config.data.data_dir = _DATA_DIR.value

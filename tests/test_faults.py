@@ -80,13 +80,27 @@ def test_killed_twenty_times_ends_bit_identical(whole, tmp_path, data_dir):
   assert torn >= 3  # Some of them while a checkpoint was written.
 
 
+def _wait_for_rows(process, workdir):
+  while not (workdir / "metrics.jsonl").exists() or not command.rows(workdir):
+    assert process.poll() is None, process.communicate()[0]
+    time.sleep(0.01)
+
+
+def test_ctrl_c_ends_without_a_traceback(tmp_path, data_dir):
+  process = command.start(tmp_path, data_dir)
+  _wait_for_rows(process, tmp_path)
+  process.send_signal(signal.SIGINT)
+  output, _ = process.communicate(timeout=120)
+  assert process.returncode == 128 + signal.SIGINT, output
+  assert "jssl: interrupted; the same command goes on" in output
+  assert "Traceback" not in output and "Error" not in output
+
+
 def test_sigterm_saves_and_the_same_command_goes_on(whole, tmp_path, data_dir):
   process = command.start(
       tmp_path, data_dir, "--config.checkpoint.every_epochs=1000"
   )
-  while not (tmp_path / "metrics.jsonl").exists() or not command.rows(tmp_path):
-    assert process.poll() is None, process.communicate()[0]
-    time.sleep(0.01)
+  _wait_for_rows(process, tmp_path)
   process.send_signal(signal.SIGTERM)
   output, _ = process.communicate(timeout=120)
   assert process.returncode == os.EX_TEMPFAIL, output
