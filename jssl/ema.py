@@ -27,6 +27,13 @@ def update(
 
   Reference:
     He et al., Momentum Contrast, 2020, equation 2.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import ema
+    >>> target, online = {"w": jnp.zeros(2)}, {"w": jnp.ones(2)}
+    >>> ema.update(target, online, 0.75)["w"].tolist()
+    [0.25, 0.25]
   """
   online = jax.lax.stop_gradient(online)
   return jax.tree.map(
@@ -44,6 +51,11 @@ def as_schedule(momentum: float | Callable) -> Callable:
 
   Raises:
     ValueError: If it lies outside [0, 1], a function's value at its start.
+
+  Example:
+    >>> from jssl import ema
+    >>> ema.as_schedule(0.99)(1000)
+    0.99
   """
   schedule = momentum if callable(momentum) else lambda step: momentum
   start = float(schedule(0))

@@ -274,9 +274,12 @@ def load_encoder(path: str) -> tuple[Callable[..., Any], PyTree]:
     FileNotFoundError: If the folder holds no run, or no checkpoint yet.
 
   Example:
+    >>> import numpy as np
+    >>> from jssl import load_encoder
     >>> encode, params = load_encoder("runs/first")
-    >>> encode(params, np.zeros((2, 8, 8, 1), np.uint8)).shape
-    (2, 128)
+    >>> features = encode(params, np.zeros((2, 8, 8, 1), np.uint8))
+    >>> len(features), features.ndim
+    (2, 2)
   """
   trained = load(path)
   return trained.encode, trained.params

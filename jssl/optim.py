@@ -32,6 +32,11 @@ def constant(peak: float, *, epochs: float, steps_per_epoch: float) -> Schedule:
 
   Returns:
     The value as a function of the step.
+
+  Example:
+    >>> from jssl import optim
+    >>> float(optim.constant(0.1, epochs=10, steps_per_epoch=100)(500))
+    0.1
   """
   del epochs, steps_per_epoch
   return optax.constant_schedule(peak)
@@ -63,6 +68,12 @@ def cosine(
 
   Reference:
     Loshchilov and Hutter, SGDR, 2017.
+
+  Example:
+    >>> from jssl import optim
+    >>> rate = optim.cosine(0.1, epochs=9, steps_per_epoch=10, warmup_epochs=1)
+    >>> [round(float(rate(step)), 4) for step in (0, 5, 10, 50, 90)]
+    [0.0, 0.05, 0.1, 0.05, 0.0]
   """
   if not 0 <= warmup_epochs < epochs:
     raise ValueError(
@@ -108,6 +119,14 @@ def linear(
   Reference:
     Caron et al., Emerging Properties in Self-Supervised Vision Transformers,
     2021: the teacher's temperature, from 0.04 to 0.07 in 30 epochs.
+
+  Example:
+    >>> from jssl import optim
+    >>> rate = optim.linear(
+    ...     0.1, epochs=10, steps_per_epoch=10, start=0.0, warmup_epochs=2
+    ... )
+    >>> [round(float(rate(step)), 4) for step in (0, 10, 20, 100)]
+    [0.0, 0.05, 0.1, 0.1]
   """
   del epochs
   _check_not_negative(warmup_epochs=warmup_epochs)
@@ -136,6 +155,12 @@ def staircase(
 
   Returns:
     The learning rate as a function of the step.
+
+  Example:
+    >>> from jssl import optim
+    >>> rate = optim.staircase(0.1, epochs=200, steps_per_epoch=10)
+    >>> [round(float(rate(step)), 4) for step in (0, 1200, 1600)]
+    [0.1, 0.01, 0.001]
   """
   del epochs
   drops = {round(epoch * steps_per_epoch): factor for epoch in drop_epochs}
@@ -167,6 +192,16 @@ def sgd(
 
   Raises:
     ValueError: If a value lies outside its range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import optim
+    >>> params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    >>> gradients = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    >>> optimizer = optim.sgd(0.1, weight_decay=0.01)
+    >>> updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    >>> round(float(updates["kernel"][0, 0]), 3)
+    -0.101
   """
   _check_not_negative(learning_rate=learning_rate, weight_decay=weight_decay)
   _check_shares(momentum=momentum)
@@ -220,6 +255,18 @@ def lars(
     You et al., Large Batch Training of Convolutional Networks, 2017; Chen et
     al., An Empirical Study of Training Self-Supervised Vision Transformers,
     2021.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import optim
+    >>> params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    >>> gradients = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    >>> optimizer = optim.lars(1.0, trust_coefficient=0.001)
+    >>> updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    >>> round(float(updates["kernel"][0, 0]), 4)
+    -0.001
+    >>> float(updates["bias"][0])  # Of one dimension: without trust ratio.
+    -1.0
   """
   _check_not_negative(
       learning_rate=learning_rate,
@@ -270,6 +317,18 @@ def adamw(
 
   Reference:
     Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import optim
+    >>> params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    >>> gradients = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    >>> optimizer = optim.adamw(0.1, weight_decay=0.5)
+    >>> updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    >>> round(float(updates["kernel"][0, 0]), 3)
+    -0.15
+    >>> round(float(updates["bias"][0]), 3)  # Biases do not decay.
+    -0.1
   """
   _check_not_negative(learning_rate=learning_rate, weight_decay=weight_decay)
   _check_shares(b1=b1, b2=b2)
@@ -299,6 +358,16 @@ def layer_decay(decay: float) -> optax.GradientTransformation:
 
   Reference:
     Clark et al., ELECTRA, 2020; Bao et al., BEiT, 2022, for images.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import optim
+    >>> names = ("block_1", "block_2", "head")
+    >>> updates = {name: jnp.ones(()) for name in names}
+    >>> decay = optim.layer_decay(0.5)
+    >>> scaled, _ = decay.update(updates, decay.init(updates))
+    >>> {name: float(x) for name, x in scaled.items()}
+    {'block_1': 0.25, 'block_2': 0.5, 'head': 1.0}
   """
   if not 0 < decay <= 1:
     raise ValueError(f"decay is {decay}; expected more than 0, at most 1.")
@@ -353,6 +422,19 @@ def accumulate(
 
   Raises:
     ValueError: If `steps` is less than 1 or not whole.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import optim
+    >>> params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    >>> gradients = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    >>> optimizer = optim.accumulate(optim.sgd(0.1), 2)
+    >>> state = optimizer.init(params)
+    >>> for _ in range(2):
+    ...   updates, state = optimizer.update(gradients, state, params)
+    ...   print(round(float(updates["bias"][0]), 3))
+    0.0
+    -0.1
   """
   if steps < 1 or steps != int(steps):
     raise ValueError(

@@ -33,6 +33,12 @@ def init(key: jax.Array, size: int, dim: int) -> Queue:
 
   Raises:
     ValueError: If `size` or `dim` is not positive.
+
+  Example:
+    >>> import jax
+    >>> from jssl import queue
+    >>> queue.init(jax.random.key(0), 4096, 128).keys.shape
+    (4096, 128)
   """
   if size < 1 or dim < 1:
     raise ValueError(
@@ -59,6 +65,16 @@ def push(queue: Queue, keys: jax.Array) -> Queue:
 
   Reference:
     He et al., Momentum Contrast, 2020, algorithm 1.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jssl import queue
+    >>> full = queue.init(jax.random.key(0), 4, 2)
+    >>> for batch in (jnp.eye(2), -jnp.eye(2), jnp.eye(2)):
+    ...   full = queue.push(full, batch)
+    >>> full.keys.tolist(), int(full.pointer)
+    ([[1.0, 0.0], [0.0, 1.0], [-1.0, -0.0], [-0.0, -1.0]], 2)
   """
   size, dim = queue.keys.shape
   batch = keys.shape[0]

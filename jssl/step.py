@@ -79,6 +79,22 @@ def make_step(
     the method's own. If the loss, the gradient or what the method would carry
     on is not finite, "skipped" is 1 instead of 0, and nothing but the step's
     number changes.
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment, make_step, nets, optim
+    >>> from jssl.methods import METHODS
+    >>> from jssl.step import init_state
+    >>> recipe = augment.keep_size(augment.crop_and_flip)
+    >>> net = nets.resnet8(stem="cifar", width=4)
+    >>> method = METHODS["simclr"](net, augment=recipe)
+    >>> optimizer = optim.sgd(0.1)
+    >>> images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
+    >>> batch = {"image": images}
+    >>> state = init_state(method, optimizer, jax.random.key(1), batch)
+    >>> state, metrics = jax.jit(make_step(method, optimizer))(state, batch)
+    >>> int(state.step), sorted(metrics)
+    (1, ['chance_loss', 'feature_std', 'gradient_norm', 'loss', 'skipped'])
   """
 
   def step(state, batch):

@@ -24,6 +24,13 @@ def rgb_to_lab(image: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: If there are not three channels.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> white = jnp.ones((1, 1, 3))
+    >>> jnp.abs(augment.rgb_to_lab(white)).round(1).tolist()
+    [[[100.0, 0.0, 0.0]]]
   """
   check_rgb(image)
   image = image.astype(jnp.float32)
@@ -52,6 +59,13 @@ def lab_to_rgb(lab: jax.Array) -> jax.Array:
 
   Returns:
     float32 `[..., 3]` in [0, 1]; colors that sRGB does not have are clipped.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> red = jnp.array([[[1.0, 0.0, 0.0]]])
+    >>> augment.lab_to_rgb(augment.rgb_to_lab(red)).round(2).tolist()
+    [[[1.0, 0.0, 0.0]]]
   """
   lightness, a, b = jnp.moveaxis(lab.astype(jnp.float32), -1, 0)
   y = (lightness + 16) / 116
@@ -78,6 +92,11 @@ def color_bins(*, step: int = 10) -> np.ndarray:
 
   Reference:
     Zhang et al., Colorful Image Colorization, 2016, section 2.1.
+
+  Example:
+    >>> from jssl import augment
+    >>> augment.color_bins().shape
+    (261, 2)
   """
   # The cube's faces reach all that its inside does.
   side = np.linspace(0, 1, 256, dtype=np.float32)

@@ -27,6 +27,12 @@ def adjust_brightness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
 
   Raises:
     ValueError: If `image` is not one float image.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> augment.adjust_brightness(jnp.full((1, 1, 3), 0.25), 2.0).tolist()
+    [[[0.5, 0.5, 0.5]]]
   """
   checks.check_image(image)
   return blend(image, 0.0, factor)
@@ -44,6 +50,13 @@ def adjust_contrast(image: jax.Array, factor: float | jax.Array) -> jax.Array:
 
   Raises:
     ValueError: If `image` is not one float image of 1 or 3 channels.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> image = jnp.array([[[0.25], [0.75]]])
+    >>> augment.adjust_contrast(image, 0.0).round(2).tolist()  # All gray.
+    [[[0.5], [0.5]]]
   """
   return blend(image, jnp.mean(luma(image)), factor)
 
@@ -60,6 +73,13 @@ def adjust_saturation(image: jax.Array, factor: float | jax.Array) -> jax.Array:
 
   Raises:
     ValueError: If `image` is not one float image of 1 or 3 channels.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> red = jnp.array([[[1.0, 0.0, 0.0]]])
+    >>> print(augment.adjust_saturation(red, 0.0).round(3))
+    [[[0.29900002 0.29900002 0.29900002]]]
   """
   checks.check_color(image)
   if image.shape[-1] == 1:
@@ -79,6 +99,13 @@ def adjust_hue(image: jax.Array, delta: float | jax.Array) -> jax.Array:
 
   Raises:
     ValueError: If `image` is not one float image of 1 or 3 channels.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> red = jnp.array([[[1.0, 0.0, 0.0]]])
+    >>> augment.adjust_hue(red, 1 / 3).round(3).tolist()  # A third of a turn.
+    [[[0.0, 1.0, 0.0]]]
   """
   checks.check_color(image)
   if image.shape[-1] == 1:
@@ -119,6 +146,12 @@ def to_grayscale(image: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: If `image` is not one float image of 1 or 3 channels.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> print(augment.to_grayscale(jnp.array([[[1.0, 0.0, 0.0]]])).round(3))
+    [[[0.29900002 0.29900002 0.29900002]]]
   """
   return jnp.broadcast_to(luma(image), image.shape)
 
@@ -142,6 +175,14 @@ def gaussian_blur(
   Raises:
     ValueError: If `image` is not one float image, or if `kernel_size` is even
       or too large for it.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> dot = jnp.zeros((9, 9, 1)).at[4, 4].set(1.0)
+    >>> blurred = augment.gaussian_blur(dot, 1.0, kernel_size=9)
+    >>> round(float(blurred.sum()), 2), bool(blurred.max() < 0.2)
+    (1.0, True)
   """
   checks.check_image(image)
   if kernel_size < 1 or kernel_size % 2 == 0:
@@ -185,13 +226,26 @@ def solarize(image: jax.Array, threshold: float | jax.Array) -> jax.Array:
 
   Raises:
     ValueError: If `image` is not one float image.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> augment.solarize(jnp.array([[[0.25], [0.75]]]), 0.5).tolist()
+    [[[0.25], [0.25]]]
   """
   checks.check_image(image)
   return jnp.where(image >= threshold, 1.0 - image, image)
 
 
 def flip_left_right(image: jax.Array) -> jax.Array:
-  """Mirrors the columns of [..., H, W, C], of any dtype."""
+  """Mirrors the columns of [..., H, W, C], of any dtype.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> augment.flip_left_right(jnp.array([[[1], [2], [3]]]))[..., 0].tolist()
+    [[3, 2, 1]]
+  """
   return jnp.flip(image, axis=-2)
 
 
@@ -208,6 +262,13 @@ def rotate90(image: jax.Array, turns: int | jax.Array) -> jax.Array:
 
   Raises:
     ValueError: If `turns` is an array and the image is not square.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> image = jnp.array([[1, 2], [3, 4]])[..., None]
+    >>> augment.rotate90(image, 1)[..., 0].tolist()
+    [[2, 4], [1, 3]]
   """
   if isinstance(turns, int):
     return jnp.rot90(image, turns, axes=(-3, -2))

@@ -46,6 +46,15 @@ def random_resized_crop(
   Raises:
     ValueError: If `scale` or `ratio` is out of order or out of range, or for
       what `resized_crop` refuses.
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    >>> keys = jax.random.split(jax.random.key(1), 2)
+    >>> one, two = (augment.random_resized_crop(key, image, 24) for key in keys)
+    >>> one.shape, bool((one == two).all())
+    ((24, 24, 3), False)
   """
   checks.check_image(image)
   canvas = jnp.asarray(image.shape[:2], jnp.float32)

@@ -45,6 +45,21 @@ def random_color_jitter(
 
   Raises:
     ValueError: If a strength or `probability` is out of range.
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    >>> jittered = augment.random_color_jitter(
+    ...     jax.random.key(1),
+    ...     image,
+    ...     brightness=0.4,
+    ...     contrast=0.4,
+    ...     saturation=0.4,
+    ...     hue=0.1,
+    ... )
+    >>> jittered.shape, bool(jittered.min() >= 0), bool(jittered.max() <= 1)
+    ((32, 32, 3), True, True)
   """
   checks.check_limit("brightness", brightness)
   checks.check_limit("contrast", contrast)
@@ -82,6 +97,15 @@ def random_grayscale(
 
   Raises:
     ValueError: If `probability` is out of range.
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    >>> key = jax.random.key(1)
+    >>> gray = augment.random_grayscale(key, image, probability=1.0)
+    >>> bool((gray[..., 0] == gray[..., 2]).all())
+    True
   """
   operation = lambda _, x: ops.to_grayscale(x)
   return _sometimes(operation, key, image, probability)
@@ -110,6 +134,16 @@ def random_gaussian_blur(
   Raises:
     ValueError: If `sigma` or `probability` is out of range, or for what
       `gaussian_blur` refuses.
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    >>> blurred = augment.random_gaussian_blur(
+    ...     jax.random.key(1), image, kernel_size=7, probability=1.0
+    ... )
+    >>> bool(blurred.std() < image.std())
+    True
   """
   checks.check_range("sigma", sigma)
 
@@ -140,6 +174,15 @@ def random_solarize(
 
   Raises:
     ValueError: If `threshold` or `probability` is out of range.
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    >>> key = jax.random.key(1)
+    >>> solarized = augment.random_solarize(key, image, probability=1.0)
+    >>> bool(solarized.max() <= 0.5)
+    True
   """
   checks.check_limit("threshold", threshold, highest=1.0)
   operation = lambda _, x: ops.solarize(x, threshold)
@@ -161,6 +204,14 @@ def random_flip(
 
   Raises:
     ValueError: If `probability` is out of range.
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    >>> flipped = augment.random_flip(jax.random.key(1), image, probability=1.0)
+    >>> bool((flipped == image[:, ::-1]).all())
+    True
   """
   operation = lambda _, x: ops.flip_left_right(x)
   return _sometimes(operation, key, image, probability)
@@ -198,6 +249,13 @@ def random_affine(
 
   Raises:
     ValueError: If an argument is out of range, or for what `affine` refuses.
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    >>> augment.random_affine(jax.random.key(1), image, 28, degrees=15.0).shape
+    (28, 28, 3)
   """
   checks.check_image(image)
   checks.check_limit("degrees", degrees, highest=180.0)

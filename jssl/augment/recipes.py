@@ -39,6 +39,13 @@ def moco_v1(
 
   Returns:
     float32 [size, size, C] in [0, 1].
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    >>> augment.moco_v1(jax.random.key(1), image, 24).shape
+    (24, 24, 3)
   """
   crop_key, gray_key, jitter_key, flip_key = jax.random.split(key, 4)
   image = random_resized_crop(crop_key, image, size, scale=scale, extent=extent)
@@ -74,6 +81,13 @@ def moco_v2(
 
   Returns:
     float32 [size, size, C] in [0, 1].
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    >>> augment.moco_v2(jax.random.key(1), image, 24).shape
+    (24, 24, 3)
   """
   return _standard(
       key,
@@ -112,6 +126,13 @@ def simclr(
 
   Returns:
     float32 [size, size, C] in [0, 1].
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    >>> augment.simclr(jax.random.key(1), image, 24, strength=0.5).shape
+    (24, 24, 3)
   """
   return _standard(
       key,
@@ -151,6 +172,15 @@ def byol(
 
   Returns:
     float32 [size, size, C] in [0, 1].
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    >>> import functools
+    >>> recipe = functools.partial(augment.byol, solarize_probability=0.2)
+    >>> recipe(jax.random.key(1), image, 24).shape
+    (24, 24, 3)
   """
   return _standard(
       key,
@@ -184,6 +214,13 @@ def crop_and_flip(
 
   Returns:
     float32 [size, size, C] in [0, 1].
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    >>> augment.crop_and_flip(jax.random.key(1), image, 24).shape
+    (24, 24, 3)
   """
   crop_key, flip_key = jax.random.split(key)
   image = random_resized_crop(crop_key, image, size, scale=scale, extent=extent)
@@ -218,6 +255,15 @@ def multi_crop(
   Reference:
     Caron et al., Unsupervised Learning of Visual Features by Contrasting
     Cluster Assignments, 2020, section 3.2.
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    >>> import functools
+    >>> small = functools.partial(augment.moco_v2, size=12, scale=(0.05, 0.2))
+    >>> augment.multi_crop(jax.random.key(1), image, small, 6).shape
+    (6, 12, 12, 3)
   """
   keys = jax.random.split(key, count)
   return jax.vmap(lambda key: recipe(key, image, extent=extent))(keys)
@@ -248,6 +294,13 @@ def digits(
 
   Returns:
     float32 [size, size, C] in [0, 1].
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (8, 8, 1))
+    >>> augment.digits(jax.random.key(1), image, 16).shape
+    (16, 16, 1)
   """
   del extent
   move_key, jitter_key = jax.random.split(key)
@@ -286,6 +339,12 @@ def evaluation(
 
   Raises:
     ValueError: If `crop_fraction` is out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> augment.evaluation(jnp.ones((40, 60, 3)), 32, crop_fraction=0.875).shape
+    (32, 32, 3)
   """
   checks.check_image(image)
   if not 0 < crop_fraction <= 1:
@@ -343,7 +402,16 @@ def _standard(
 
 
 def keep_size(recipe: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-  """Binds a recipe's `size` to the height of each image it is given."""
+  """Binds a recipe's `size` to the height of each image it is given.
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    >>> recipe = augment.keep_size(augment.moco_v2)
+    >>> recipe(jax.random.key(1), image).shape
+    (32, 32, 3)
+  """
 
   def bound(key, image, *, extent=None):
     return recipe(key, image, image.shape[0], extent=extent)

@@ -44,6 +44,15 @@ def resized_crop(
 
   Raises:
     ValueError: If `image`, `size` or `method` is not one of the above.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> image = jnp.arange(16.0).reshape(4, 4, 1) / 16
+    >>> box = (0, 2, 2, 2)  # The top right quarter.
+    >>> print(16 * augment.resized_crop(image, box, 2)[..., 0].round(4))
+    [[2. 3.]
+     [6. 7.]]
   """
   checks.check_image(image)
   out_height, out_width = checks.height_and_width(size)
@@ -82,6 +91,14 @@ def affine(
 
   Raises:
     ValueError: If `image`, `matrix` or `size` has another shape.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> image = jnp.arange(4.0).reshape(2, 2, 1)
+    >>> same = augment.affine(image, jnp.eye(2, 3), 2)
+    >>> bool(jnp.allclose(same, image))
+    True
   """
   checks.check_image(image)
   height, width = checks.height_and_width(size)

@@ -38,6 +38,13 @@ def cut_tiles(
   Reference:
     Noroozi and Favaro, Unsupervised Learning of Visual Representations by
     Solving Jigsaw Puzzles, 2016, sections 3.2 and 4.
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    >>> augment.cut_tiles(jax.random.key(1), image, grid=3, size=8).shape
+    (9, 8, 8, 3)
   """
   checks.check_image(image)
   cell_height, cell_width = image.shape[0] // grid, image.shape[1] // grid
@@ -79,6 +86,11 @@ def tile_size_of(height: int, width: int, *, grid: int = 3) -> int:
     height: Of the image, in pixels.
     width: Of the image.
     grid: Cells a side.
+
+  Example:
+    >>> from jssl import augment
+    >>> augment.tile_size_of(225, 225, grid=3)
+    64
   """
   return min(height // grid, width // grid) * 64 // 75
 
@@ -98,6 +110,13 @@ def standardize(
 
   Returns:
     float32 [..., H, W, C].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> even = augment.standardize(jnp.full((8, 8, 3), 0.9))
+    >>> round(float(even.mean()), 3), round(float(even.std()), 3)
+    (0.5, 0.0)
   """
   image = image.astype(jnp.float32)
   axes = (-3, -2, -1)

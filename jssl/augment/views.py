@@ -35,6 +35,16 @@ def make_views(
 
   Raises:
     ValueError: If an array of `batch` has another shape or dtype.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> batch = {"image": jnp.zeros((4, 32, 32, 3)), "position": jnp.arange(4)}
+    >>> recipe = augment.keep_size(augment.moco_v2)
+    >>> views = augment.make_views(jax.random.key(0), batch, (recipe, recipe))
+    >>> [view.shape for view in views]
+    [(4, 32, 32, 3), (4, 32, 32, 3)]
   """
   images, extent = batch["image"], batch.get("extent")
   if images.ndim != 4:
@@ -66,6 +76,16 @@ def image_keys(key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
 
   Raises:
     ValueError: If there is not one position for each image.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> whole = {"image": jnp.zeros((4, 8, 8, 3)), "position": jnp.arange(4)}
+    >>> half = {"image": jnp.zeros((2, 8, 8, 3)), "position": jnp.arange(2, 4)}
+    >>> keys = [augment.image_keys(jax.random.key(0), x) for x in (whole, half)]
+    >>> bool((keys[0][2:] == keys[1]).all())
+    True
   """
   size = len(batch["image"])
   position = batch.get("position")
@@ -90,6 +110,12 @@ def to_float(images: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: If the dtype is another.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> print(augment.to_float(jnp.array([[[0, 51, 255]]], jnp.uint8)))
+    [[[0.         0.20000002 1.        ]]]
   """
   if images.dtype == jnp.uint8:
     return images.astype(jnp.float32) / 255.0

@@ -45,6 +45,25 @@ def few_shot(
 
   Reference:
     Snell et al., Prototypical Networks for Few-shot Learning, 2017.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jssl import evals
+    >>> labels = jnp.arange(60) % 3
+    >>> noise = 0.1 * jax.random.normal(jax.random.key(0), (60, 3))
+    >>> features = jnp.eye(3)[labels] + noise
+    >>> accuracies = evals.few_shot(
+    ...     jax.random.key(1),
+    ...     features[20:],
+    ...     labels[20:],
+    ...     features[:20],
+    ...     labels[:20],
+    ...     shots=5,
+    ...     num_classes=3,
+    ... )
+    >>> accuracies.shape, float(accuracies.mean())
+    ((10,), 1.0)
   """
   counts = np.bincount(np.asarray(labels), minlength=num_classes)
   if counts.min() < shots:

@@ -43,6 +43,19 @@ def knn_predict(
   Reference:
     Wu et al., Unsupervised Feature Learning via Non-Parametric Instance
     Discrimination, 2018, section 3.4.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jssl import evals
+    >>> labels = jnp.arange(60) % 3
+    >>> noise = 0.1 * jax.random.normal(jax.random.key(0), (60, 3))
+    >>> features = jnp.eye(3)[labels] + noise
+    >>> predicted = evals.knn_predict(
+    ...     features[:20], features[20:], labels[20:], k=5, num_classes=3
+    ... )
+    >>> float((predicted == labels[:20]).mean())
+    1.0
   """
   return knn_sweep(
       features,
@@ -81,6 +94,24 @@ def knn_sweep(
 
   Raises:
     ValueError: If a k exceeds the bank, or the shapes do not fit.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jssl import evals
+    >>> labels = jnp.arange(60) % 3
+    >>> noise = 0.1 * jax.random.normal(jax.random.key(0), (60, 3))
+    >>> features = jnp.eye(3)[labels] + noise
+    >>> predicted = evals.knn_sweep(
+    ...     features[:20],
+    ...     features[20:],
+    ...     labels[20:],
+    ...     ks=(1, 5),
+    ...     temperatures=(0.07, 0.2),
+    ...     num_classes=3,
+    ... )
+    >>> predicted.shape
+    (2, 2, 20)
   """
   if features.shape[1:] != bank.shape[1:] or labels.shape != bank.shape[:1]:
     raise ValueError(

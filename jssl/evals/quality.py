@@ -24,6 +24,16 @@ def rankme(features: AnyArray, *, epsilon: float = 1e-7) -> jax.Array:
   Reference:
     Garrido et al., RankMe: Assessing the Downstream Performance of Pretrained
     Self-Supervised Representations by Their Rank, 2023, equation 1.
+
+  Example:
+    >>> import jax
+    >>> from jssl import evals
+    >>> spread = jax.random.normal(jax.random.key(0), (500, 8))
+    >>> round(float(evals.rankme(spread)), 1)
+    8.0
+    >>> line = spread[:, :1] * spread[0]
+    >>> round(float(evals.rankme(line)), 1)
+    1.0
   """
   if features.ndim != 2:
     raise ValueError(
@@ -59,6 +69,14 @@ def alpha_req(
   Reference:
     Agrawal et al., alpha-ReQ: Assessing Representation Quality in
     Self-Supervised Learning by Measuring Eigenspectrum Decay, 2022.
+
+  Example:
+    >>> import jax
+    >>> from jssl import evals
+    >>> features = jax.random.normal(jax.random.key(0), (500, 64))
+    >>> decaying = features / jax.numpy.arange(1, 65)
+    >>> bool(evals.alpha_req(features) < evals.alpha_req(decaying))
+    True
   """
   if features.ndim != 2:
     raise ValueError(
@@ -96,6 +114,13 @@ def alignment(features: AnyArray, positives: AnyArray) -> jax.Array:
   Reference:
     Wang and Isola, Understanding Contrastive Representation Learning through
     Alignment and Uniformity on the Hypersphere, 2020, equation 1 (alpha = 2).
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import evals
+    >>> x = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+    >>> float(evals.alignment(x, 3 * x)), float(evals.alignment(x, x[::-1]))
+    (0.0, 2.0)
   """
   if features.shape != positives.shape or features.ndim != 2:
     raise ValueError(
@@ -122,6 +147,14 @@ def uniformity(features: AnyArray, *, t: float = 2.0) -> jax.Array:
 
   Reference:
     Wang and Isola, 2020, equation 2.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import evals
+    >>> round(float(evals.uniformity(jnp.eye(4))), 4)  # At right angles.
+    -4.0
+    >>> abs(round(float(evals.uniformity(jnp.ones((4, 2)))), 4))  # Collapsed.
+    0.0
   """
   if features.ndim != 2 or len(features) < 2:
     raise ValueError(

@@ -36,6 +36,14 @@ def nt_xent(
   Reference:
     Chen et al., A Simple Framework for Contrastive Learning of Visual
     Representations, 2020, equation 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import losses
+    >>> alike = jnp.ones((8, 16))  # Collapsed: a guess among 2 * 8 - 1 images.
+    >>> loss = losses.nt_xent(alike, alike, temperature=0.5)
+    >>> round(float(loss - jnp.log(15)), 4)
+    0.0
   """
   x, positive = _two_views(z0, z1, temperature)
   logits, own, every = _similarities(x, temperature, axis_name)
@@ -70,6 +78,14 @@ def dcl(
 
   Reference:
     Yeh et al., Decoupled Contrastive Learning, 2022, equation 6.
+
+  Example:
+    >>> import jax
+    >>> from jssl import losses
+    >>> z0, z1 = jax.random.normal(jax.random.key(0), (2, 8, 16))
+    >>> loss = losses.dcl(z0, z1, temperature=0.1)
+    >>> bool(loss < losses.nt_xent(z0, z1, temperature=0.1))
+    True
   """
   x, positive = _two_views(z0, z1, temperature)
   normalizer = _decoupled(x, temperature, axis_name)
@@ -106,6 +122,13 @@ def dclw(
 
   Reference:
     Yeh et al., Decoupled Contrastive Learning, 2022, equations 6 and 7.
+
+  Example:
+    >>> import jax
+    >>> from jssl import losses
+    >>> z0, z1 = jax.random.normal(jax.random.key(0), (2, 8, 16))
+    >>> losses.dclw(z0, z1, temperature=0.1, sigma=0.5).shape
+    ()
   """
   check_temperature(sigma, name="sigma")
   x, positive = _two_views(z0, z1, temperature)
@@ -146,6 +169,15 @@ def supcon(
 
   Reference:
     Khosla et al., Supervised Contrastive Learning, 2020, equation 2.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import losses
+    >>> views = jnp.stack([jnp.eye(4)] * 2)  # [V, B, D]
+    >>> apart = losses.supcon(views, jnp.arange(4), temperature=0.1)
+    >>> joined = losses.supcon(views, jnp.zeros(4, int), temperature=0.1)
+    >>> bool(apart < joined)
+    True
   """
   if embeddings.ndim != 3 or labels.shape != embeddings.shape[1:2]:
     raise ValueError(

@@ -36,6 +36,16 @@ def sinkhorn(
     Caron et al., Unsupervised Learning of Visual Features by Contrasting
     Cluster Assignments, 2020, equations 3 to 5; Cuturi, Sinkhorn Distances,
     2013.
+
+  Example:
+    >>> import jax
+    >>> from jssl import losses
+    >>> scores = jax.random.uniform(jax.random.key(0), (6, 3))
+    >>> codes = losses.sinkhorn(scores, epsilon=0.5, iterations=50)
+    >>> print(codes.sum(axis=1).round(3))  # Each image has a distribution,
+    [1. 1. 1. 1. 1. 1.]
+    >>> print(codes.sum(axis=0).round(3))  # each prototype an equal share.
+    [2. 2. 2.]
   """
   if scores.ndim != 2:
     raise ValueError(f"scores are {scores.shape}; expected [B, P].")
@@ -83,6 +93,15 @@ def swav(
   Reference:
     Caron et al., Unsupervised Learning of Visual Features by Contrasting
     Cluster Assignments, 2020, equations 2 and 6.
+
+  Example:
+    >>> import jax
+    >>> from jssl import losses
+    >>> high = jax.random.uniform(jax.random.key(0), (2, 8, 4))  # [V, B, P]
+    >>> low = jax.random.uniform(jax.random.key(1), (6, 8, 4))
+    >>> settings = dict(temperature=0.1, epsilon=0.05, iterations=3)
+    >>> losses.swav(high, low, **settings).shape
+    ()
   """
   _check_views(high=high, low=low)
   codes = jax.vmap(
@@ -122,6 +141,15 @@ def swapped_prediction(
   Reference:
     Caron et al., Unsupervised Learning of Visual Features by Contrasting
     Cluster Assignments, 2020, equations 2 and 6.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import losses
+    >>> codes = jnp.stack([jnp.eye(3)] * 2)  # [2, B, P]
+    >>> low = jnp.zeros((0, 3, 3))
+    >>> loss = losses.swapped_prediction(codes, 9 * codes, low, temperature=1.0)
+    >>> bool(loss < 0.01)
+    True
   """
   _check_views(high=high, low=low)
   if codes.shape != high.shape:
@@ -166,6 +194,21 @@ def dino(
   Reference:
     Caron et al., Emerging Properties in Self-Supervised Vision Transformers,
     2021, equation 3 and algorithm 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import losses
+    >>> teacher = jnp.zeros((2, 8, 4))  # [V, B, P]: every prototype alike.
+    >>> student = jnp.zeros((6, 8, 4))
+    >>> loss = losses.dino(
+    ...     student,
+    ...     teacher,
+    ...     jnp.zeros(4),
+    ...     student_temperature=0.1,
+    ...     teacher_temperature=0.04,
+    ... )
+    >>> round(float(loss), 4)  # log 4
+    1.3863
   """
   _check_views(teacher=teacher, student=student)
   if len(student) < len(teacher):
@@ -207,6 +250,14 @@ def update_center(
   Reference:
     Caron et al., Emerging Properties in Self-Supervised Vision Transformers,
     2021, equation 4.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import losses
+    >>> center, teacher = jnp.zeros(4), jnp.ones((2, 8, 4))  # [P], [V, B, P]
+    >>> center = losses.update_center(center, teacher, momentum=0.75)
+    >>> center.tolist()
+    [0.25, 0.25, 0.25, 0.25]
   """
   if teacher.ndim != 3:
     raise ValueError(f"teacher is {teacher.shape}; expected [2, B, P].")

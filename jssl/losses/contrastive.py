@@ -69,6 +69,16 @@ def info_nce(
 
   Reference:
     He et al., Momentum Contrast, 2020, equation 1.
+
+  Example:
+    >>> import jax
+    >>> from jssl import losses, queue
+    >>> query, key = jax.random.normal(jax.random.key(0), (2, 8, 16))
+    >>> negatives = queue.init(jax.random.key(1), 64, 16)
+    >>> loss = losses.info_nce(query, query, negatives.keys, temperature=0.1)
+    >>> worse = losses.info_nce(query, key, negatives.keys, temperature=0.1)
+    >>> bool(loss < worse)
+    True
   """
   return cross_entropy_of_first(
       info_nce_logits(query, key, queue, temperature=temperature)
@@ -142,6 +152,14 @@ def batch_info_nce(
   Reference:
     Chen et al., An Empirical Study of Training Self-Supervised Vision
     Transformers, 2021, equation 1; the factor 2 T is in algorithm 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import losses
+    >>> alike = jnp.ones((8, 16))  # Collapsed: a guess among 8 keys.
+    >>> loss = losses.batch_info_nce(alike, alike, temperature=0.1)
+    >>> round(float(loss - jnp.log(8)), 4)
+    -0.0
   """
   return _cross_entropy(
       *batch_info_nce_logits(

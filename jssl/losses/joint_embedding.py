@@ -31,6 +31,15 @@ def negative_cosine(prediction: jax.Array, target: jax.Array) -> jax.Array:
   Reference:
     Chen and He, Exploring Simple Siamese Representation Learning, 2021,
     equation 1; Grill et al., Bootstrap Your Own Latent, 2020, equation 2.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import losses
+    >>> x = jnp.array([[3.0, 4.0]])
+    >>> float(losses.negative_cosine(x, 2 * x))
+    -1.0
+    >>> float(losses.negative_cosine(x, -x))
+    1.0
   """
   check_pair(prediction=prediction, target=target)
   product = l2_normalize(prediction) * l2_normalize(target)
@@ -65,6 +74,15 @@ def barlow_twins(
   Reference:
     Zbontar et al., Barlow Twins: Self-Supervised Learning via Redundancy
     Reduction, 2021, equations 1 and 2.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import losses
+    >>> z = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    >>> round(float(losses.barlow_twins(z, z)), 4)
+    0.0
+    >>> round(float(losses.barlow_twins(z, 0 * z)), 4)  # Constant: D.
+    2.0
   """
   check_pair(z_a=z_a, z_b=z_b)
   size, dim = z_a.shape
@@ -119,6 +137,15 @@ def vicreg(
   Reference:
     Bardes et al., VICReg: Variance-Invariance-Covariance Regularization for
     Self-Supervised Learning, 2022, equations 1 to 6.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import losses
+    >>> z = 2 * jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    >>> round(float(losses.vicreg(z, z)), 4)
+    0.0
+    >>> bool(losses.vicreg(0 * z, 0 * z) > 20)  # Collapsed.
+    True
   """
   check_pair(z_a=z_a, z_b=z_b)
   size, dim = z_a.shape

@@ -26,6 +26,15 @@ def masked_mse(
   Reference:
     He et al., Masked Autoencoders Are Scalable Vision Learners, 2022, section
     3; with weights Pathak et al., Context Encoders, 2016, equation 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import losses
+    >>> target = jnp.zeros((1, 4, 2))  # Four patches of two numbers.
+    >>> prediction = jnp.arange(4.0)[None, :, None] * jnp.ones(2)
+    >>> mask = jnp.array([[False, False, True, True]])
+    >>> float(losses.masked_mse(prediction, target, mask))  # (4 + 9) / 2
+    6.5
   """
   return _masked_mean(jnp.square(_difference(prediction, target, mask)), mask)
 
@@ -50,6 +59,15 @@ def masked_l1(
   Reference:
     Xie et al., SimMIM: A Simple Framework for Masked Image Modeling, 2022,
     equation 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import losses
+    >>> target = jnp.zeros((1, 4, 2))
+    >>> prediction = jnp.arange(4.0)[None, :, None] * jnp.ones(2)
+    >>> mask = jnp.array([[False, False, True, True]])
+    >>> float(losses.masked_l1(prediction, target, mask))  # (2 + 3) / 2
+    2.5
   """
   return _masked_mean(jnp.abs(_difference(prediction, target, mask)), mask)
 

@@ -5,6 +5,8 @@ import io
 import time
 from typing import Any
 
+from jssl.report import thumbnails
+
 # One panel each: its title, and the metrics drawn in it where a run has them.
 _PANELS = (
     ("loss", ("loss", "chance_loss")),
@@ -47,7 +49,7 @@ def draw(rows: list[dict[str, Any]], file: str | io.BytesIO) -> None:
     axes.grid(alpha=0.3)
     if len(axes.lines) > 1:
       axes.legend()
-  figure.savefig(file, format="png", dpi=80)
+  thumbnails.save_figure(figure, file)
 
 
 def live(*, seconds: float = 5.0) -> Callable[[list[dict[str, Any]]], None]:

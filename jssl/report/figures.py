@@ -8,6 +8,7 @@ from PIL import Image
 
 from jssl.report import neighbours as nearest
 from jssl.report import scatter
+from jssl.report import thumbnails
 from jssl.report import views as seen
 from jssl.report.material import Encoded
 from jssl.report.material import Material
@@ -148,7 +149,7 @@ def embedding_map(test: Encoded, path: str, *, title: str = "") -> None:
           zorder=10,
           parse_math=False,
       )
-  _save(figure, path)
+  thumbnails.save_figure(figure, path)
 
 
 def _draw(
@@ -182,12 +183,8 @@ def _draw(
         axes.set_frame_on(True)
         for spine in axes.spines.values():
           spine.set(edgecolor=_WRONG, linewidth=2.5)
-  _save(figure, path)
+  thumbnails.save_figure(figure, path)
 
 
 def _open(uri):
   return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
-
-
-def _save(figure, path):
-  figure.savefig(path, format="png", dpi=80)
