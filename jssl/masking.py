@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 
 class Split(NamedTuple):
-  """Patches in two parts, as indices.
+  """Patches in two parts, as indices counted along the rows.
 
   Attributes:
     visible: int32 `[V]`.
@@ -24,10 +24,22 @@ class Split(NamedTuple):
 
 
 def hidden_count(total: int, ratio: float) -> int:
-  """Returns how many of `total` patches a ratio hides, rounded.
+  """Returns how many patches a ratio hides.
+
+  Args:
+    total: Number of patches.
+    ratio: Share that is hidden, in (0, 1).
+
+  Returns:
+    The number, rounded: a plain integer, since shapes depend on it.
 
   Raises:
     ValueError: If the ratio is not in (0, 1), or hides none or all.
+
+  Example:
+    >>> from jssl import masking
+    >>> masking.hidden_count(14 * 14, 0.75)
+    147
   """
   hidden = round(total * ratio)
   if not 0 < ratio < 1 or not 0 < hidden < total:
@@ -42,8 +54,25 @@ def hidden_count(total: int, ratio: float) -> int:
 def random_split(key: jax.Array, total: int, hidden: int) -> Split:
   """Hides so many patches, each as likely as any other.
 
+  Args:
+    key: A PRNG key.
+    total: Number of patches.
+    hidden: How many of them to hide, M; see `hidden_count`.
+
+  Returns:
+    The `total - hidden` visible patches and the hidden ones, in random order.
+
   Reference:
     He et al., Masked Autoencoders Are Scalable Vision Learners, 2022.
+
+  Example:
+    >>> import jax
+    >>> from jssl import masking
+    >>> split = masking.random_split(jax.random.key(0), 16, 12)
+    >>> split.visible.shape, split.hidden.shape
+    ((4,), (12,))
+    >>> sorted([*split.visible.tolist(), *split.hidden.tolist()]) == [*range(16)]
+    True
   """
   order = jax.random.permutation(key, total)
   return Split(order[hidden:], order[:hidden])
@@ -69,6 +98,15 @@ def random_mask(
 
   Reference:
     Xie et al., SimMIM, 2022, section 3.2.
+
+  Example:
+    >>> import jax
+    >>> from jssl import masking
+    >>> mask = masking.random_mask(jax.random.key(0), (8, 8), ratio=0.5, unit=2)
+    >>> mask.shape, int(mask.sum())
+    ((8, 8), 32)
+    >>> bool((mask[::2] == mask[1::2]).all())  # Squares of two patches a side.
+    True
   """
   height, width = grid
   if unit < 1 or height % unit or width % unit:
@@ -101,9 +139,22 @@ def random_block(
   Returns:
     Indices of the patches, int32 `[count]`.
 
+  Raises:
+    ValueError: If the grid has fewer patches, or the count is not positive.
+
   Reference:
     Assran et al., Self-Supervised Learning from Images with a Joint-Embedding
     Predictive Architecture, 2023. There one shape is drawn for a batch.
+
+  Example:
+    >>> import jax
+    >>> from jssl import masking
+    >>> block = masking.random_block(
+    ...     jax.random.key(0), (4, 4), 4, aspect=(1.0, 1.0)
+    ... )
+    >>> rows, columns = block // 4, block % 4
+    >>> int(rows.max() - rows.min()), int(columns.max() - columns.min())
+    (1, 1)
   """
   height, width = grid
   if not 0 < count <= height * width:
@@ -150,12 +201,24 @@ def context_and_targets(
     Context, int32 `[N]`, and targets, int32 `[targets, M]`.
 
   Raises:
-    ValueError: If targets may leave no context.
+    ValueError: If targets may leave no context, or `context_scale` is not a
+      range in (0, 1].
 
   Reference:
     Assran et al., Self-Supervised Learning from Images with a Joint-Embedding
     Predictive Architecture, 2023, section 3; target scales there are drawn
     from 0.15 to 0.2, and what exceeds the smallest of a batch is cut off.
+
+  Example:
+    >>> import jax
+    >>> from jssl import masking
+    >>> context, targets = masking.context_and_targets(
+    ...     jax.random.key(0), (14, 14)
+    ... )
+    >>> context.shape, targets.shape
+    ((50,), (4, 29))
+    >>> bool(jax.numpy.isin(context, targets).any())  # They never overlap.
+    False
   """
   if not 0 < context_scale[0] <= context_scale[1] <= 1:
     raise ValueError(
@@ -193,7 +256,26 @@ def context_and_targets(
 
 
 def center(size: int, *, share: float = 0.25) -> jax.Array:
-  """Hides the central square, bool `[size, size]`."""
+  """Hides the central square.
+
+  Args:
+    size: Side of the image.
+    share: Share of the pixels that is hidden, in (0, 1).
+
+  Returns:
+    bool `[size, size]`, true where hidden.
+
+  Raises:
+    ValueError: If the square has no pixel, or all.
+
+  Reference:
+    Pathak et al., Context Encoders, 2016, section 3.3 (central region).
+
+  Example:
+    >>> from jssl import masking
+    >>> masking.center(4, share=0.25).astype(int).tolist()
+    [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+  """
   side = round(math.sqrt(share) * size)
   if not 0 < side < size:
     raise ValueError(
@@ -209,7 +291,31 @@ def center(size: int, *, share: float = 0.25) -> jax.Array:
 def random_squares(
     key: jax.Array, size: int, *, share: float = 0.25, count: int = 4
 ) -> jax.Array:
-  """Hides squares that may overlap, a share at most, bool `[size, size]`."""
+  """Hides squares that may overlap, a share of the pixels at most.
+
+  Args:
+    key: A PRNG key.
+    size: Side of the image.
+    share: Share of the pixels that is hidden at most, in (0, 1).
+    count: Number of squares; a side is drawn between half of the largest that
+      the share allows and the largest.
+
+  Returns:
+    bool `[size, size]`, true where hidden.
+
+  Raises:
+    ValueError: If a square would have no pixel.
+
+  Reference:
+    Pathak et al., Context Encoders, 2016, section 3.3 (random block).
+
+  Example:
+    >>> import jax
+    >>> from jssl import masking
+    >>> mask = masking.random_squares(jax.random.key(0), 32, share=0.25)
+    >>> mask.shape, bool(0 < mask.mean() <= 0.25)
+    ((32, 32), True)
+  """
   high = int(math.sqrt(share / count) * size)
   low = max(1, high // 2)
   if high < 1:
@@ -243,7 +349,20 @@ def random_region(
     cells: Bumps of the noise along a side.
 
   Returns:
-    bool `[size, size]`.
+    bool `[size, size]`, true where hidden.
+
+  Raises:
+    ValueError: If the region has no pixel, or all.
+
+  Reference:
+    Pathak et al., Context Encoders, 2016, section 3.3 (random region).
+
+  Example:
+    >>> import jax
+    >>> from jssl import masking
+    >>> mask = masking.random_region(jax.random.key(0), 32, share=0.25)
+    >>> mask.shape, float(mask.mean())
+    ((32, 32), 0.25)
   """
   count = round(share * size * size)
   if not 0 < count < size * size:

@@ -13,7 +13,7 @@ class Queue(NamedTuple):
 
   Attributes:
     keys: Unit vectors, float32 `[K, D]`.
-    pointer: Row that the next batch overwrites first, int32 `[]`.
+    pointer: Row that the next batch overwrites first, int32 `[]`; in [0, K).
   """
 
   keys: jax.Array
@@ -37,8 +37,9 @@ def init(key: jax.Array, size: int, dim: int) -> Queue:
   Example:
     >>> import jax
     >>> from jssl import queue
-    >>> queue.init(jax.random.key(0), 4096, 128).keys.shape
-    (4096, 128)
+    >>> keys = queue.init(jax.random.key(0), 4096, 128).keys
+    >>> keys.shape, float((keys[0] ** 2).sum().round(4))
+    ((4096, 128), 1.0)
   """
   if size < 1 or dim < 1:
     raise ValueError(

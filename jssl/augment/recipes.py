@@ -174,10 +174,10 @@ def byol(
     float32 [size, size, C] in [0, 1].
 
   Example:
+    >>> import functools
     >>> import jax
     >>> from jssl import augment
     >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
-    >>> import functools
     >>> recipe = functools.partial(augment.byol, solarize_probability=0.2)
     >>> recipe(jax.random.key(1), image, 24).shape
     (24, 24, 3)
@@ -257,10 +257,10 @@ def multi_crop(
     Cluster Assignments, 2020, section 3.2.
 
   Example:
+    >>> import functools
     >>> import jax
     >>> from jssl import augment
     >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
-    >>> import functools
     >>> small = functools.partial(augment.moco_v2, size=12, scale=(0.05, 0.2))
     >>> augment.multi_crop(jax.random.key(1), image, small, 6).shape
     (6, 12, 12, 3)

@@ -19,10 +19,6 @@ def make_views(
   draws; pixels then agree to the rounding of the two compiled programs. (With
   threefry keys, JAX's default: "rbg" ones depend on the size of a vmap.)
 
-  Example:
-    recipe = functools.partial(moco_v2, size=32, blur_probability=0.0)
-    query, key_view = make_views(key, {"image": images}, (recipe, recipe))
-
   Args:
     key: A PRNG key, the same on every device.
     batch: "image" [B, H, W, C], uint8 or float in [0, 1]; optionally "extent"
@@ -37,14 +33,18 @@ def make_views(
     ValueError: If an array of `batch` has another shape or dtype.
 
   Example:
+    >>> import functools
     >>> import jax
     >>> import jax.numpy as jnp
     >>> from jssl import augment
-    >>> batch = {"image": jnp.zeros((4, 32, 32, 3)), "position": jnp.arange(4)}
-    >>> recipe = augment.keep_size(augment.moco_v2)
-    >>> views = augment.make_views(jax.random.key(0), batch, (recipe, recipe))
-    >>> [view.shape for view in views]
-    [(4, 32, 32, 3), (4, 32, 32, 3)]
+    >>> image = jnp.arange(192, dtype=jnp.uint8).reshape(8, 8, 3)
+    >>> batch = {"image": jnp.stack([image] * 4)}
+    >>> recipe = functools.partial(augment.random_resized_crop, size=6)
+    >>> one, two = augment.make_views(jax.random.key(0), batch, (recipe, recipe))
+    >>> one.shape, two.shape
+    ((4, 6, 6, 3), (4, 6, 6, 3))
+    >>> bool((one == two).all()), bool((one[0] == one[1]).all())
+    (False, False)
   """
   images, extent = batch["image"], batch.get("extent")
   if images.ndim != 4:
@@ -114,8 +114,9 @@ def to_float(images: jax.Array) -> jax.Array:
   Example:
     >>> import jax.numpy as jnp
     >>> from jssl import augment
-    >>> print(augment.to_float(jnp.array([[[0, 51, 255]]], jnp.uint8)))
-    [[[0.         0.20000002 1.        ]]]
+    >>> x = augment.to_float(jnp.array([[[0, 51, 255]]], jnp.uint8))
+    >>> [round(value, 3) for value in x[0, 0].tolist()]
+    [0.0, 0.2, 1.0]
   """
   if images.dtype == jnp.uint8:
     return images.astype(jnp.float32) / 255.0

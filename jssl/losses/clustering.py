@@ -96,12 +96,15 @@ def swav(
 
   Example:
     >>> import jax
+    >>> import jax.numpy as jnp
     >>> from jssl import losses
-    >>> high = jax.random.uniform(jax.random.key(0), (2, 8, 4))  # [V, B, P]
-    >>> low = jax.random.uniform(jax.random.key(1), (6, 8, 4))
+    >>> view = jax.nn.one_hot(jnp.arange(8) % 4, 4)  # [B, P]: four clusters.
+    >>> high, low = jnp.stack([view] * 2), jnp.stack([view] * 6)  # [V, B, P]
     >>> settings = dict(temperature=0.1, epsilon=0.05, iterations=3)
-    >>> losses.swav(high, low, **settings).shape
-    ()
+    >>> round(float(losses.swav(high, low, **settings)), 3)  # All agree.
+    0.0
+    >>> round(float(losses.swav(0 * high, 0 * low, **settings)), 3)  # log 4
+    1.386
   """
   _check_views(high=high, low=low)
   codes = jax.vmap(

@@ -30,6 +30,16 @@ class ConvDecoder(nn.Module):
   Reference:
     Pathak et al., Context Encoders, 2016, section 3.1: the mixing layers are
     its channel-wise fully-connected layer.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jssl import nets
+    >>> decoder = nets.ConvDecoder(size=16, channels=3, width=4)
+    >>> x = jnp.ones((2, 4, 4, 8))  # Doubled twice.
+    >>> params = jax.jit(decoder.init)(jax.random.key(0), x)
+    >>> jax.jit(decoder.apply)(params, x).shape
+    (2, 16, 16, 3)
   """
 
   size: int
@@ -41,7 +51,18 @@ class ConvDecoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """Maps `[B, h, w, D]` to `[B, size, size, channels]`, float32."""
+    """Makes images of features.
+
+    Args:
+      x: `[B, h, h, D]`.
+      train: Whether normalisations use the batch; see `BatchNorm`.
+
+    Returns:
+      float32 `[B, size, size, channels]`.
+
+    Raises:
+      ValueError: If `size` is not h times a power of two.
+    """
     side = x.shape[1]
     steps = max(1, self.size // side).bit_length() - 1
     if side << steps != self.size or x.shape[2] != side:
@@ -98,6 +119,21 @@ class TransformerDecoder(nn.Module):
     He et al., Masked Autoencoders Are Scalable Vision Learners, 2022. There
     all patches are put in order and predicted; blocks do not depend on the
     order, and only hidden patches count, so here these come last.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jssl import masking, nets
+    >>> decoder = nets.TransformerDecoder(out=12, width=8, depth=1, heads=2)
+    >>> split = masking.random_split(jax.random.key(0), 16, 12)
+    >>> visible, hidden = split.visible[None], split.hidden[None]
+    >>> tokens = jnp.ones((1, 4, 32))  # Of an encoder, of the visible patches.
+    >>> run = lambda key: decoder.init_with_output(
+    ...     key, tokens, visible, hidden, (4, 4)
+    ... )
+    >>> predicted, params = jax.jit(run)(jax.random.key(1))
+    >>> predicted.shape
+    (1, 12, 12)
   """
 
   out: int
@@ -128,6 +164,9 @@ class TransformerDecoder(nn.Module):
 
     Returns:
       float32 `[B, M, out]`.
+
+    Raises:
+      ValueError: If the width is not a multiple of 4.
     """
     dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
     table = sincos_2d(self.width, grid).astype(self.dtype)

@@ -26,6 +26,16 @@ class MLP(nn.Module):
     activation: Applied between layers, after the normalisation.
     kernel_init: Initialiser of the kernels.
     dtype: Type of the computation; parameters are float32.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jssl import nets
+    >>> head = nets.MLP((64, 16), norm=nets.BatchNorm)  # That of SimCLR, small.
+    >>> x = jnp.ones((8, 32))
+    >>> y, variables = head.init_with_output(jax.random.key(0), x)
+    >>> y.shape, sorted(variables["params"])
+    ((8, 16), ['layer_1', 'layer_2', 'norm_1'])
   """
 
   features: Sequence[int | None]
@@ -38,7 +48,18 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """Maps `[B, D]` to `[B, features[-1]]`, float32."""
+    """Maps embeddings, layer after layer.
+
+    Args:
+      x: `[B, D]`.
+      train: Whether normalisations use the batch; see `BatchNorm`.
+
+    Returns:
+      float32 `[B, features[-1]]`.
+
+    Raises:
+      ValueError: If there is no layer, or one without width.
+    """
     input_width, last = x.shape[-1], len(self.features)
     if not last or any(w is not None and w < 1 for w in self.features):
       raise ValueError(

@@ -26,6 +26,21 @@ class MicroBatched(nn.Module):
   Reference:
     Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory
     Limited Setup, 2021 (GradCache).
+
+  Example:
+    >>> import jax
+    >>> from jssl import nets
+    >>> net = nets.ViT(8, depth=1, heads=1, patch_size=4, image_size=8)
+    >>> parts = nets.MicroBatched(net, 2)
+    >>> images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
+    >>> params = jax.jit(parts.init)(jax.random.key(1), images)  # The net's.
+    >>> @jax.jit
+    ... def difference(params):
+    ...   whole = net.apply(params, images, train=True)["pooled"]
+    ...   again = parts.apply(params, images, train=True)["pooled"]
+    ...   return jax.numpy.abs(whole - again).max()
+    >>> bool(difference(params) < 1e-5)
+    True
   """
 
   net: nn.Module
@@ -43,7 +58,19 @@ class MicroBatched(nn.Module):
   def __call__(
       self, images: jax.Array, *, train: bool = False
   ) -> dict[str, jax.Array]:
-    """Computes the features of images `[B, H, W, C]`, as the net does."""
+    """Computes features, as the net does.
+
+    Args:
+      images: `[B, H, W, C]` in [0, 1].
+      train: Whether to work in parts, and as the net does in training; without
+        gradients there is little to save.
+
+    Returns:
+      `{"stage_1": [B, ...], ..., "pooled": [B, D]}`.
+
+    Raises:
+      ValueError: In training, if the parts do not divide B.
+    """
     if not train or self.is_initializing():
       return self.net(images, train=train)
     size = images.shape[0]

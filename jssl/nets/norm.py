@@ -37,6 +37,19 @@ class BatchNorm(nn.Module):
   Reference:
     Ioffe and Szegedy, Batch Normalization, 2015; groups as the virtual devices
     of He et al., Momentum Contrast, 2020, section 3.3 (shuffling BN).
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jssl import nets
+    >>> x = jnp.array([[0.0], [2.0], [10.0], [12.0]])
+    >>> norm = nets.BatchNorm(groups=2)  # Two images, and two.
+    >>> variables = norm.init(jax.random.key(0), x, train=False)
+    >>> y, new = norm.apply(variables, x, train=True, mutable="batch_stats")
+    >>> y[:, 0].round(3).tolist()
+    [-1.0, 1.0, -1.0, 1.0]
+    >>> round(float(new["batch_stats"]["mean"][0]), 3)  # A tenth of the way.
+    0.6
   """
 
   groups: int = 1
@@ -49,7 +62,20 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Normalises `[B, ..., C]` over all but the last dimension."""
+    """Normalises over all but the last dimension.
+
+    Args:
+      x: `[B, ..., C]`, this device's part of the batch.
+      train: Whether to take the statistics of the batch and to move the running
+        ones (collection "batch_stats"), or to take the running ones.
+
+    Returns:
+      `[B, ..., C]`, of type `dtype`.
+
+    Raises:
+      ValueError: In training, if `groups` is below 1, groups and devices do not
+        divide each other, or the batch does not divide into its groups.
+    """
     features = x.shape[-1]
     scale, bias = jnp.float32(1.0), jnp.float32(0.0)
     if self.affine:

@@ -19,6 +19,13 @@ def patchify(images: jax.Array, size: int) -> jax.Array:
 
   Reference:
     He et al., Masked Autoencoders Are Scalable Vision Learners, 2022.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl.nets.patches import patchify
+    >>> image = jnp.arange(16).reshape(1, 4, 4, 1)
+    >>> patchify(image, 2)[0, 1].tolist()  # The upper right one.
+    [2, 3, 6, 7]
   """
   batch, height, width, channels = images.shape
   rows, columns = grid_of(height, width, size)
@@ -36,6 +43,17 @@ def unpatchify(patches: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
 
   Returns:
     `[B, H, W, C]`.
+
+  Raises:
+    ValueError: If square patches so many do not fill the image.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl.nets.patches import patchify, unpatchify
+    >>> images = jnp.arange(96).reshape(1, 4, 8, 3)
+    >>> again = unpatchify(patchify(images, 2), (4, 8, 3))
+    >>> bool((again == images).all())
+    True
   """
   height, width, channels = shape
   size = round((height * width / patches.shape[1]) ** 0.5)
@@ -45,9 +63,23 @@ def unpatchify(patches: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
 
 
 def standardize(patches: jax.Array, *, eps: float = 1e-6) -> jax.Array:
-  """Shifts and scales each patch `[..., D]` to mean 0 and variance 1.
+  """Shifts and scales each patch to mean 0 and variance 1.
 
   The variance is the unbiased one, as in the MAE paper's code.
+
+  Args:
+    patches: `[..., D]`.
+    eps: Added to the variance.
+
+  Returns:
+    `[..., D]`; an even patch becomes 0.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl.nets.patches import standardize
+    >>> standardize(jnp.array([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]])).round(3)
+    Array([[-1.,  0.,  1.],
+           [ 0.,  0.,  0.]], dtype=float32)
   """
   mean = jnp.mean(patches, axis=-1, keepdims=True)
   variance = jnp.var(patches, axis=-1, keepdims=True, ddof=1)
@@ -57,8 +89,21 @@ def standardize(patches: jax.Array, *, eps: float = 1e-6) -> jax.Array:
 def grid_of(height: int, width: int, size: int) -> tuple[int, int]:
   """Returns the numbers of patches in a column and a row of an image.
 
+  Args:
+    height: In pixels.
+    width: In pixels.
+    size: Side of a patch in pixels.
+
+  Returns:
+    Height and width in patches.
+
   Raises:
     ValueError: If the size does not divide the image.
+
+  Example:
+    >>> from jssl.nets.patches import grid_of
+    >>> grid_of(224, 192, 16)
+    (14, 12)
   """
   if height % size or width % size:
     raise ValueError(

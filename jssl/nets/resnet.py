@@ -35,6 +35,27 @@ class ResNet(nn.Module):
   Reference:
     He et al., Deep Residual Learning, 2016; the stride's place as in
     torchvision's models (version 1.5).
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jssl import nets
+    >>> net = nets.resnet8(stem="cifar", width=4)
+    >>> images = jnp.zeros((2, 8, 8, 3))
+    >>> variables = jax.jit(net.init)(jax.random.key(0), images)
+    >>> sorted(variables)  # Running statistics are apart from parameters.
+    ['batch_stats', 'params']
+    >>> features = jax.jit(net.apply)(variables, images)
+    >>> features["stage_3"].shape, features["pooled"].shape
+    ((2, 2, 2, 16), (2, 16))
+
+    A published one by name, of which only the shapes are computed:
+
+    >>> images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    >>> init = nets.resnet18().init
+    >>> variables = jax.eval_shape(init, jax.random.key(0), images)
+    >>> sum(x.size for x in jax.tree.leaves(variables["params"]))
+    11176512
   """
 
   stage_sizes: Sequence[int]
@@ -61,6 +82,10 @@ class ResNet(nn.Module):
 
     Returns:
       `{"stage_1": [B, h, w, c], ..., "pooled": [B, D]}`, pooled in float32.
+
+    Raises:
+      ValueError: If `stem` is none of theirs, or the batch does not divide into
+        the groups of `BatchNorm`.
     """
     if self.stem not in _STEMS:
       raise ValueError(f"stem is {self.stem!r}; expected one of {_STEMS}.")

@@ -55,6 +55,24 @@ class ViT(nn.Module):
     Transformers, 2021 (DINO); the fixed one and the projection's start as in
     Chen et al., An Empirical Study of Training Self-Supervised Vision
     Transformers, 2021 (MoCo v3).
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jssl import nets
+    >>> net = nets.ViT(32, depth=2, heads=2, patch_size=4, image_size=16)
+    >>> images = jnp.zeros((1, 16, 24, 3))  # Positions are resized for it.
+    >>> params = jax.jit(net.init)(jax.random.key(0), images)
+    >>> features = jax.jit(net.apply)(params, images)
+    >>> features["stage_2"].shape, features["pooled"].shape
+    ((1, 4, 6, 32), (1, 32))
+
+    A published one by name, of which only the shapes are computed:
+
+    >>> images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    >>> params = jax.eval_shape(nets.vit_tiny().init, jax.random.key(0), images)
+    >>> sum(x.size for x in jax.tree.leaves(params))
+    5524416
   """
 
   width: int
@@ -126,6 +144,10 @@ class ViT(nn.Module):
       each quarter of the blocks (after each block where there are fewer than
       four), the last after the final normalisation; and, in float32 and of the
       same normalised tokens, the class token or the mean of the patches.
+
+    Raises:
+      ValueError: If patches do not divide the images or the heads do not divide
+        the width, or if `pooling` or `positions` is none of theirs.
     """
     patches = self.embed(images)
     tokens = patches.reshape(patches.shape[0], -1, self.width)
@@ -286,6 +308,15 @@ def sincos_2d(dim: int, grid: tuple[int, int]) -> jax.Array:
   Reference:
     MoCo v3 (see `ViT`), in the order of He et al., Masked Autoencoders Are
     Scalable Vision Learners, 2022.
+
+  Raises:
+    ValueError: If the width is not a multiple of 4.
+
+  Example:
+    >>> from jssl.nets.vit import sincos_2d
+    >>> table = sincos_2d(8, (2, 3))  # Two rows of three patches.
+    >>> table.shape, table[0].tolist()  # At the origin: sines 0, cosines 1.
+    ((6, 8), [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0])
   """
   if dim % 4:
     raise ValueError(

@@ -18,8 +18,9 @@ _INCHES = 0.75  # Of a picture in a row.
 _WRONG = "#d62728"
 _NARROWEST = 4.5  # Inches, for the title.
 _BETWEEN = 0.4  # Of a picture, between rows side by side.
-_COVERED = 330  # Pixels of all pictures of a map, if they lay on a square.
-_MARGIN = 40  # Of a map, in its own units.
+# Of a map, in points: its width, and that of a square of all its pictures.
+_WIDTH, _COVERED = 504, 330
+_MARGIN = 20  # In the map's own units.
 
 
 def views(material: Material, path: str, *, rows: int = 4) -> None:
@@ -110,17 +111,22 @@ def embedding_map(test: Encoded, path: str, *, title: str = "") -> None:
     )
   sprite = _open(found.sprite)
   cell, columns = found.data["cell"], found.data["columns"]
-  zoom = _COVERED / len(test.features) ** 0.5 / cell
+  side = _COVERED / len(test.features) ** 0.5
   places = np.array([point[:2] for point in found.data["points"]])
   (left, top), (right, bottom) = places.min(axis=0), places.max(axis=0)
   figure = Figure(
-      figsize=(7, 0.5 + 7 * min(1, (bottom - top) / max(right - left, 1))),
+      figsize=(
+          _WIDTH / 72,
+          0.5 + _WIDTH / 72 * min(1, (bottom - top) / max(right - left, 1)),
+      ),
       layout="constrained",
   )
   axes = figure.subplots()
+  # Half of a picture, and some more.
+  margin = _MARGIN + side / 2 * (right - left) / _WIDTH
   axes.set(
-      xlim=(left - _MARGIN, right + _MARGIN),
-      ylim=(bottom + _MARGIN, top - _MARGIN),
+      xlim=(left - margin, right + margin),
+      ylim=(bottom + margin, top - margin),
       xticks=[],
       yticks=[],
   )
@@ -131,7 +137,7 @@ def embedding_map(test: Encoded, path: str, *, title: str = "") -> None:
       picture = sprite.crop((left, top, left + cell, top + cell))
       axes.add_artist(
           AnnotationBbox(
-              OffsetImage(picture, zoom=zoom, cmap="gray"),
+              OffsetImage(picture, zoom=side / cell, cmap="gray"),
               (x, y),
               pad=0.1,
               bboxprops={"edgecolor": one.color, "linewidth": 1.2},
