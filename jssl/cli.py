@@ -72,7 +72,7 @@ def parse(
   try:
     rest = flags.FLAGS(_with_config_files(argv))
   except (AttributeError, KeyError) as error:
-    _exit(f"the config has no such key: {_innermost(error).rstrip('.')}.")
+    _exit(f"the config has no such key: {_innermost(error)}")
   except flags.Error as error:
     _exit(f"{_innermost(error).rstrip('.')}. --help lists the flags.")
   except (OSError, ValueError) as error:

@@ -68,6 +68,35 @@ class Method(NamedTuple):
       features of images `[B, H, W, C]` in [0, 1], without augmentation.
     pictures: `(params, carried, views) -> Pictures`; None for a method that
       makes none.
+
+  Example:
+    The least method there is: it learns the mean color, and carries nothing.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jssl import Method, make_step, optim
+    >>> from jssl.method import Aux
+    >>> from jssl.step import init_state
+    >>> def loss(params, carried, views, keys, step):
+    ...   error = jnp.mean(jnp.square(views - params["color"]))
+    ...   return error, Aux(fresh={}, metrics={})
+    >>> method = Method(
+    ...     views=lambda key, batch: batch["image"],
+    ...     init=lambda key, views: ({"color": jnp.zeros(3)}, {}),
+    ...     loss=loss,
+    ...     update=lambda params, carried, fresh, step: (params, carried),
+    ...     encode=lambda params, carried, images: {
+    ...         "pooled": jnp.mean(images, axis=(1, 2)) - params["color"]
+    ...     },
+    ... )
+    >>> batch = {"image": jnp.full((4, 8, 8, 3), 0.25)}
+    >>> optimizer = optim.sgd(0.5, momentum=0.0)
+    >>> state = init_state(method, optimizer, jax.random.key(0), batch)
+    >>> step = jax.jit(make_step(method, optimizer))
+    >>> for _ in range(20):
+    ...   state, metrics = step(state, batch)
+    >>> state.params["color"].round(2).tolist()
+    [0.25, 0.25, 0.25]
   """
 
   views: Callable[[jax.Array, dict[str, jax.Array]], PyTree]

@@ -23,6 +23,21 @@ class TrainState(NamedTuple):
     carried: What else the method keeps.
     opt_state: The optimizer's state.
     key: A PRNG key that never changes; a step folds its number into it.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment, nets, optim
+    >>> from jssl.methods import METHODS
+    >>> from jssl.step import init_state
+    >>> net = nets.ResNet((1,), width=4, stem="cifar")
+    >>> recipe = augment.keep_size(augment.crop_and_flip)
+    >>> method = METHODS["moco_v1"](net, augment=recipe, queue_size=256)
+    >>> batch = {"image": jnp.zeros((1, 8, 8, 3))}
+    >>> make = lambda key: init_state(method, optim.sgd(0.1), key, batch)
+    >>> state = jax.eval_shape(make, jax.random.key(0))  # Only shapes here.
+    >>> sorted(state.params), state.carried.queue.keys.shape
+    (['net', 'projector'], (256, 128))
   """
 
   step: jax.Array
@@ -47,7 +62,7 @@ def init_state(
     batch: A batch of the shapes to come; one image is enough.
 
   Returns:
-    The state.
+    The state; see `make_step` for an example.
   """
   init_key, train_key = jax.random.split(key)
   # Only shapes matter here, and drawing real views is slow to compile.
@@ -86,7 +101,7 @@ def make_step(
     >>> from jssl.methods import METHODS
     >>> from jssl.step import init_state
     >>> recipe = augment.keep_size(augment.crop_and_flip)
-    >>> net = nets.resnet8(stem="cifar", width=4)
+    >>> net = nets.ResNet((1,), width=4, stem="cifar")
     >>> method = METHODS["simclr"](net, augment=recipe)
     >>> optimizer = optim.sgd(0.1)
     >>> images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))

@@ -12,7 +12,16 @@ import jssl
 ROOT = pathlib.Path(jssl.__file__).parent
 
 # Modules whose functions people call from their own code.
-PUBLIC = ("losses", "queue", "ema", "augment", "evals", "optim", "methods")
+PUBLIC = (
+    "losses",
+    "queue",
+    "ema",
+    "masking",
+    "augment",
+    "evals",
+    "optim",
+    "methods",
+)
 
 # Here `key` is an embedding, the positive of a query.
 KEY_IS_AN_EMBEDDING = ("losses.batch_info_nce", "losses.info_nce")
@@ -62,6 +71,16 @@ ORDER = (
 )
 
 
+def public_names(module):
+  """What a module exports, or else defines without an underscore."""
+  return getattr(module, "__all__", None) or [
+      key
+      for key, value in vars(module).items()
+      if getattr(value, "__module__", None) == module.__name__
+      and not key.startswith("_")
+  ]
+
+
 def _functions():
   """`{"losses.info_nce": function}` of all public functions."""
   functions = {
@@ -71,13 +90,7 @@ def _functions():
   }
   for name in PUBLIC:
     module = importlib.import_module(f"jssl.{name}")
-    names = getattr(module, "__all__", None) or [
-        key
-        for key, value in vars(module).items()
-        if getattr(value, "__module__", None) == module.__name__
-        and not key.startswith("_")
-    ]
-    for key in names:
+    for key in public_names(module):
       value = getattr(module, key)
       if key == "METHODS":
         functions |= {f"methods.{k}": method for k, method in value.items()}

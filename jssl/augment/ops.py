@@ -241,7 +241,13 @@ def solarize(image: jax.Array, threshold: float | jax.Array) -> jax.Array:
 
 
 def flip_left_right(image: jax.Array) -> jax.Array:
-  """Mirrors the columns of [..., H, W, C], of any dtype.
+  """Mirrors the columns.
+
+  Args:
+    image: [..., H, W, C], of any dtype.
+
+  Returns:
+    The mirrored image, of the same shape and dtype.
 
   Example:
     >>> import jax.numpy as jnp

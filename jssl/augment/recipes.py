@@ -40,11 +40,16 @@ def moco_v1(
   Returns:
     float32 [size, size, C] in [0, 1].
 
+  Raises:
+    ValueError: If the image is no [H, W, C], or a setting is out of range.
+
   Example:
+    >>> import functools
     >>> import jax
     >>> from jssl import augment
     >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
-    >>> augment.moco_v1(jax.random.key(1), image, 24).shape
+    >>> recipe = functools.partial(augment.moco_v1, size=24)
+    >>> jax.jit(recipe)(jax.random.key(1), image).shape
     (24, 24, 3)
   """
   crop_key, gray_key, jitter_key, flip_key = jax.random.split(key, 4)
@@ -82,11 +87,16 @@ def moco_v2(
   Returns:
     float32 [size, size, C] in [0, 1].
 
+  Raises:
+    ValueError: If the image is no [H, W, C], or a setting is out of range.
+
   Example:
+    >>> import functools
     >>> import jax
     >>> from jssl import augment
     >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
-    >>> augment.moco_v2(jax.random.key(1), image, 24).shape
+    >>> recipe = functools.partial(augment.moco_v2, size=24)
+    >>> jax.jit(recipe)(jax.random.key(1), image).shape
     (24, 24, 3)
   """
   return _standard(
@@ -127,11 +137,16 @@ def simclr(
   Returns:
     float32 [size, size, C] in [0, 1].
 
+  Raises:
+    ValueError: If the image is no [H, W, C], or a setting is out of range.
+
   Example:
+    >>> import functools
     >>> import jax
     >>> from jssl import augment
     >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
-    >>> augment.simclr(jax.random.key(1), image, 24, strength=0.5).shape
+    >>> recipe = functools.partial(augment.simclr, size=24, strength=0.5)
+    >>> jax.jit(recipe)(jax.random.key(1), image).shape
     (24, 24, 3)
   """
   return _standard(
@@ -173,13 +188,18 @@ def byol(
   Returns:
     float32 [size, size, C] in [0, 1].
 
+  Raises:
+    ValueError: If the image is no [H, W, C], or a setting is out of range.
+
   Example:
     >>> import functools
     >>> import jax
     >>> from jssl import augment
     >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
-    >>> recipe = functools.partial(augment.byol, solarize_probability=0.2)
-    >>> recipe(jax.random.key(1), image, 24).shape
+    >>> recipe = functools.partial(
+    ...     augment.byol, size=24, solarize_probability=0.2
+    ... )
+    >>> jax.jit(recipe)(jax.random.key(1), image).shape
     (24, 24, 3)
   """
   return _standard(
@@ -215,11 +235,16 @@ def crop_and_flip(
   Returns:
     float32 [size, size, C] in [0, 1].
 
+  Raises:
+    ValueError: If the image is no [H, W, C], or a setting is out of range.
+
   Example:
+    >>> import functools
     >>> import jax
     >>> from jssl import augment
     >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
-    >>> augment.crop_and_flip(jax.random.key(1), image, 24).shape
+    >>> recipe = functools.partial(augment.crop_and_flip, size=24)
+    >>> jax.jit(recipe)(jax.random.key(1), image).shape
     (24, 24, 3)
   """
   crop_key, flip_key = jax.random.split(key)
@@ -262,7 +287,8 @@ def multi_crop(
     >>> from jssl import augment
     >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
     >>> small = functools.partial(augment.moco_v2, size=12, scale=(0.05, 0.2))
-    >>> augment.multi_crop(jax.random.key(1), image, small, 6).shape
+    >>> crops = functools.partial(augment.multi_crop, recipe=small, count=6)
+    >>> jax.jit(crops)(jax.random.key(1), image).shape
     (6, 12, 12, 3)
   """
   keys = jax.random.split(key, count)
@@ -295,11 +321,16 @@ def digits(
   Returns:
     float32 [size, size, C] in [0, 1].
 
+  Raises:
+    ValueError: If the image is no [H, W, C], or a setting is out of range.
+
   Example:
+    >>> import functools
     >>> import jax
     >>> from jssl import augment
     >>> image = jax.random.uniform(jax.random.key(0), (8, 8, 1))
-    >>> augment.digits(jax.random.key(1), image, 16).shape
+    >>> recipe = functools.partial(augment.digits, size=16)
+    >>> jax.jit(recipe)(jax.random.key(1), image).shape
     (16, 16, 1)
   """
   del extent
@@ -404,12 +435,19 @@ def _standard(
 def keep_size(recipe: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   """Binds a recipe's `size` to the height of each image it is given.
 
+  Args:
+    recipe: A recipe, `(key, image, size, *, extent) -> view`.
+
+  Returns:
+    `(key, image, *, extent) -> view`, as `make_views` takes it: of float
+    [H, W, C] a float32 [H, H, C].
+
   Example:
     >>> import jax
     >>> from jssl import augment
     >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
     >>> recipe = augment.keep_size(augment.moco_v2)
-    >>> recipe(jax.random.key(1), image).shape
+    >>> jax.jit(recipe)(jax.random.key(1), image).shape
     (32, 32, 3)
   """
 

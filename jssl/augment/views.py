@@ -39,8 +39,8 @@ def make_views(
     >>> from jssl import augment
     >>> image = jnp.arange(192, dtype=jnp.uint8).reshape(8, 8, 3)
     >>> batch = {"image": jnp.stack([image] * 4)}
-    >>> recipe = functools.partial(augment.random_resized_crop, size=6)
-    >>> one, two = augment.make_views(jax.random.key(0), batch, (recipe, recipe))
+    >>> recipes = [functools.partial(augment.random_resized_crop, size=6)] * 2
+    >>> one, two = augment.make_views(jax.random.key(0), batch, recipes)
     >>> one.shape, two.shape
     ((4, 6, 6, 3), (4, 6, 6, 3))
     >>> bool((one == two).all()), bool((one[0] == one[1]).all())

@@ -68,6 +68,32 @@ def augmented_linear_probe(
   Reference:
     He et al., Momentum Contrast for Unsupervised Visual Representation
     Learning, 2020, section 4.1, but for the grid.
+
+  Example:
+    >>> import jax
+    >>> import numpy as np
+    >>> from jssl import augment, evals
+    >>> from jssl.evals.minibatches import LabelledImages
+    >>> labels = np.arange(60) % 3  # Dark, gray and bright images.
+    >>> noise = np.random.default_rng(0).integers(0, 40, (60, 4, 4, 1))
+    >>> images = np.uint8(noise + 80 * labels[:, None, None, None])
+    >>> encode = lambda params, x: {"pooled": x.reshape(len(x), -1)}  # Pixels.
+    >>> features = encode(None, images / np.float32(255))
+    >>> flip = lambda key, x, *, extent=None: augment.random_flip(key, x)
+    >>> probes = evals.augmented_linear_probe(
+    ...     jax.random.key(0),
+    ...     encode,
+    ...     None,
+    ...     LabelledImages(images[20:], labels[20:]),
+    ...     jax.tree.map(lambda x: x[20:], features),
+    ...     jax.tree.map(lambda x: x[:20], features),
+    ...     num_classes=3,
+    ...     augment=flip,
+    ...     epochs=10,
+    ...     batch_size=16,
+    ... )
+    >>> float((probes["pooled"].predicted == labels[:20]).mean())
+    1.0
   """
   split_key, order_key, view_key = jax.random.split(key, 3)
   valid, rest = linear.hold_out(

@@ -76,7 +76,7 @@ def alpha_req(
     >>> features = jax.random.normal(jax.random.key(0), (2000, 64))
     >>> decaying = features / jax.numpy.arange(1, 65)  # Variances as i ** -2.
     >>> round(float(evals.alpha_req(decaying)), 1)
-    2.1
+    2.0
   """
   if features.ndim != 2:
     raise ValueError(
