@@ -1,6 +1,7 @@
 """Killed, preempted, on a full disk, twice in one folder: nothing is lost."""
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -87,7 +88,9 @@ def _wait_for_rows(process, workdir):
 
 
 def test_ctrl_c_ends_without_a_traceback(tmp_path, data_dir):
-  process = command.start(tmp_path, data_dir)
+  # Shells have background jobs ignore it, and children inherit that.
+  heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+  process = command.start(tmp_path, data_dir, preexec_fn=heed)
   _wait_for_rows(process, tmp_path)
   process.send_signal(signal.SIGINT)
   output, _ = process.communicate(timeout=120)

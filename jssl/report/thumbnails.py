@@ -109,15 +109,18 @@ def sprite(images: Sequence[Image.Image], *, cell: int, columns: int) -> str:
   return _encode(sheet, "png" if png else "jpeg")
 
 
-def save_figure(figure: Any, file: str | os.PathLike | io.BytesIO) -> None:
+def save_figure(
+    figure: Any, file: str | os.PathLike | io.BytesIO, *, dpi: int = 80
+) -> None:
   """Writes a figure of Matplotlib as PNG of 256 colors, a third as large.
 
   Args:
     figure: The figure.
     file: A file, or its path.
+    dpi: Pixels an inch.
   """
   drawn = io.BytesIO()
-  figure.savefig(drawn, format="png", dpi=80)
+  figure.savefig(drawn, format="png", dpi=dpi)
   with Image.open(drawn) as image:
     image.convert("RGB").quantize(256).save(file, "png", optimize=True)
 
