@@ -2,6 +2,7 @@
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -98,51 +99,65 @@ def embedding_map(test: Encoded, path: str, *, title: str = "") -> None:
   Raises:
     ValueError: If embeddings are equal, not finite, or fewer than three.
   """
-  # Slow to import; and without pyplot no window system is touched.
-  from matplotlib.figure import Figure
-  from matplotlib.offsetbox import AnnotationBbox
-  from matplotlib.offsetbox import OffsetImage
-
   found = scatter.draw(test)
   if found is None:
     raise ValueError(
         f"{len(test.features)} embeddings are equal, not finite or too few for"
         " a map: has the encoder collapsed?"
     )
-  sprite = _open(found.sprite)
-  cell, columns = found.data["cell"], found.data["columns"]
   side = _COVERED / len(test.features) ** 0.5
+  axes = _map_axes(found, side)
+  axes.set_title(title or f"{found.method} of held-out pictures")
+  _place_pictures(axes, found, side)
+  _name_classes(axes, found)
+  thumbnails.save_figure(axes.figure, path)
+
+
+def _map_axes(found: scatter.Map, side: float) -> Any:
+  """Makes axes as large as the map, and half a picture at each side."""
+  # Slow to import; and without pyplot no window system is touched.
+  from matplotlib.figure import Figure
+
   places = np.array([point[:2] for point in found.data["points"]])
   (left, top), (right, bottom) = places.min(axis=0), places.max(axis=0)
+  width, height = max(right - left, 1), bottom - top
+  inches = _WIDTH / 72
   figure = Figure(
-      figsize=(
-          _WIDTH / 72,
-          0.5 + _WIDTH / 72 * min(1, (bottom - top) / max(right - left, 1)),
-      ),
+      figsize=(inches, 0.5 + inches * min(1, height / width)),
       layout="constrained",
   )
+  margin = _MARGIN + side / 2 * width / _WIDTH
   axes = figure.subplots()
-  # Half of a picture, and some more.
-  margin = _MARGIN + side / 2 * (right - left) / _WIDTH
   axes.set(
       xlim=(left - margin, right + margin),
       ylim=(bottom + margin, top - margin),
       xticks=[],
       yticks=[],
   )
-  axes.set_title(title or f"{found.method} of held-out pictures")
+  return axes
+
+
+def _place_pictures(axes, found, side):
+  from matplotlib.offsetbox import AnnotationBbox
+  from matplotlib.offsetbox import OffsetImage
+
+  sprite = _open(found.sprite)
+  cell, columns = found.data["cell"], found.data["columns"]
   for one in found.classes:
     for number, x, y in one.points:
       left, top = cell * (number % columns), cell * (number // columns)
       picture = sprite.crop((left, top, left + cell, top + cell))
       axes.add_artist(
           AnnotationBbox(
-              OffsetImage(picture, zoom=side / cell, cmap="gray"),
+              OffsetImage(picture, zoom=side / cell),
               (x, y),
               pad=0.1,
               bboxprops={"edgecolor": one.color, "linewidth": 1.2},
           )
       )
+
+
+def _name_classes(axes, found):
   for one in found.classes:
     if one.middle:
       axes.text(
@@ -155,7 +170,6 @@ def embedding_map(test: Encoded, path: str, *, title: str = "") -> None:
           zorder=10,
           parse_math=False,
       )
-  thumbnails.save_figure(figure, path)
 
 
 def _draw(
@@ -182,7 +196,6 @@ def _draw(
     for axes, picture in zip(grid[i % height, start:], row):
       axes.imshow(
           _open(picture.uri),
-          cmap="gray",
           interpolation="nearest" if picture.pixelated else None,
       )
       if picture.wrong:
@@ -193,4 +206,6 @@ def _draw(
 
 
 def _open(uri):
-  return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+  """Decodes a data URI; in colors, for gray ones would be stretched."""
+  encoded = base64.b64decode(uri.partition(",")[2])
+  return Image.open(io.BytesIO(encoded)).convert("RGBA")

@@ -450,3 +450,14 @@ def test_a_figure_of_reconstructions_needs_a_method_that_makes_them(tmp_path):
   figures.reconstructions(material, tmp_path / "made.png")
   green = _colored(tmp_path / "made.png", _GREEN)
   assert green == pytest.approx(2 * _colored(tmp_path / "made.png", 0), rel=0.2)
+
+
+def test_a_figure_shows_gray_as_it_is(tmp_path):
+  images = _images(3, channels=1)
+  images = images._replace(image=np.full_like(images.image, 100))
+  features = np.eye(3)
+  figures.embedding_map(_encoded(features, images), tmp_path / "map.png")
+  assert _colored(tmp_path / "map.png", 100) > 0.05
+  test = _encoded(features, images)
+  figures.neighbours(test, test, tmp_path / "neighbours.png")
+  assert _colored(tmp_path / "neighbours.png", 100) > 0.3
