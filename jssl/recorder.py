@@ -86,7 +86,7 @@ class Recorder:
     count = len(skipped)
     more = f"\n  and {count - _NAMED} more" if count > _NAMED else ""
     self.say(
-        f"WARNING: {count} of the pictures are left out:\n"
+        f"WARNING: {count} of the pictures left out:\n"
         + "\n".join(f"  {name}" for name in skipped[:_NAMED])
         + more
     )

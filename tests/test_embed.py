@@ -566,7 +566,7 @@ def test_the_command_line_from_pictures_to_sheets(workdir, photos, tmp_path):
   )
   assert "left out: cat/05.png: not a picture" in done.stderr
   assert "left out: dog/30.png: the file is empty" in done.stderr
-  assert "2 of 35 pictures are left out" in done.stderr
+  assert "2 of 35 pictures left out" in done.stderr
   lines = done.stdout.splitlines()
   assert "33 pictures, 32 features each" in lines[0]
   # The query itself is not shown, its copy is.

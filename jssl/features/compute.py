@@ -255,7 +255,7 @@ def _fill(plan, partial):
       done = batch.stop
       progress.note(f"{skipped} left out", step=done, total=total)
   if skipped:
-    progress.say(f"{skipped} of {total:,} pictures are left out")
+    progress.say(f"{skipped} of {total:,} pictures left out")
 
 
 def _rows(plan, batch):
