@@ -5,9 +5,12 @@ import os
 import pathlib
 import tempfile
 
-# Both must be set before jax is first imported, also in child processes.
+# All must be set before jax is first imported, also in child processes.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# XLA's threads for them. As many as devices or cores, its default, can all be
+# waiting in a collective for a device that then gets none, on busy cores.
+os.environ.setdefault("NPROC", "32")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     os.path.join(tempfile.gettempdir(), "jssl-test-compilation-cache"),
