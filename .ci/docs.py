@@ -18,7 +18,7 @@ def _modules() -> list[str]:
       continue
     parts = path.relative_to(_PACKAGE.parent).with_suffix("").parts
     names.append(".".join(x for x in parts if x != "__init__"))
-  return [name for name in names if name != "jssl.cli"]
+  return names
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 import contextlib
 import signal
 import threading
+import types
 from typing import TypeVar
 
 import jax
@@ -49,7 +50,7 @@ class Notice:
     finally:
       self._leaving = False
 
-  def handle(self, number, frame) -> None:
+  def handle(self, number: int, frame: types.FrameType | None) -> None:
     """Takes the signal."""
     del number, frame
     self._came = True

@@ -206,6 +206,24 @@ def _imports(path):
           yield full if full in every else below
 
 
+def _public_functions(tree):
+  """Yields functions and methods that others call."""
+  for node in tree.body:
+    if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+      yield from _public_functions(node)
+    elif isinstance(node, ast.FunctionDef):
+      if not node.name.startswith("_") or node.name in ("__init__", "__call__"):
+        yield node
+
+
+@pytest.mark.parametrize("name,path", list(_modules()))
+def test_parameters_of_public_functions_are_annotated(name, path):
+  for function in _public_functions(ast.parse(path.read_text())):
+    given = function.args
+    for x in (*given.posonlyargs, *given.args, *given.kwonlyargs):
+      assert x.annotation or x.arg == "self", f"{name}.{function.name}: {x.arg}"
+
+
 def test_every_module_has_a_place_in_the_order():
   assert {name.split(".")[0] for name, _ in _modules()} <= set(ORDER)
 

@@ -33,7 +33,7 @@ SETTINGS = {
     "building_blocks": dict(steps=4, batch_size=64, queue_size=256, width=8),
     "three_families": dict(epochs=2, settings=_TINY, dataset="digits"),
 }
-_MOST_BYTES = 1_200_000
+_MOST_BYTES = 650_000
 
 
 def _read(path):
@@ -53,7 +53,8 @@ def _pictures(notebook):
   """Every picture that a notebook shows, as pixels."""
   pictures = []
   for output in _outputs(notebook):
-    encoded = output.get("data", {}).get("image/png")
+    shown = output.get("data", {})
+    encoded = shown.get("image/png") or shown.get("image/jpeg")
     if encoded:
       with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
         pictures.append(np.asarray(image.convert("L")))

@@ -49,7 +49,7 @@ def draw(rows: list[dict[str, Any]], file: str | io.BytesIO) -> None:
     axes.grid(alpha=0.3)
     if len(axes.lines) > 1:
       axes.legend()
-  thumbnails.save_figure(figure, file)
+  thumbnails.save_figure(figure, file, dpi=100)
 
 
 def live(*, seconds: float = 5.0) -> Callable[[list[dict[str, Any]]], None]:

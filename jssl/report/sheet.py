@@ -42,7 +42,7 @@ def draw(
     ax.set_xlabel(lines, fontsize=7, parse_math=False)
   with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="Glyph")  # Of foreign scripts.
-    thumbnails.save_figure(figure, path, dpi=100)
+    figure.savefig(path, dpi=100)
 
 
 def _shorten(line):
