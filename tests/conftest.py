@@ -11,6 +11,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # XLA's threads for them. As many as devices or cores, its default, can all be
 # waiting in a collective for a device that then gets none, on busy cores.
 os.environ.setdefault("NPROC", "32")
+# Most tests compile for longer than they run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     os.path.join(tempfile.gettempdir(), "jssl-test-compilation-cache"),
