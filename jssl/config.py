@@ -50,7 +50,7 @@ def base(dataset: str) -> ConfigDict:
       # Images a step, over all devices.
       "batch_size": 512,
       # Steps whose gradients are averaged to one update. A loss that looks
-      # across the batch sees one step's: net.micro_batches is exact.
+      # across the batch sees one step's; of net.micro_batches it sees all.
       "accumulate_steps": 1,
       # Steps in a row without a finite loss and gradient that end training;
       # each changes nothing.
