@@ -32,7 +32,7 @@ jssl trains image encoders without labels.
 def main() -> None:
   """Prints it."""
   methods = textwrap.fill(
-      ", ".join(config.names()),
+      ", ".join(sorted(config.files())),
       initial_indent="  METHOD   ",
       subsequent_indent=" " * 11,
       width=80,

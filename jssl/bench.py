@@ -7,6 +7,7 @@
   python -m jssl.bench loop --config=FILE:DATASET
   python -m jssl.bench endurance --config=FILE:DATASET --steps=10000
   python -m jssl.bench start --config=FILE:DATASET
+  python -m jssl.bench imports
   python -m jssl.bench methods --dataset=digits --output=runs/methods
 
 `step` times the compiled train step on random images and tells how near it is
@@ -16,8 +17,9 @@ makes); `knn` the search for neighbours, and the grid of linear probes against
 one setting. `loop` trains for ten epochs as `python -m jssl.train` does and
 tells which share of the time is spent outside the compiled step; `endurance`
 trains for many steps and tells whether memory or the time of a step grow.
-`start` tells how long such a command takes to its first step. `methods` trains
-every method with several seeds and compares them in a table and a chart.
+`start` tells how long such a command takes to its first step, `imports` what
+`import jssl` adds to importing JAX, Flax and Optax. `methods` trains every
+method with several seeds and compares them in a table and a chart.
 
 The last line is a JSON object.
 """
@@ -38,6 +40,7 @@ from jssl import nets
 from jssl.benchmarks import augment
 from jssl.benchmarks import data
 from jssl.benchmarks import endurance
+from jssl.benchmarks import imports
 from jssl.benchmarks import knn
 from jssl.benchmarks import loop
 from jssl.benchmarks import methods
@@ -45,7 +48,6 @@ from jssl.benchmarks import peers
 from jssl.benchmarks import start
 from jssl.benchmarks import step
 from jssl.config import ConfigDict
-from jssl.config import folder as config_folder
 from jssl.config import lookup
 from jssl.config import of_method
 from jssl.methods import METHODS
@@ -131,6 +133,7 @@ def main(argv: list[str]) -> None:
       "loop": _loop,
       "endurance": _endurance,
       "start": _start,
+      "imports": lambda: _shown(imports.measure()),
       "methods": _methods,
   }
   with cli.plain_errors():
@@ -183,8 +186,8 @@ def _random_config() -> ConfigDict:
   return config
 
 
-def _configs() -> pathlib.Path:
-  return pathlib.Path(_CONFIGS.value) if _CONFIGS.value else config_folder()
+def _configs() -> pathlib.Path | None:
+  return pathlib.Path(_CONFIGS.value) if _CONFIGS.value else None
 
 
 def _overrides() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from absl import flags
 from absl import logging
 import jax
 
-from jssl.config import folder as config_folder
+from jssl.config import files as config_files
 from jssl.recorder import Diverged
 
 CONFIG_HELP = (
@@ -255,25 +255,19 @@ def _with_config_files(argv):
 def _config_file(value):
   """The same with the file that it names, for it may come with jssl."""
   name, colon, dataset = value.partition(":")
-  path = pathlib.Path(name)
-  if path.suffix != ".py":
-    path = path.with_name(path.name + ".py")
+  path = pathlib.Path(name if name.endswith(".py") else f"{name}.py")
+  known = {}
   if path.parent in (pathlib.Path("."), pathlib.Path("configs")):
-    if not path.is_file():
-      path = config_folder() / path.name
+    known = config_files()
   if not path.is_file():
-    _exit(f"--config={name} does not exist.{_nearest_file(path)}")
+    path = known.get(path.stem, path)
+  if not path.is_file():
+    # Of those that come with jssl, the names are enough.
+    names = sorted(known) or [str(x) for x in sorted(path.parent.glob("*.py"))]
+    near = difflib.get_close_matches(path.stem if known else str(path), names)
+    hint = f" Did you mean {' or '.join(near or names)}?" if names else ""
+    _exit(f"--config={name} does not exist.{hint}")
   return f"{path}{colon}{dataset}"
-
-
-def _nearest_file(path):
-  files = sorted(path.parent.glob("*.py"))
-  if path.parent == config_folder():  # Their names are enough.
-    path, files = path.stem, [file.stem for file in files]
-  files = list(map(str, files))
-  near = difflib.get_close_matches(str(path), files or ["configs/"], n=3)
-  names = near or files
-  return f" Did you mean {' or '.join(names)}?" if names else ""
 
 
 def _innermost(error):

@@ -227,21 +227,21 @@ def byol_views(*, scale: tuple[float, float]) -> dict[str, Any]:
   }
 
 
-def folder() -> pathlib.Path:
-  """Returns the folder of config files: `configs` here, or jssl's own."""
-  package = pathlib.Path(__file__).parent
-  # As installed, and in a checkout.
-  own = (package / "configs", package.parent / "configs")
-  return next(x for x in (pathlib.Path("configs"), *own) if x.is_dir())
-
-
-def names(configs: pathlib.Path | None = None) -> list[str]:
-  """Returns the names of config files, which are those of methods.
+def files(configs: pathlib.Path | None = None) -> dict[str, pathlib.Path]:
+  """Returns config files by their names, which are those of methods.
 
   Args:
-    configs: Their folder; None for `folder()`.
+    configs: Their folder; None for `configs` here and, for what is not there,
+      jssl's own.
   """
-  return sorted(path.stem for path in (configs or folder()).glob("*.py"))
+  package = pathlib.Path(__file__).parent
+  # The last one wins; jssl's own as installed, and in a checkout.
+  everywhere = (package / "configs", package.parent / "configs", "configs")
+  return {
+      path.stem: path
+      for folder in ([configs] if configs else everywhere)
+      for path in sorted(pathlib.Path(folder).glob("*.py"))
+  }
 
 
 def of_method(
@@ -252,7 +252,7 @@ def of_method(
   Args:
     method: Name of the file, such as "moco_v2".
     dataset: See `base`.
-    configs: The folder of config files; None for `folder()`.
+    configs: The folder of config files; None as for `files`.
 
   Raises:
     ValueError: If there is no such file.
@@ -263,12 +263,11 @@ def of_method(
     >>> config.net.name, config.batch_size
     ('resnet8', 128)
   """
-  configs = configs or folder()
-  known = names(configs)
+  known = files(configs)
   if not known:
     raise FileNotFoundError(f"{configs} holds no configs; name their folder.")
-  lookup("The config", method, known)
-  return runpy.run_path(str(configs / f"{method}.py"))["get_config"](dataset)
+  path = known[lookup("The config", method, known)]
+  return runpy.run_path(str(path))["get_config"](dataset)
 
 
 def set_name(dataset: str) -> str:

@@ -87,6 +87,20 @@ def test_a_saved_config_is_loaded_as_it_was(tmp_path, dataset):
   assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+def test_files_here_come_before_those_of_jssl(tmp_path, monkeypatch):
+  (tmp_path / "configs").mkdir()
+  for name in ("mine", "byol"):
+    text = f"get_config = lambda dataset: {name!r}"
+    (tmp_path / "configs" / f"{name}.py").write_text(text)
+  monkeypatch.chdir(tmp_path)
+  assert configs.of_method("mine", "digits") == "mine"
+  assert configs.of_method("byol", "digits") == "byol"
+  assert configs.of_method("moco_v2", "digits").method.name == "moco_v2"
+  assert set(configs.files()) == set(METHODS) | {"mine"}
+  with pytest.raises(ValueError, match="Did you mean 'mine'"):
+    configs.of_method("mina", "digits")
+
+
 def test_a_folder_without_a_config_is_not_a_run(tmp_path):
   with pytest.raises(FileNotFoundError, match="config.json.*--workdir"):
     configs.load(str(tmp_path))

@@ -61,7 +61,7 @@ def measure(
     names: Sequence[str],
     dataset: str,
     *,
-    configs: pathlib.Path,
+    configs: pathlib.Path | None,
     output: pathlib.Path,
     seeds: int,
     overrides: dict[str, Any],
@@ -74,7 +74,7 @@ def measure(
   Args:
     names: Methods, in the order of the table.
     dataset: A labelled data set, as in a config.
-    configs: Folder with a file for each method.
+    configs: Folder with a file for each method; None for those of jssl.
     output: Folder of the results, made if need be.
     seeds: Number of seeds, 0 and up.
     overrides: Config entries for all methods, `{"net.width": 16}`; methods that
