@@ -58,7 +58,8 @@ def train(
     config: See `jssl.config.base`.
     workdir: The run's folder. If it holds a checkpoint, training goes on from
       there and ends exactly as if it had never stopped.
-    watch: Called with all rows of metrics whenever there is a new one, such as
+    watch: Called with all rows of metrics whenever there is a new one, and with
+      those of before where a run goes on, such as
       `jssl.report.curves.live()` in a notebook.
 
   Returns:

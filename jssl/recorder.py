@@ -40,7 +40,8 @@ class Recorder:
       run: The run.
       workdir: Its folder.
       step: Number of steps taken.
-      watch: Called with all rows whenever there is a new one.
+      watch: Called with all rows whenever there is a new one, and at once if
+        there are some.
     """
     self._run = run
     self._watch = watch
@@ -59,6 +60,8 @@ class Recorder:
     earlier = [row["seconds"] for row in self.rows]
     self._start = time.monotonic() - max(earlier, default=0.0)
     self._clock = time.monotonic()
+    if watch and self.rows:
+      watch(self.rows)
 
   @property
   def rows(self) -> list[dict[str, Any]]:

@@ -170,3 +170,6 @@ def test_a_watch_sees_each_row_as_it_is_written(tmp_path, data_dir):
   rows = metrics.read(str(tmp_path))
   # Three of metrics, and the evaluation at the end.
   assert seen == [1, 2, 3, 4] and len(rows) == 4 and "rank" in rows[-1]
+  # A run that goes on, or is done, shows what there was at once.
+  loop.train(config, str(tmp_path), watch=lambda rows: seen.append(len(rows)))
+  assert seen == [1, 2, 3, 4, 4]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import io
+import math
 import time
 from typing import Any
 
@@ -69,7 +70,7 @@ def live(*, seconds: float = 5.0) -> Callable[[list[dict[str, Any]]], None]:
 
   handle = display.DisplayHandle()
   handle.display(display.Markdown("*Curves appear with the first steps.*"))
-  drawn = 0.0
+  drawn = -math.inf
 
   def watch(rows):
     nonlocal drawn

@@ -30,7 +30,7 @@ def views(material: Material, path: str, *, rows: int = 4) -> None:
   Args:
     material: A run with images; see `jssl.report.material`.
     path: The file to write.
-    rows: Number of pictures, at most 6.
+    rows: Number of pictures, 1 to 6.
 
   Raises:
     ValueError: If the method's views hold no pictures.
@@ -78,8 +78,13 @@ def neighbours(train: Encoded, test: Encoded, path: str) -> None:
     train: Pictures to find; see `jssl.report.material.encode_some`.
     test: Pictures to choose a dozen from.
     path: The file to write.
+
+  Raises:
+    ValueError: If there are none.
   """
   rows = [[row.query, *row.nearest] for row in nearest.find(train, test)]
+  if not rows:
+    raise ValueError("There are no held-out pictures to find neighbours of.")
   _draw(
       rows,
       path,
@@ -107,7 +112,8 @@ def embedding_map(test: Encoded, path: str, *, title: str = "") -> None:
     )
   side = _COVERED / len(test.features) ** 0.5
   axes = _map_axes(found, side)
-  axes.set_title(title or f"{found.method} of held-out pictures")
+  title = title or f"{found.method} of held-out pictures"
+  axes.set_title(title, parse_math=False)
   _place_pictures(axes, found, side)
   _name_classes(axes, found)
   thumbnails.save_figure(axes.figure, path)

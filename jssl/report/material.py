@@ -4,6 +4,7 @@ from collections.abc import Callable
 import json
 import os
 import pathlib
+import shlex
 from typing import Any, NamedTuple
 
 import jax
@@ -96,7 +97,8 @@ def read(workdir: str) -> Log:
   if step is None:
     raise FileNotFoundError(
         f"{workdir} holds no checkpoint, so there is nothing to report yet;"
-        f" train first, with python -m jssl.train --workdir={workdir}."
+        " train first, with python -m jssl.train"
+        f" --workdir={shlex.quote(workdir)}."
     )
   return _log(workdir, config, step)
 

@@ -19,7 +19,7 @@ def draw(pictures: Pictures, path: str, *, title: str) -> None:
   figure = Figure(
       figsize=(1.2 * columns, 0.4 + 1.2 * len(pictures)), layout="constrained"
   )
-  figure.suptitle(title, fontsize="small")
+  figure.suptitle(title, fontsize="small", parse_math=False)
   grid = figure.subplots(len(pictures), columns, squeeze=False)
   kinds = pictures._asdict().items()
   for axes, (kind, images) in zip(grid, kinds, strict=True):
@@ -34,4 +34,4 @@ def draw(pictures: Pictures, path: str, *, title: str) -> None:
       )
       ax.set(xticks=[], yticks=[])
     axes[0].set_ylabel(kind, fontsize="small")
-  figure.savefig(path, dpi=100)
+  thumbnails.save_figure(figure, path, dpi=100, all_colors=True)

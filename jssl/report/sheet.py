@@ -1,7 +1,5 @@
 """A contact sheet: pictures side by side, with captions."""
 
-import warnings
-
 import numpy as np
 
 from jssl.report import thumbnails
@@ -40,9 +38,7 @@ def draw(
     ax.imshow(thumbnails.to_image(picture), cmap="gray", vmin=0, vmax=255)
     lines = "\n".join(_shorten(line) for line in caption.splitlines())
     ax.set_xlabel(lines, fontsize=7, parse_math=False)
-  with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", message="Glyph")  # Of foreign scripts.
-    figure.savefig(path, dpi=100)
+  thumbnails.save_figure(figure, path, dpi=100, all_colors=True)
 
 
 def _shorten(line):

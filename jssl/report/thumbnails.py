@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import io
 import os
 from typing import Any, NamedTuple
+import warnings
 
 import numpy as np
 from PIL import Image
@@ -110,19 +111,29 @@ def sprite(images: Sequence[Image.Image], *, cell: int, columns: int) -> str:
 
 
 def save_figure(
-    figure: Any, file: str | os.PathLike | io.BytesIO, *, dpi: int = 80
+    figure: Any,
+    file: str | os.PathLike | io.BytesIO,
+    *,
+    dpi: int = 80,
+    all_colors: bool = False,
 ) -> None:
-  """Writes a figure of Matplotlib as PNG of 256 colors, a third as large.
+  """Writes a figure of Matplotlib as PNG.
 
   Args:
     figure: The figure.
     file: A file, or its path.
     dpi: Pixels an inch.
+    all_colors: Whether colors stay as they are, as photographs need; or 256 of
+      them, which take a third of the bytes.
   """
   drawn = io.BytesIO()
-  figure.savefig(drawn, format="png", dpi=dpi)
+  with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message="Glyph")  # Of foreign scripts.
+    figure.savefig(drawn, format="png", dpi=dpi)
   with Image.open(drawn) as image:
-    image.convert("RGB").quantize(256).save(file, "png", optimize=True)
+    image = image.convert("RGB")
+    image = image if all_colors else image.quantize(256)
+    image.save(file, "png", optimize=True)
 
 
 def _encode(image, kind):

@@ -9,11 +9,12 @@ from jssl.report import pictures
 
 
 @pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.filterwarnings("error")  # Of glyphs that a font lacks.
 def test_the_grid_shows_images_as_bright_as_they_are(channels, tmp_path):
   levels = (0.2, 0.4, 0.6)
   images = [np.full((4, 8, 8, channels), level) for level in levels]
   path = tmp_path / "grid.png"
-  pictures.draw(Pictures(*images), str(path), title="title")
+  pictures.draw(Pictures(*images), str(path), title="folder:a$b_$ 照片")
   pixels = np.asarray(Image.open(path).convert("L"), np.int32)
   for level in levels:
     near = np.abs(pixels - round(255 * level)) <= 1
