@@ -22,6 +22,13 @@ def l2_normalize(x: AnyArray) -> jax.Array:
   Returns:
     `x / |x|`, float32. A zero vector (of length 1e-12 or less) becomes zero and
     gets a zero gradient, where `x / |x|` would give NaN for both.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import embeddings
+    >>> x = jnp.array([[0.0, -2.0], [0.0, 0.0]])
+    >>> embeddings.l2_normalize(x).tolist()
+    [[0.0, -1.0], [0.0, 0.0]]
   """
   x = x.astype(jnp.float32)
   norm = optax.safe_norm(x, 1e-12, axis=-1, keepdims=True)
@@ -46,6 +53,16 @@ def feature_std(
   Reference:
     Chen and He, Exploring Simple Siamese Representation Learning, 2021,
     section 4.1.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jssl import embeddings
+    >>> spread = jax.random.normal(jax.random.key(0), (1000, 64))
+    >>> f"{embeddings.feature_std(spread):.2f}"
+    '1.00'
+    >>> f"{embeddings.feature_std(jnp.ones((1000, 64))):.2f}"
+    '0.00'
   """
   x = l2_normalize(jax.lax.stop_gradient(embeddings))
   moments = jnp.stack([jnp.mean(x, axis=0), jnp.mean(jnp.square(x), axis=0)])

@@ -8,6 +8,7 @@ import pathlib
 import pytest
 
 import jssl
+from jssl import embeddings
 from jssl import nets
 from jssl import parallel
 from test_api import FUNCTIONS
@@ -28,7 +29,7 @@ def _documented():
   found = {k: v for k, v in FUNCTIONS.items() if not k.startswith("methods.")}
   found |= {name: getattr(jssl, name) for name in jssl.__all__}
   # Helpers of a step take their axis by position, unlike the rest of the API.
-  for module in (nets, parallel):
+  for module in (embeddings, nets, parallel):
     for name in public_names(module):
       value = getattr(module, name)
       if inspect.isfunction(value) or inspect.isclass(value):

@@ -23,6 +23,11 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
 
   Raises:
     ValueError: If `batch_size` is not in [1, size].
+
+  Example:
+    >>> from jssl import data
+    >>> data.steps_per_epoch(50_000, 512)
+    97
   """
   if batch_size < 1:
     raise ValueError(f"batch_size is {batch_size}: it must be at least 1.")
@@ -53,6 +58,16 @@ def batch_indices(
 
   Raises:
     ValueError: If `batch_size` is not in [1, size], or `step` is negative.
+
+  Example:
+    >>> import numpy as np
+    >>> from jssl import data
+    >>> batch = lambda step: data.batch_indices(
+    ...     0, step, size=6, batch_size=2
+    ... )
+    >>> batches = [batch(0), batch(1), batch(2)]
+    >>> sorted(np.concatenate(batches).tolist())  # An epoch.
+    [0, 1, 2, 3, 4, 5]
   """
   if step < 0:
     raise ValueError(f"step is {step}: steps are counted from 0 on.")

@@ -131,9 +131,9 @@ def save_figure(
     warnings.filterwarnings("ignore", message="Glyph")  # Of foreign scripts.
     figure.savefig(drawn, format="png", dpi=dpi)
   with Image.open(drawn) as image:
-    image = image.convert("RGB")
-    image = image if all_colors else image.quantize(256)
-    image.save(file, "png", optimize=True)
+    colors = image.convert("RGB")
+    result = colors if all_colors else colors.quantize(256)
+    result.save(file, "png", optimize=True)
 
 
 def _encode(image, kind):
