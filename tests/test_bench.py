@@ -15,6 +15,7 @@ import pytest
 from jssl import config as configs
 from jssl.benchmarks import augment as bench_augment
 from jssl.benchmarks import data as bench_data
+from jssl.benchmarks import imports
 from jssl.benchmarks import knn
 from jssl.benchmarks import methods
 from jssl.benchmarks import peers
@@ -305,3 +306,11 @@ def test_without_pytorch_the_remedy_is_told(step_config):
   step_config.augment.name = "moco_v2"
   with pytest.raises((ValueError, ImportError), match="--method=simclr|torch"):
     peers.transforms(step_config, np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_importing_is_compared_with_what_it_stands_on(monkeypatch):
+  monkeypatch.setattr(imports, "_RUNS", 1)
+  result = imports.measure()
+  quotient = result["jssl_seconds"] / result["without_seconds"]
+  # A library that comes along in error costs a second.
+  assert 0.7 < result["ratio"] < 2 and result["ratio"] == quotient

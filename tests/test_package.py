@@ -1,6 +1,7 @@
 """What is installed: a wheel with all that jssl needs, and little else."""
 
 import importlib.util
+import os
 import pathlib
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ _ROOT = pathlib.Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-  """The names in the wheel, and its size in bytes."""
+  """The wheel."""
   folder = tmp_path_factory.mktemp("wheel")
   copy = folder / "copy"  # What a build leaves behind would be in the next.
   for name in ("jssl", "configs"):
@@ -27,8 +28,7 @@ def wheel(tmp_path_factory):
   command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
   subprocess.run([*command, "-w", folder, copy], check=True, timeout=300)
   (path,) = folder.glob("jssl-*.whl")
-  with zipfile.ZipFile(path) as archive:
-    return set(archive.namelist()), path.stat().st_size
+  return path
 
 
 def test_every_package_is_listed():
@@ -42,13 +42,58 @@ def test_every_package_is_listed():
 
 
 def test_the_wheel_holds_all_and_is_small(wheel):
-  names, size = wheel
-  assert size < 2**20
+  assert wheel.stat().st_size < 2**20
+  with zipfile.ZipFile(wheel) as archive:
+    names = set(archive.namelist())
   for folder, inside in (("jssl", "jssl"), ("configs", "jssl/configs")):
     for path in (_ROOT / folder).rglob("*"):
       if path.is_file() and "__pycache__" not in path.parts:
         name = path.relative_to(_ROOT / folder).as_posix()
         assert f"{inside}/{name}" in names
+
+
+def test_what_is_installed_trains_from_any_folder(wheel, tmp_path, data_dir):
+  installed, here = tmp_path / "installed", tmp_path / "here"
+  command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+  subprocess.run([*command, "--target", installed, wheel], check=True)
+  # Other projects have such a folder, too.
+  (here / "configs").mkdir(parents=True)
+  (here / "configs" / "other.py").write_text("raise RuntimeError\n")
+
+  def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        text=True,
+        capture_output=True,
+    )
+
+  found = run("inspect", "jssl", "--details").stdout
+  assert f"Origin: {installed}" in found
+  done = run(
+      *("jssl.train", "--config=moco_v2:digits", "--workdir=run"),
+      *("--config.epochs=0.1", "--config.net.width=8"),
+      f"--data_dir={data_dir}",
+  )
+  assert done.returncode == 0, done.stderr
+  assert "untrained net" in done.stdout
+  assert "--config=METHOD:DATASET" in run("jssl").stdout
+
+
+@pytest.mark.parametrize("flag", ["--help", "--helpshort"])
+def test_help_tells_what_to_type(flag):
+  command = [sys.executable, "-m", "jssl.train", flag]
+  told = subprocess.run(command, capture_output=True, text=True).stdout
+  assert "--config=moco_v2:digits" in told and "--workdir" in told
+
+
+def test_without_arguments_a_whole_command_is_shown():
+  command = [sys.executable, "-m", "jssl.train"]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 1
+  assert "python -m jssl.train --config=moco_v2:digits" in done.stderr
+  assert len(done.stderr.splitlines()) <= 4
 
 
 def test_importing_jssl_is_quick_and_brings_little():

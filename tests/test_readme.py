@@ -3,12 +3,16 @@
 import ast
 import pathlib
 import re
+import subprocess
+import sys
 import types
 
 import jax
 import numpy as np
 import pytest
 
+from jssl import augment
+from jssl import data
 from jssl import evals
 from jssl import make_step
 from jssl import optim
@@ -101,6 +105,45 @@ def test_the_method_of_the_example_learns_on_any_number_of_devices(example):
       losses[devices].append(float(metrics["loss"]))
   np.testing.assert_allclose(losses[1], losses[2], rtol=1e-4)
   assert losses[1][-1] < losses[1][0] - 0.1
+
+
+def test_a_part_is_taken_as_it_says():
+  devices = jax.local_device_count()
+  images = np.zeros((devices, 16, 8, 8, 3), np.uint8)
+  names = {"images": images}
+  exec(_block("net = nets.resnet18"), names)
+  assert names["metrics"]["loss"] > 0 and names["state"].step == 1
+
+
+def test_an_encoder_is_used_as_it_says(whole, tmp_path, monkeypatch):
+  workdir, _ = whole
+  (tmp_path / "runs").mkdir()
+  (tmp_path / "runs" / "first").symlink_to(workdir)
+  monkeypatch.chdir(tmp_path)
+  images = data.load("digits", "test").image[:4]
+  names = {"images": images}
+  exec(_block("encode, params = load_encoder"), names)
+  expected = names["features"]
+  assert expected.shape[:-1] == (4,) and np.std(expected) > 0
+  for file in ("encoder.stablehlo", "encoder.safetensors"):
+    command = [sys.executable, "-m", "jssl.export", "--workdir=runs/first"]
+    subprocess.run([*command, f"--output={file}"], check=True)
+  # Cut and resized before, both say.
+  prepare = jax.vmap(lambda x: augment.evaluation(augment.to_float(x), 16))
+  prepared = np.asarray(prepare(images))
+  names["images"] = prepared
+  exec(_block("net, variables = load_safetensors"), names)
+  np.testing.assert_allclose(names["features"], expected, atol=1e-4)
+  names["images"] = np.round(255 * prepared).astype(np.uint8)
+  exec(_block("jax.export.deserialize"), names)
+  np.testing.assert_allclose(names["features"], expected, atol=0.1)
+
+
+def _block(part):
+  """The one block of Python in the README that has a part."""
+  blocks = re.findall(r"```python\n(.*?)```", _TEXT, re.DOTALL)
+  (block,) = (block for block in blocks if part in block)
+  return block
 
 
 def test_what_the_chinese_readme_explains_holds():
