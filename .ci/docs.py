@@ -7,6 +7,8 @@ import warnings
 import pdoc
 import pdoc.render
 
+from jssl.methods import METHODS
+
 _PACKAGE = pathlib.Path(__file__).parent.parent / "jssl"
 
 
@@ -35,7 +37,15 @@ def main() -> None:
   # Fields that Flax annotates; modules that their package brings along.
   warnings.filterwarnings("ignore", message="Error parsing type annotation")
   warnings.filterwarnings("ignore", message="The module specification")
-  pdoc.pdoc(*_modules(), output_directory=pathlib.Path(sys.argv[1]))
+  folder = pathlib.Path(sys.argv[1])
+  pdoc.pdoc(*_modules(), output_directory=folder)
+  for method in METHODS.values():
+    page = folder / (method.__module__.replace(".", "/") + ".html")
+    text = page.read_text()
+    # Equation, figure and code of the method.
+    for part in ("$$", 'class="mermaid"', f'id="{method.__name__}"'):
+      if part not in text:
+        sys.exit(f"{page} lacks {part}")
 
 
 if __name__ == "__main__":
