@@ -89,9 +89,19 @@ def table(content: dict[str, Any]) -> str:
       "untrained net": content["baselines"]["untrained"],
       "raw pixels": content["baselines"]["raw_pixels"],
   }
+  return side_by_side(rows)
+
+
+def side_by_side(rows: dict[str, dict[str, Any]]) -> str:
+  """Returns scores as a small table for the terminal.
+
+  Args:
+    rows: A line each: its name, and a dict with "knn", "one_shot", "five_shot"
+      (None without labels) and "rank", such as summaries and their baselines.
+  """
   names = ("knn", "one_shot", "five_shot", "rank")
   lines = [f"{'':15}" + "".join(f"{name:>11}" for name in names)]
-  if content["knn"] is None:
+  if all(row["knn"] is None for row in rows.values()):
     lines.insert(0, "No labels to judge by, but by the rank of the features:")
   for label, values in rows.items():
     cells = (values[name] for name in names)

@@ -15,7 +15,10 @@ _TINY = {"net.width": 8}
 # What makes each small: parameters of its cell.
 SETTINGS = {
     "quickstart": dict(
-        epochs=2, settings=_TINY | {"method.queue_size": 256}, dataset="digits"
+        epochs=2,
+        settings=_TINY
+        | {"method.queue_size": 256, "checkpoint.every_epochs": 0.5},
+        dataset="digits",
     ),
     "your_own_images": dict(
         epochs=1,
@@ -85,6 +88,40 @@ def test_a_notebook_runs_from_top_to_bottom(name, tmp_path, data_dir):
   assert len(shown) == len(_pictures(source))
   for picture in shown:
     assert min(picture.shape) > 100 and picture.std() > 10
+  # What was trained before the runtime was lost is not trained again.
+  resumed = "going on from step" in str(_outputs(executed))
+  assert resumed == (name == "quickstart")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_set_that_is_downloaded_is_prepared(name):
+  code = [x.source for x in _read(_FOLDER / f"{name}.ipynb").cells]
+  assert ("'cifar10'" in str(code)) == ("download_and_prepare()" in str(code))
+
+
+def test_few_pictures_of_ones_own_are_enough(tmp_path):
+  folder = tmp_path / "my photos"
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  for i in range(14):
+    pixels = rng.integers(0, 255, (40, 60, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / f"photo {i}.jpg")
+  (folder / "notes.txt").write_text("not a picture")
+  settings = SETTINGS["your_own_images"]["settings"]
+  small = {"batch_size": 8, "method.queue_size": 16, "method.shuffle": False}
+  papermill.execute_notebook(
+      str(_FOLDER / "your_own_images.ipynb"),
+      str(tmp_path / "executed.ipynb"),
+      parameters={
+          "folder": str(folder),
+          "epochs": 1,
+          "settings": settings | small,
+      },
+      cwd=str(tmp_path),
+      progress_bar=False,
+  )
+  shown = str(_outputs(_read(tmp_path / "executed.ipynb")))
+  assert "Nearest to" in shown and "photo 0.jpg" in shown
 
 
 @pytest.mark.parametrize("name", SETTINGS)
