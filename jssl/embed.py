@@ -1,7 +1,7 @@
 """Encodes many pictures, and finds the nearest and the nearly equal ones.
 
   python -m jssl.embed --workdir=runs/mine --dataset=folder:photos \
-    --output=photos.npz --neighbours=QUERY.jpg --duplicates=0.95
+    --output=photos.npz --neighbours=QUERY.jpg --duplicates=0.999
 
 The same command goes on where an earlier one stopped, and uses a file that is
 complete as it is.

@@ -21,7 +21,11 @@ PyTree = Any
 
 
 def make_encode(
-    method: Method, *, image_size: int, crop_fraction: float = 1.0
+    method: Method,
+    *,
+    image_size: int,
+    crop_fraction: float = 1.0,
+    channels: int | None = None,
 ) -> Callable[..., Any]:
   """Makes the function from pictures to features.
 
@@ -29,6 +33,7 @@ def make_encode(
     method: The method that trained the parameters.
     image_size: Height and width of the images that the net sees.
     crop_fraction: Side of the central crop, relative to the shorter side.
+    channels: Number that images must have; None lets the net complain.
 
   Returns:
     Jitted `encode(params, images, extent=None, *, stages=False)`: `params` is
@@ -36,6 +41,7 @@ def make_encode(
     uint8 or float in [0, 1], of any size, `extent` the true heights and widths
     `[B, 2]` of pictures that were stretched to a square. Returns the pooled
     features `[B, D]`, or with `stages=True` a dict of them and of every stage.
+    It raises ValueError for images of another rank or number of channels.
   """
   prepare = functools.partial(
       augment.evaluation, size=image_size, crop_fraction=crop_fraction
@@ -47,6 +53,11 @@ def make_encode(
       raise ValueError(
           f"images have shape {images.shape}; expected [B, H, W, C]. Add a"
           " leading dimension to a single image."
+      )
+    if channels not in (None, images.shape[-1]):
+      raise ValueError(
+          f"images have {images.shape[-1]} channels; the encoder was trained on"
+          f" {channels}. Convert them."
       )
     images = augment.to_float(jnp.asarray(images))
     images = jax.vmap(lambda x, e: prepare(x, extent=e))(images, extent)
@@ -159,6 +170,7 @@ def load(path: str) -> Trained:
       method,
       image_size=config.image_size,
       crop_fraction=config.eval.crop_fraction,
+      channels=config.resolved.channels,
   )
   return Trained(config, method, state, encode, init)
 

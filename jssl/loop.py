@@ -30,6 +30,8 @@ from jssl.step import TrainState
 
 # What may change when a run is resumed: neither the model nor the order of the
 # data depends on it.
+# Held-out images, below which every score is a matter of luck.
+_FEW = 10
 _FREE = (
     "checkpoint.",
     "data.cache",
@@ -272,6 +274,11 @@ def _greet(run, recorder, checkpoints, *, resuming, state):
       f"{', streamed' if run.feed.streamed else ''}; {len(test.image):,} held"
       f" out; {jax.device_count()} x {jax.devices()[0].device_kind}"
   )
+  if len(test.image) < _FEW:
+    recorder.say(
+        f"WARNING: {len(test.image)} held-out images are too few to judge by;"
+        " scores say little"
+    )
   recorder.left_out(list(dict.fromkeys(train.skipped + test.skipped)))
   if resuming and step < run.total_steps:
     recorder.say(f"going on from step {step} of {run.total_steps}")

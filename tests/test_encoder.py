@@ -56,6 +56,14 @@ def test_features_do_not_depend_on_the_batch(loaded):
     )
 
 
+def test_images_of_another_kind_are_refused(loaded):
+  _, encode, params = loaded
+  with pytest.raises(ValueError, match="1 channels.*trained on 3"):
+    encode(params, _images(2)[..., :1])
+  with pytest.raises(ValueError, match="leading dimension"):
+    encode(params, _images(2)[0])
+
+
 def test_a_shape_is_compiled_once(loaded):
   path, _, _ = loaded
   encode, params = load_encoder(path)

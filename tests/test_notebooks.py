@@ -122,6 +122,7 @@ def test_few_pictures_of_ones_own_are_enough(tmp_path):
   )
   shown = str(_outputs(_read(tmp_path / "executed.ipynb")))
   assert "Nearest to" in shown and "photo 0.jpg" in shown
+  assert "held-out images are too few to judge by" in shown
 
 
 @pytest.mark.parametrize("name", SETTINGS)

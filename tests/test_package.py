@@ -58,6 +58,7 @@ def test_what_is_installed_trains_from_any_folder(wheel, tmp_path, data_dir):
   subprocess.run([*command, "--target", installed, wheel], check=True)
   # Other projects have such a folder, too.
   (here / "configs").mkdir(parents=True)
+  (here / "jssl").mkdir()  # As beside a clone, which is no package.
   (here / "configs" / "other.py").write_text("raise RuntimeError\n")
 
   def run(*arguments):

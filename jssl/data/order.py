@@ -34,7 +34,8 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
   if size < batch_size:
     raise ValueError(
         f"The set has {size} images, fewer than one batch of {batch_size}: use"
-        f" a batch_size of at most {size}, or a larger set."
+        f" a batch_size of at most {size}, such as"
+        f" {2 ** (size.bit_length() - 1)}, or a larger set."
     )
   return size // batch_size
 

@@ -42,6 +42,8 @@ def query(plan: Plan, path: str) -> Query:
     ValueError: If it is no picture.
     OSError: If it cannot be read.
   """
+  if not pathlib.Path(path).is_file():
+    raise FileNotFoundError(f"There is no file {path}: give that of a picture.")
   try:
     encoded = pathlib.Path(path).read_bytes()
     return Query(path, compute.encode_picture(plan, encoded))
