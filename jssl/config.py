@@ -235,12 +235,13 @@ def files(configs: pathlib.Path | None = None) -> dict[str, pathlib.Path]:
       jssl's own.
   """
   package = pathlib.Path(__file__).parent
-  # The last one wins; jssl's own as installed, and in a checkout.
-  everywhere = (package / "configs", package.parent / "configs", "configs")
-  return {
+  # As installed, and in a checkout.
+  own = package / "configs"
+  own = own if own.is_dir() else package.parent / "configs"
+  return {  # The last one wins.
       path.stem: path
-      for folder in ([configs] if configs else everywhere)
-      for path in sorted(pathlib.Path(folder).glob("*.py"))
+      for folder in ([configs] if configs else [own, pathlib.Path("configs")])
+      for path in sorted(folder.glob("*.py"))
   }
 
 

@@ -101,6 +101,17 @@ def test_files_here_come_before_those_of_jssl(tmp_path, monkeypatch):
     configs.of_method("mina", "digits")
 
 
+def test_what_lies_beside_an_installed_jssl_is_not_its_own(
+    tmp_path, monkeypatch
+):
+  for path in ("site/jssl/configs/mine.py", "site/configs/other.py"):
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).touch()
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(configs, "__file__", str(tmp_path / "site/jssl/x.py"))
+  assert list(configs.files()) == ["mine"]
+
+
 def test_a_folder_without_a_config_is_not_a_run(tmp_path):
   with pytest.raises(FileNotFoundError, match="config.json.*--workdir"):
     configs.load(str(tmp_path))
