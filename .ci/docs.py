@@ -40,10 +40,11 @@ def main() -> None:
   folder = pathlib.Path(sys.argv[1])
   pdoc.pdoc(*_modules(), output_directory=folder)
   for method in METHODS.values():
-    page = folder / (method.__module__.replace(".", "/") + ".html")
+    function = getattr(method, "func", method)  # Of a partial one.
+    page = folder / (function.__module__.replace(".", "/") + ".html")
     text = page.read_text()
     # Equation, figure and code of the method.
-    for part in ("$$", 'class="mermaid"', f'id="{method.__name__}"'):
+    for part in ("$$", 'class="mermaid"', f'id="{function.__name__}"'):
       if part not in text:
         sys.exit(f"{page} lacks {part}")
 
