@@ -17,7 +17,7 @@ SETTINGS = {
     "quickstart": dict(
         epochs=2,
         settings=_TINY
-        | {"method.queue_size": 256, "checkpoint.every_epochs": 0.5},
+        | {"method.queue_size": 256, "checkpoint.every_epochs": 0.25},
         dataset="digits",
     ),
     "your_own_images": dict(
