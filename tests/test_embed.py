@@ -619,7 +619,10 @@ def test_mistakes_are_named_with_their_remedy(workdir, photos, tmp_path):
       ({"output": tmp_path / "x.csv"}, "'.csv'; expected one of"),
       ({"stage": "stage_9"}, "pooled, stage_1, stage_2, stage_3"),
       ({"neighbours": tmp_path / "notes.txt"}, "notes.txt is no picture: not"),
-      ({"neighbours": tmp_path / "none.jpg"}, "There is no file"),
+      (
+          {"neighbours": tmp_path / "none.jpg"},
+          f"There is no file {tmp_path / 'none.jpg'}",
+      ),
       ({"dataset": f"folder:{tmp_path / 'empty'}"}, "holds no pictures"),
       ({"dataset": "folder:"}, "lacks a path"),
       ({"dataset": "digts"}, "No data set is called 'digts'"),
