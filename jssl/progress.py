@@ -1,13 +1,47 @@
 """What a run shows on the screen."""
 
+from collections.abc import Iterator
+import contextlib
+import os
 import sys
+import threading
 import time
+from typing import Any
 
 import jax
 import tqdm
 
 # Without a terminal (a log file), a line this often instead of a moving bar.
 _SECONDS_BETWEEN_LINES = 60.0
+# How often a bar moves while the program waits for something else.
+_SECONDS_BETWEEN_REFRESHES = 1.0
+
+
+@contextlib.contextmanager
+def stage(text: str) -> Iterator[None]:
+  """Shows what is going on in a block that takes a while.
+
+  On a terminal that is a line with a clock, which disappears at the end of the
+  block; in a log file, one line. Only the first of several processes writes.
+
+  Args:
+    text: What is going on, such as "evaluating (1 of 3: trained)".
+
+  Yields:
+    Nothing.
+  """
+  progress = Progress(step=0, total=None)
+  with contextlib.closing(progress), progress.stage(text):
+    yield
+
+
+def _size() -> dict[str, Any]:
+  """The bar's size: that of the terminal, if it knows its own."""
+  try:
+    known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+  except (OSError, ValueError):  # No terminal: a log file or a notebook.
+    known = True
+  return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 20}
 
 
 class Progress:
@@ -16,12 +50,12 @@ class Progress:
   Only the first of several processes writes.
   """
 
-  def __init__(self, *, step: int, total: int, unit: str = "step"):
+  def __init__(self, *, step: int, total: int | None, unit: str = "step"):
     """Starts the bar.
 
     Args:
       step: Number of steps already taken.
-      total: Number of steps in all.
+      total: Number of steps in all; None for a clock alone, see `stage`.
       unit: What is counted.
     """
     self._unit = unit
@@ -33,11 +67,17 @@ class Progress:
         initial=step,
         total=total,
         unit=unit,
-        dynamic_ncols=True,
+        # A clock alone says nothing once it has stopped.
+        leave=total is not None,
+        **_size(),
         disable=self._quiet or not self._terminal,
         bar_format=(
-            "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}"
-            " [{elapsed}<{remaining}{postfix}]"
+            "{desc}: {elapsed}"
+            if total is None
+            else (
+                "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}"
+                " [{elapsed}<{remaining}{postfix}]"
+            )
         ),
     )
 
@@ -62,6 +102,41 @@ class Progress:
       steps = max(step - self._first, 1)
       left = (total - step) * (time.monotonic() - self._start) / steps
       self.say(f"{self._unit} {step}/{total}, {left / 60:.0f} min left: {text}")
+
+  @contextlib.contextmanager
+  def stage(self, text: str) -> Iterator[None]:
+    """Shows what is going on in a block that takes no steps.
+
+    Args:
+      text: What is going on. On a terminal it stands beside the bar, whose
+        clock goes on; in a log file it is a line.
+
+    Yields:
+      Nothing.
+    """
+    if not self._terminal:
+      self.say(text)
+      yield
+      return
+    before = self._bar.postfix
+    if self._bar.total is None:
+      self._bar.set_description_str(text)
+    else:
+      self._bar.set_postfix_str(text)
+    ended = threading.Event()
+
+    def refresh():
+      while not ended.wait(_SECONDS_BETWEEN_REFRESHES):
+        self._bar.refresh()
+
+    thread = threading.Thread(target=refresh, daemon=True)
+    thread.start()
+    try:
+      yield
+    finally:
+      ended.set()
+      thread.join()
+      self._bar.set_postfix_str(before or "", refresh=False)
 
   def say(self, text: str) -> None:
     """Writes a line above the bar."""

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import pty
 import socket
 import subprocess
 import sys
@@ -60,6 +61,43 @@ def train(workdir, data_dir, *arguments, code=0, **options):
   assert process.returncode == code, output
   assert "collapse" not in output  # Each of these runs is healthy.
   return output
+
+
+def on_terminal(arguments, watch=None, **options):
+  """Runs Python on a terminal of its own.
+
+  Args:
+    arguments: Those of the interpreter.
+    watch: Called with the process and what it has written, as it writes.
+    **options: As for `subprocess.Popen`.
+
+  Returns:
+    The exit code, and what it wrote, with carriage returns.
+  """
+  ours, theirs = pty.openpty()
+  process = subprocess.Popen(
+      [sys.executable, *arguments],
+      cwd=ROOT,
+      stdin=theirs,
+      stdout=theirs,
+      stderr=theirs,
+      start_new_session=True,
+      **options,
+  )
+  os.close(theirs)
+  output = b""
+  while True:
+    try:
+      part = os.read(ours, 2**16)
+    except OSError:  # As Linux says that nobody writes any more.
+      part = b""
+    if not part:
+      break
+    output += part
+    if watch:
+      watch(process, output.decode(errors="replace"))
+  os.close(ours)
+  return process.wait(timeout=60), output.decode().replace("\r\n", "\n")
 
 
 def start_together(workdir, data_dir, *arguments, count, devices=2):

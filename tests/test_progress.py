@@ -1,0 +1,51 @@
+"""What the screen shows, on a terminal and in a log file."""
+
+import subprocess
+import sys
+
+import command
+from jssl import progress
+
+_STAGES = """
+import time
+from jssl import progress
+with progress.stage("evaluating (1 of 3: trained)"):
+  time.sleep(1.5)
+steps = progress.Progress(step=0, total=5)
+with steps.stage("compiling"):
+  time.sleep(1.5)
+steps.advance(5)
+steps.say("done")
+steps.close()
+"""
+
+
+def test_a_stage_is_a_moving_line_on_a_terminal():
+  code, output = command.on_terminal(["-c", _STAGES])
+  assert code == 0
+  drawn = output.split("\r")
+  assert "evaluating (1 of 3: trained): 00:01" in drawn  # The clock moves.
+  moving = [x for x in drawn if "0/5" in x and "compiling" in x]
+  assert {x.partition("[")[2][:5] for x in moving} >= {"00:00", "00:01"}
+  # Neither stays: the one is wiped out, the other makes room for steps.
+  *_, last = (x for x in output.splitlines() if "5/5" in x)
+  assert "compiling" not in last.rpartition("\r")[2]
+  assert "evaluating" not in output.splitlines()[-1]
+
+
+def test_a_stage_is_one_line_of_a_log_file():
+  done = subprocess.run(
+      [sys.executable, "-c", _STAGES], text=True, capture_output=True
+  )
+  expected = ["evaluating (1 of 3: trained)", "compiling", "done"]
+  assert done.stderr.splitlines() == expected
+  assert "\r" not in done.stderr and not done.stdout
+
+
+def test_a_stage_ends_with_its_error(capfd):
+  try:
+    with progress.stage("evaluating"):
+      raise ValueError("wrong")
+  except ValueError:
+    pass
+  assert capfd.readouterr().err == "evaluating\n"
