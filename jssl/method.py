@@ -68,6 +68,11 @@ class Method(NamedTuple):
       features of images `[B, H, W, C]` in [0, 1], without augmentation.
     pictures: `(params, carried, views) -> Pictures`; None for a method that
       makes none.
+    frozen_steps: `(params) -> tree` of numbers, like `params`: for how many
+      steps each parameter stays as it was drawn; 0 for none, `math.inf` for
+      ever. `make_step` hides a frozen parameter from the optimizer, whose
+      state for it (moments, step count, momentum) stands still too. None if
+      all parameters learn from the start.
 
   Example:
     The least method there is: it learns the mean color, and carries nothing.
@@ -105,3 +110,4 @@ class Method(NamedTuple):
   update: Callable[..., tuple[PyTree, PyTree]]
   encode: Callable[..., dict[str, jax.Array]]
   pictures: Callable[..., Pictures] | None = None
+  frozen_steps: Callable[[PyTree], PyTree] | None = None

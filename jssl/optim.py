@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import re
 
 import jax
+import jax.numpy as jnp
 import optax
 
 Schedule = Callable[[int], float]
@@ -334,7 +335,7 @@ def adamw(
   _check_shares(b1=b1, b2=b2)
   return _chain_clipped(
       clip_norm,
-      optax.scale_by_adam(b1=b1, b2=b2),
+      _scale_by_adam(b1, b2),
       _decay(weight_decay, _are_matrices),
       optax.scale_by_learning_rate(learning_rate),
   )
@@ -446,13 +447,41 @@ def accumulate(
   return optax.MultiSteps(optimizer, int(steps)).gradient_transformation()
 
 
+def _scale_by_adam(b1, b2):
+  """`optax.scale_by_adam` that counts the steps of each parameter by itself.
+
+  The bias correction of a parameter that was frozen for a while starts with it.
+  """
+  adam = optax.scale_by_adam(b1=b1, b2=b2)
+
+  def init(params):
+    state = adam.init(params)
+    counts = jax.tree.map(lambda _: jnp.zeros_like(state.count), params)
+    return state._replace(count=counts)
+
+  def update(updates, state, params=None):
+    del params
+    make = type(state)
+    each = jax.tree.map(
+        lambda x, *own: adam.update(x, make(*own)), updates, *state
+    )
+    # From a tree of (update, state) to a tree of each of their parts.
+    take = lambda f: jax.tree.map(lambda _, pair: f(*pair), updates, each)
+    fields = [take(lambda _, own, i=i: own[i]) for i in range(len(state))]
+    return take(lambda update, _: update), make(*fields)
+
+  return optax.GradientTransformation(init, update)
+
+
 def _with_constant(make, learning_rate, names):
   """Makes an optimizer, and for some names one whose rate stays."""
   if not names or not callable(learning_rate):
     return make(learning_rate)
   return optax.multi_transform(
       {True: make(learning_rate(0)), False: make(learning_rate)},
-      lambda params: {name: name in names for name in params},
+      lambda params: jax.tree_util.tree_map_with_path(
+          lambda path, _: path[0].key in names, params
+      ),
   )
 
 

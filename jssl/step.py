@@ -1,6 +1,7 @@
 """The one train step there is, for every method."""
 
 from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -84,7 +85,8 @@ def make_step(
 
   Args:
     method: The method, made with the same axis.
-    optimizer: An optax optimizer.
+    optimizer: An optax optimizer. For a method that freezes parameters for a
+      while it must count steps per parameter, as those of `jssl.optim` do.
     axis_name: Axis that the global batch is split over, or None.
 
   Returns:
@@ -93,7 +95,8 @@ def make_step(
     are scalars averaged over the axis: "loss", "gradient_norm", "skipped" and
     the method's own. If the loss, the gradient or what the method would carry
     on is not finite, "skipped" is 1 instead of 0, and nothing but the step's
-    number changes.
+    number changes. It raises a ValueError for an optimizer that cannot freeze
+    parameters for a while.
 
   Example:
     >>> import jax
@@ -130,6 +133,9 @@ def make_step(
     (value, aux), gradients = jax.value_and_grad(loss, has_aux=True)(
         state.params
     )
+    frozen = _frozen(method, state.params, state.step)
+    zeros = jax.tree.map(jnp.zeros_like, gradients)
+    gradients = _keep(frozen, zeros, gradients)
     gradients = parallel.pmean(gradients, axis_name)
     gradient_norm = optax.tree.norm(gradients)
 
@@ -138,6 +144,9 @@ def make_step(
           gradients, old.opt_state, old.params
       )
       params = optax.apply_updates(old.params, updates)
+      if any(flag is not False for flag in jax.tree.leaves(frozen)):
+        params = _keep(frozen, old.params, params)
+        opt_state = _keep_state(optimizer, frozen, old.opt_state, opt_state)
       params, carried = method.update(params, old.carried, aux.fresh, old.step)
       return old._replace(params=params, carried=carried, opt_state=opt_state)
 
@@ -155,6 +164,65 @@ def make_step(
     return new._replace(step=new.step + 1), metrics
 
   return step
+
+
+def _frozen(method, params, step):
+  """Whether each parameter is frozen: False, True, or a traced bool."""
+  if method.frozen_steps is None:
+    return jax.tree.map(lambda _: False, params)
+
+  def at_this_step(steps):
+    if steps <= 0 or steps == math.inf:
+      return steps > 0  # Known before tracing, so it costs nothing.
+    return step < steps
+
+  return jax.tree.map(at_this_step, method.frozen_steps(params))
+
+
+def _keep(frozen, old, new):
+  """Returns the old leaves where a parameter is frozen, else the new ones."""
+
+  def choose(frozen, old, new):
+    if isinstance(frozen, bool):
+      return old if frozen else new
+    return jnp.where(frozen, old, new)
+
+  return jax.tree.map(choose, frozen, old, new)
+
+
+def _keep_state(optimizer, frozen, old, new):
+  """The same of an optimizer's state; the counts of its schedules go on."""
+  if not all(isinstance(x, bool) for x in jax.tree.leaves(frozen)):
+    _check_counts(old)
+  is_masked = lambda x: isinstance(x, optax.MaskedNode)
+  flags = optax.tree_utils.tree_map_params(
+      optimizer,
+      lambda leaf, flag: leaf if is_masked(leaf) else flag,
+      old,
+      frozen,
+      transform_non_params=lambda _: False,
+      is_leaf=is_masked,
+  )
+  return _keep(flags, old, new)
+
+
+def _check_counts(state):
+  """Raises ValueError if moments of all parameters share one step count."""
+
+  def has_moments(node):
+    return {"count", "mu"} <= set(getattr(node, "_fields", ()))
+
+  for node in jax.tree.leaves(state, is_leaf=has_moments):
+    if has_moments(node) and (
+        jax.tree.structure(node.count) != jax.tree.structure(node.mu)
+    ):
+      raise ValueError(
+          f"The optimizer keeps a {type(node).__name__}, which counts the steps"
+          " of all parameters together, and this method freezes some of them"
+          " for a while: their first updates would be several times too large."
+          " Expected a count per parameter; use jssl.optim.adamw, or set the"
+          " method's frozen_steps to 0."
+      )
 
 
 @jax.jit

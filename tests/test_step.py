@@ -385,3 +385,142 @@ def test_a_resumed_step_draws_what_the_first_run_drew():
   np.testing.assert_array_equal(
       state.carried["views"], _seen("jit", 1)[1]["views"]
   )
+
+
+FROZEN, AFTER = 4, 100
+RATE = lambda step: 1e-2 / (1 + 0.01 * step)
+
+
+def _spy():
+  """A transformation that changes nothing and keeps what it saw."""
+  return optax.GradientTransformation(
+      lambda params: jax.tree.map(jnp.zeros_like, params),
+      lambda updates, state, params=None: (updates, updates),
+  )
+
+
+def _with_prototypes(name, frozen_steps=FROZEN):
+  return METHODS[name](
+      tiny.Net(),
+      augment=tiny.recipe,
+      dim=8,
+      hidden_dim=16,
+      prototypes=12,
+      frozen_steps=frozen_steps,
+      **({"second_augment": None} if name == "dino" else {}),
+  )
+
+
+def _train(method, optimizer, steps):
+  """The states before and after each step, and its rows of metrics."""
+  step = jax.jit(make_step(method, optimizer))
+  start = jax.jit(
+      lambda: init_state(method, optimizer, jax.random.key(0), _batch(0))
+  )
+  states, rows = [start()], []
+  for i in range(steps):
+    state, row = step(states[-1], _batch(i % 3))
+    states.append(state)
+    rows.append(row)
+  return states, rows
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("optimizer", ["sgd", "lars", "adamw"])
+@pytest.mark.parametrize("name", ["dino", "swav"])
+def test_thawed_parameters_meet_an_optimizer_that_starts(
+    name, optimizer, accumulated
+):
+  """Fresh moments and counts, but the schedule's own learning rate."""
+
+  def make(thawed=0):
+    rate = lambda step: RATE(step + thawed // accumulated)
+    inner = optim.OPTIMIZERS[optimizer](rate, weight_decay=rate)
+    return optim.accumulate(inner, accumulated)
+
+  states, _ = _train(
+      _with_prototypes(name),
+      optax.chain(_spy(), make(), _spy()),
+      FROZEN + AFTER,
+  )
+  drawn = states[0].params["prototypes"]
+  for state in states[: FROZEN + 1]:
+    np.testing.assert_allclose(state.params["prototypes"], drawn, atol=1e-7)
+    for spied in state.opt_state[::2]:
+      np.testing.assert_array_equal(spied["prototypes"], 0.0)
+  fresh, update = make(FROZEN), jax.jit(make(FROZEN).update)
+  expected_state = fresh.init(drawn)
+  sizes = {}
+  for i in range(1, AFTER + 1):
+    before, after = states[FROZEN + i - 1], states[FROZEN + i]
+    seen, _, actual = after.opt_state
+    expected, expected_state = update(
+        seen["prototypes"], expected_state, before.params["prototypes"]
+    )
+    np.testing.assert_allclose(
+        actual["prototypes"], expected, rtol=1e-4, atol=1e-8, err_msg=str(i)
+    )
+    rate = RATE((FROZEN + i - 1) // accumulated)
+    sizes[i] = float(jnp.sqrt(jnp.mean(actual["prototypes"] ** 2)) / rate)
+  assert all(sizes[i] > 0 for i in range(accumulated, AFTER, accumulated))
+  if optimizer == "adamw":
+    assert sizes[accumulated] == pytest.approx(1.0, abs=0.05)
+    # By a count that went on, 2 to 5 times as far.
+    assert max(sizes.values()) < 1.1
+
+
+@pytest.mark.parametrize("name", ["dino", "swav"])
+def test_others_do_not_notice_what_is_frozen(name):
+  """Neither in their updates nor by the limit of the gradient's norm."""
+  optimizer = optim.adamw(RATE, weight_decay=0.1, clip_norm=1e-2)
+  frozen, rows = _train(_with_prototypes(name), optimizer, 2)
+  method = _with_prototypes(name, frozen_steps=0)
+
+  def loss(params, carried, views, keys, step):
+    hidden = jax.lax.stop_gradient(params["prototypes"])
+    params = {**params, "prototypes": hidden}
+    return method.loss(params, carried, views, keys, step)
+
+  hidden, expected = _train(method._replace(loss=loss), optimizer, 2)
+  others = lambda state: {k: state.params[k] for k in ("net", "projector")}
+  # The second step, whose prototypes decayed, differs by them alone.
+  tiny.assert_trees_close(others(frozen[1]), others(hidden[1]), 1e-7)
+  norm = rows[0]["gradient_norm"]
+  assert norm == expected[0]["gradient_norm"] > 1e-2
+  _, free = _train(method, optimizer, 1)
+  assert free[0]["gradient_norm"] > norm
+
+
+def test_a_parameter_frozen_for_ever_leaves_no_trace_in_the_optimizer():
+  method = METHODS["moco_v3"](
+      tiny.vit(), augment=tiny.recipe, second_augment=None, dim=8, hidden_dim=16
+  )
+  for optimizer in (
+      optim.adamw(RATE, weight_decay=0.1),
+      optim.lars(RATE, weight_decay=0.1),
+      optax.adamw(1e-2),  # Its count does not matter here.
+  ):
+    states, _ = _train(method, optimizer, 2)
+    flat = lambda state: {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(
+            (state.params, state.opt_state)
+        )
+    }
+    start, end = flat(states[0]), flat(states[-1])
+    patch = [key for key in start if "['patch']" in key]
+    assert len(patch) >= 4  # Kernel and bias, and of each at least a moment.
+    for key in patch:
+      np.testing.assert_array_equal(start[key], end[key], key)
+    assert any(
+        np.any(start[key] != end[key]) for key in set(start) - set(patch)
+    )
+
+
+def test_an_optimizer_with_one_count_for_all_is_refused_for_a_while():
+  for optimizer in (optax.adamw(0.1), optim.accumulate(optax.adam(0.1), 2)):
+    with pytest.raises(ValueError, match="ScaleByAdamState.*jssl.optim.adamw"):
+      _train(_with_prototypes("dino"), optimizer, 1)
+  # Momentum starts at the first update of each parameter by itself.
+  _train(_with_prototypes("dino"), optax.sgd(0.1, momentum=0.9), 1)
+  _train(_with_prototypes("dino", frozen_steps=0), optax.adamw(0.1), 1)

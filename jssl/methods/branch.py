@@ -195,11 +195,24 @@ def embed_crops(
   return [large, small.projection], batch_stats
 
 
-def frozen_before(steps: int, step: jax.Array, params: PyTree) -> PyTree:
-  """Returns parameters that get no gradient in the first `steps` steps."""
-  return jax.tree.map(
-      lambda x: jnp.where(step < steps, jax.lax.stop_gradient(x), x), params
-  )
+def freeze(params: PyTree, name: str, steps: float) -> PyTree:
+  """Makes the `Method.frozen_steps` that freezes one entry of the parameters.
+
+  Args:
+    params: The parameters.
+    name: The entry, at the top of the tree or further in: "net/patch".
+    steps: For how many steps; `math.inf` for ever.
+
+  Returns:
+    A tree like `params`, of `steps` for the entry and 0 for all others.
+  """
+  wanted = tuple(name.split("/"))
+
+  def steps_of(path, _):
+    keys = tuple(entry.key for entry in path[: len(wanted)])
+    return steps if keys == wanted else 0
+
+  return jax.tree_util.tree_map_with_path(steps_of, params)
 
 
 def own_copy(tree: PyTree) -> PyTree:

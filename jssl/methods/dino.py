@@ -167,9 +167,7 @@ def dino(
     targets, target_batch_stats = target_nets.embed(
         branch, carried, views.large
     )
-    prototypes = branches.frozen_before(
-        frozen_steps, step, params["prototypes"]
-    )
+    prototypes = params["prototypes"]
     student = jnp.concatenate([_scores(z, prototypes) for z in projections])
     teacher = _scores(targets, carried.target_params["prototypes"])
     value = losses.dino(
@@ -196,7 +194,16 @@ def dino(
     teacher = ema.update(carried.target_params, params, momentum(step))
     return params, Carried(batch_stats, teacher, target_batch_stats, center)
 
-  return Method(views, init, loss, update, target_nets.encoder(net))
+  return Method(
+      views,
+      init,
+      loss,
+      update,
+      target_nets.encoder(net),
+      frozen_steps=lambda params: branches.freeze(
+          params, "prototypes", frozen_steps
+      ),
+  )
 
 
 def _scores(projections, prototypes):

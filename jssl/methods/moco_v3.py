@@ -113,7 +113,7 @@ def moco_v3(
     del step
     carried = jax.lax.stop_gradient(carried)
     embedding, batch_stats = branches.embed(
-        online, _frozen(params), carried.batch_stats, views, keys.local
+        online, params, carried.batch_stats, views, keys.local
     )
     targets, target_batch_stats = target_nets.embed(target, carried, views)
     queries = embedding.prediction
@@ -139,24 +139,16 @@ def moco_v3(
   def update(params, carried, fresh, step):
     # Averaging after the optimizer's step is the paper's averaging before the
     # next forward pass: a schedule is read one step ahead.
-    new = target_nets.follow(carried, params, fresh, momentum(step + 1))
-    if not _has_frozen(params):
-      return params, new
-    # Weight decay moved it, though it had no gradient.
-    drawn = carried.target_params["net"]["patch"]
-    target_params = _with_patch(new.target_params, drawn)
-    return _with_patch(params, drawn), new._replace(target_params=target_params)
+    carried = target_nets.follow(carried, params, fresh, momentum(step + 1))
+    return params, carried
 
-  def _has_frozen(params):
-    return freeze_patch and "patch" in params["net"]
-
-  def _frozen(params):
-    if not _has_frozen(params):
-      return params
-    return _with_patch(params, jax.lax.stop_gradient(params["net"]["patch"]))
-
-  return Method(views, init, loss, update, branches.encoder(net))
-
-
-def _with_patch(params, patch):
-  return {**params, "net": {**params["net"], "patch": patch}}
+  return Method(
+      views,
+      init,
+      loss,
+      update,
+      branches.encoder(net),
+      frozen_steps=lambda params: branches.freeze(
+          params, "net/patch", math.inf if freeze_patch else 0
+      ),
+  )

@@ -144,7 +144,7 @@ def swav(
     projections, batch_stats = branches.embed_crops(
         branch, params, carried.batch_stats, views, keys.local
     )
-    centers = branches.frozen_before(frozen_steps, step, params["prototypes"])
+    centers = params["prototypes"]
     scores = [_scores(z, centers) for z in projections]  # [V, B, P]
     value = losses.swapped_prediction(
         _codes(scores[0], centers, carried.queue, step),
@@ -201,7 +201,16 @@ def swav(
       queue = jax.vmap(queues.push)(queue, fresh.projections)
     return params, Carried(fresh.batch_stats, queue)
 
-  return Method(views, init, loss, update, branches.encoder(net))
+  return Method(
+      views,
+      init,
+      loss,
+      update,
+      branches.encoder(net),
+      frozen_steps=lambda params: branches.freeze(
+          params, "prototypes", frozen_steps
+      ),
+  )
 
 
 def _scores(projections, centers):

@@ -111,40 +111,26 @@ def test_the_patch_projection_stays_as_it_was_drawn(net, freeze_patch):
   for _ in range(3):
     state, _ = step(state, batch)
 
-  def moved(tree, old):
-    """Which leaves differ in any bit, by their names."""
+  def moved(tree, old, tolerance):
+    """Which leaves differ by more than the tolerance, by their names."""
     pairs = zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(old))
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.any(x != y)
+        jax.tree_util.keystr(path, simple=True, separator="/"): not np.allclose(
+            x, y, rtol=tolerance, atol=0
+        )
         for (path, x), y in pairs
     }
 
-  for tree, old in (
-      (state.params, start.params),
-      (state.carried.target_params, start.carried.target_params),
+  for tree, old, tolerance in (
+      (state.params, start.params, 0),
+      # An average of equal numbers differs in its last bit.
+      (state.carried.target_params, start.carried.target_params, 1e-6),
   ):
-    moves = moved(tree, old)
+    moves = moved(tree, old, tolerance)
     assert {"net/patch/kernel", "net/patch/bias"} < set(moves)
     for name, moving in moves.items():
       frozen = freeze_patch and name.startswith("net/patch/")
       assert moving != frozen, name
-
-
-def test_no_gradient_reaches_a_frozen_patch_projection():
-  views = case.views()
-
-  @functools.partial(jax.jit, static_argnums=0)
-  def gradient(freeze_patch):
-    method = _method(Patches(), freeze_patch=freeze_patch)
-    params, carried = method.init(jax.random.key(0), views)
-    loss = lambda params: method.loss(params, carried, views, case.KEYS, 0)[0]
-    return jax.grad(loss)(params)["net"]
-
-  frozen, free = gradient(True), gradient(False)
-  for leaf in jax.tree.leaves(frozen.pop("patch")):
-    np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
-  assert np.max(np.abs(free.pop("patch")["kernel"])) > 1e-3
-  tiny.assert_trees_close(frozen, free, case.TOLERANCE)
 
 
 def test_heads_have_neither_last_bias_nor_a_trained_last_norm():
