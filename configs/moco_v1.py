@@ -22,6 +22,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "name": "moco_v1",
       "dim": 128,
       "hidden_layers": 0,
+      "hidden_dim": 0,
       "queue_size": 65536,
       "momentum": 0.999,
       "temperature": 0.07,

@@ -5,8 +5,9 @@
 imagenet2012 as in the paper (Chen et al., 2020, 200 epochs). cifar10 as in
 lightly's CIFAR-10 benchmark: rate 0.06 x batch / 128, decay 5e-4, temperature
 0.1, momentum 0.99, 8,192 negatives at batch 512, symmetric loss, no blur (there
-84.7% kNN after 200 epochs). digits was tuned here for a short CPU run. Other
-data sets get the paper's recipe with a queue that fits thousands of images.
+84.7% kNN, and 83.8% at batch 128 with 4,096 negatives, each of the best of 200
+epochs on the test set). digits was tuned here for a short CPU run. Other data
+sets get the paper's recipe with a queue that fits thousands of images.
 """
 
 from jssl import config as configs
@@ -21,6 +22,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "name": "moco_v2",
       "dim": 128,
       "hidden_layers": 1,
+      "hidden_dim": 0,
       "queue_size": 65536,
       "momentum": 0.999,
       "temperature": 0.2,

@@ -3,19 +3,11 @@
   python -m jssl.train --config=configs/moco_v3.py:digits --workdir=runs/moco_v3
 
 imagenet2012 as in the paper's code for ResNet-50 (Chen et al., 2021, 300
-epochs: batch 4096, LARS at 0.3 x batch / 256, temperature 1). For ViT-S, its
-recipe is
-
-  --config.net.name=vit_small --config.net.positions=sincos
-  --config.method.projector_layers=3 --config.method.predictor_norm=True
-  --config.method.temperature=0.2 --config.optimizer.name=adamw
-  --config.optimizer.learning_rate=1.5e-4 --config.optimizer.weight_decay=0.1
-  --config.optimizer.schedule.warmup_epochs=40
-
-with crops from 0.08, and 12 heads where ours has 6. cifar10: SGD, temperature
-and augmentation of configs/moco_v2.py with this method's heads; not a published
-recipe. digits was tuned here for a short CPU run. Other data sets get the
-recipe of cifar10 with the paper's augmentation.
+epochs: batch 4096, LARS at 0.3 x batch / 256, temperature 1); for transformers
+there is configs/moco_v3_vit.py. cifar10: SGD, temperature and augmentation of
+configs/moco_v2.py with this method's heads; not a published recipe. digits was
+tuned here for a short CPU run. Other data sets get the recipe of cifar10 with
+the paper's augmentation.
 """
 
 from jssl import config as configs

@@ -91,6 +91,8 @@ def net(config: ConfigDict, *, axis_name: str | None = None) -> nn.Module:
     axis_name: Axis that batch statistics are synchronised over, or None.
   """
   section = {**config.net.to_dict(), "image_size": config.image_size}
+  if not section.get("heads"):  # The net's own number.
+    section.pop("heads", None)
   parts = section.pop("micro_batches")
   make = _construct(
       "config.net",
@@ -106,6 +108,9 @@ def schedule(config: ConfigDict, *, steps_per_epoch: int) -> optim.Schedule:
   """Makes the learning rate as a function of the number of updates."""
   section = config.optimizer
   peak = section.learning_rate
+  names = ("learning_rate", "reference_batch_size")
+  _check_numbers("config.optimizer", {name: section[name] for name in names})
+  _check_numbers("config.optimizer.schedule", section.schedule)
   if section.reference_batch_size:
     images = config.batch_size * config.accumulate_steps
     peak *= images / section.reference_batch_size
@@ -169,12 +174,25 @@ def _scheduled(where, config, steps_per_epoch):
   for key, value in config[where.removeprefix("config.")].items():
     if isinstance(value, ConfigDict) and key != "schedule":
       value = value.to_dict()
+      _check_numbers(f"{where}.{key}", value, share=key == "momentum")
       start = value.pop("value")
       value = _without_foreign_keys(value, optim.SCHEDULES)
       make = _construct(f"{where}.{key}", value, optim.SCHEDULES)
       value = make(start, epochs=config.epochs, steps_per_epoch=steps_per_epoch)
     made[key] = value
   return made
+
+
+def _check_numbers(where, section, *, share=False):
+  """Raises ValueError for a number below 0, or of a share above 1."""
+  for key, value in section.items():
+    if isinstance(value, (int, float)):
+      name = f"{where}.{key}"
+      optim.check_not_negative(**{name: value})
+      if share and key in ("value", "start", "end") and value > 1:
+        raise ValueError(
+            f"{name} is {value}; expected a value in [0, 1], for example 0.996."
+        )
 
 
 def _without_foreign_keys(section, table):

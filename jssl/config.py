@@ -91,6 +91,8 @@ def base(dataset: str) -> ConfigDict:
           # Of vision transformers: side of a patch, "learned" or "sincos"
           # positions, class "token" or "mean" of the patches.
           "patch_size": 4,
+          # Attention heads; 0 for the net's own number.
+          "heads": 0,
           "positions": "learned",
           "pooling": "token",
           # Parts of a device's batch that the net computes in turn, to save
@@ -143,6 +145,7 @@ def sgd(
     weight_decay: float,
     reference_batch_size: int = 128,
     warmup_epochs: float = 0.0,
+    nesterov: bool = False,
 ) -> dict[str, Any]:
   """Returns an optimizer section: SGD with momentum 0.9, and a cosine.
 
@@ -152,6 +155,7 @@ def sgd(
     reference_batch_size: The rate grows with the batch in proportion; 0 for a
       rate that does not.
     warmup_epochs: Epochs of linear warm-up.
+    nesterov: See `jssl.optim.sgd`.
   """
   return _optimizer(
       "sgd",
@@ -160,6 +164,7 @@ def sgd(
       reference_batch_size,
       warmup_epochs,
       momentum=0.9,
+      nesterov=nesterov,
   )
 
 
@@ -181,6 +186,7 @@ def lars(
       end,
       momentum=0.9,
       vector_rate=1.0,
+      exclude_vectors=True,
   )
 
 
@@ -202,14 +208,23 @@ def adamw(
       warmup_epochs,
       end,
       clip_norm,
+      exclude_vectors=True,
   )
 
 
 def staircase(
-    *, drops: tuple[float, ...], factor: float = 0.1
+    *,
+    drops: tuple[float, ...],
+    factor: float = 0.1,
+    warmup_epochs: float = 0.0,
 ) -> dict[str, Any]:
-  """Returns a schedule section: the rate times a factor at some epochs."""
-  return {"name": "staircase", "drop_epochs": drops, "factor": factor}
+  """Returns a schedule section: see `jssl.optim.staircase`."""
+  return {
+      "name": "staircase",
+      "drop_epochs": drops,
+      "factor": factor,
+      "warmup_epochs": warmup_epochs,
+  }
 
 
 def byol_views(*, scale: tuple[float, float]) -> dict[str, Any]:
@@ -228,7 +243,7 @@ def byol_views(*, scale: tuple[float, float]) -> dict[str, Any]:
 
 
 def files(configs: pathlib.Path | None = None) -> dict[str, pathlib.Path]:
-  """Returns config files by their names, which are those of methods.
+  """Returns config files by their names, most of which are those of methods.
 
   Args:
     configs: Their folder; None for `configs` here and, for what is not there,
@@ -354,8 +369,9 @@ def _optimizer(
       # The rate is for batches of this size and grows in proportion; 0: as is.
       "reference_batch_size": reference_batch_size,
       "weight_decay": weight_decay,
-      # Longest gradient; 0 for no limit.
+      # Longest gradient, 0 for no limit; of all parameters, or of each.
       "clip_norm": clip_norm,
+      "clip_per_parameter": False,
       "schedule": {
           "name": "cosine",
           "warmup_epochs": float(warmup_epochs),

@@ -7,6 +7,7 @@ a temperature or an EMA momentum just as well.
 """
 
 from collections.abc import Callable, Sequence
+import math
 import re
 
 import jax
@@ -27,12 +28,15 @@ def constant(peak: float, *, epochs: float, steps_per_epoch: float) -> Schedule:
   """The same value at every step.
 
   Args:
-    peak: The value.
+    peak: The value, at least 0.
     epochs: Length of the training; not used.
     steps_per_epoch: Steps an epoch; not used.
 
   Returns:
     The value as a function of the step.
+
+  Raises:
+    ValueError: If the value is negative.
 
   Example:
     >>> from jssl import optim
@@ -40,6 +44,7 @@ def constant(peak: float, *, epochs: float, steps_per_epoch: float) -> Schedule:
     0.1
   """
   del epochs, steps_per_epoch
+  check_not_negative(peak=peak)
   return optax.constant_schedule(peak)
 
 
@@ -54,18 +59,20 @@ def cosine(
   """Linear warm-up from 0, then half a cosine to the end's value.
 
   Args:
-    peak: The value after the warm-up.
+    peak: The value after the warm-up, at least 0.
     epochs: Length of the training, the warm-up included.
     steps_per_epoch: Steps an epoch.
     warmup_epochs: Length of the warm-up.
-    end: The value from the last step on. It may lie above `peak`: BYOL raises
-      its EMA momentum from 0.996 to 1, DINO its weight decay from 0.04 to 0.4.
+    end: The value from the last step on, at least 0. It may lie above `peak`:
+      BYOL raises its EMA momentum from 0.996 to 1, DINO its weight decay from
+      0.04 to 0.4.
 
   Returns:
     The value as a function of the step.
 
   Raises:
-    ValueError: If the warm-up is not shorter than the training.
+    ValueError: If the warm-up is not shorter than the training, or a value is
+      negative.
 
   Reference:
     Loshchilov and Hutter, SGDR, 2017.
@@ -76,6 +83,7 @@ def cosine(
     >>> [round(float(rate(step)), 4) for step in (0, 5, 10, 50, 90)]
     [0.0, 0.05, 0.1, 0.05, 0.0]
   """
+  check_not_negative(peak=peak, end=end)
   if not 0 <= warmup_epochs < epochs:
     raise ValueError(
         f"A warm-up of {warmup_epochs} epochs does not fit a training of"
@@ -105,17 +113,18 @@ def linear(
   """A straight line from a value to another, then constant.
 
   Args:
-    peak: The value at the end of the line and after it; may lie below `start`.
+    peak: The value at the end of the line and after it, at least 0; may lie
+      below `start`.
     epochs: Length of the training; not used, the line may be longer.
     steps_per_epoch: Steps an epoch.
-    start: The value at step 0.
+    start: The value at step 0, at least 0.
     warmup_epochs: Length of the line; 0 for `peak` at once.
 
   Returns:
     The value as a function of the step.
 
   Raises:
-    ValueError: If the length is negative.
+    ValueError: If the length or a value is negative.
 
   Reference:
     Caron et al., Emerging Properties in Self-Supervised Vision Transformers,
@@ -130,7 +139,7 @@ def linear(
     [0.0, 0.05, 0.1, 0.1]
   """
   del epochs
-  _check_not_negative(warmup_epochs=warmup_epochs)
+  check_not_negative(peak=peak, start=start, warmup_epochs=warmup_epochs)
   steps = round(warmup_epochs * steps_per_epoch)
   if not steps:  # optax would stay at the start for ever.
     return optax.constant_schedule(peak)
@@ -144,18 +153,24 @@ def staircase(
     steps_per_epoch: float,
     drop_epochs: Sequence[float] = (120, 160),
     factor: float = 0.1,
+    warmup_epochs: float = 0,
 ) -> Schedule:
   """Multiplies the learning rate by a factor at given epochs, as MoCo v1.
 
   Args:
-    peak: The learning rate at first.
+    peak: The learning rate before the first drop, at least 0.
     epochs: Length of the training; not used, drops are in absolute epochs.
     steps_per_epoch: Steps an epoch.
-    drop_epochs: Epochs at which the rate drops.
-    factor: Multiplied at each drop.
+    drop_epochs: Epochs at which the learning rate drops, the warm-up included.
+    factor: Multiplied at each drop, at least 0.
+    warmup_epochs: Length of a linear warm-up from 0.
 
   Returns:
     The learning rate as a function of the step.
+
+  Raises:
+    ValueError: If a value is negative, or the warm-up ends after the first
+      drop.
 
   Example:
     >>> from jssl import optim
@@ -164,8 +179,22 @@ def staircase(
     [0.1, 0.01, 0.001]
   """
   del epochs
+  check_not_negative(peak=peak, factor=factor, warmup_epochs=warmup_epochs)
+  if warmup_epochs > min(drop_epochs, default=math.inf):
+    raise ValueError(
+        f"A warm-up of {warmup_epochs} epochs does not end before the first"
+        f" drop of drop_epochs {tuple(drop_epochs)}; lower warmup_epochs or"
+        " drop later."
+    )
   drops = {round(epoch * steps_per_epoch): factor for epoch in drop_epochs}
-  return optax.piecewise_constant_schedule(peak, drops)
+  schedule = optax.piecewise_constant_schedule(peak, drops)
+  warmup_steps = round(warmup_epochs * steps_per_epoch)
+  if not warmup_steps:
+    return schedule
+  warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+  return lambda step: jnp.where(
+      step < warmup_steps, warmup(step), schedule(step)
+  )
 
 
 def sgd(
@@ -173,8 +202,10 @@ def sgd(
     *,
     momentum: float = 0.9,
     weight_decay: float | Schedule = 0.0,
+    nesterov: bool = False,
     constant_rate: Sequence[str] = (),
     clip_norm: float = 0.0,
+    clip_per_parameter: bool = False,
 ) -> optax.GradientTransformation:
   """SGD whose weight decay enters the gradient, as in the papers' code.
 
@@ -183,10 +214,12 @@ def sgd(
     momentum: Share of the velocity that is kept at a step, in [0, 1).
     weight_decay: Every parameter, biases and norms too, times this is added to
       its gradient. At least 0: a constant, or a function of the step.
+    nesterov: Whether the momentum is Nesterov's, as in RotNet's code.
     constant_rate: Names at the top of the tree whose parameters keep the first
       step's learning rate, as the predictor of SimSiam.
     clip_norm: Longest gradient, over all parameters and before the decay; 0 for
       no limit.
+    clip_per_parameter: Whether that limit is of each parameter by itself.
 
   Returns:
     An optax optimizer.
@@ -204,13 +237,14 @@ def sgd(
     >>> round(float(updates["kernel"][0, 0]), 3)
     -0.101
   """
-  _check_not_negative(learning_rate=learning_rate, weight_decay=weight_decay)
+  check_not_negative(learning_rate=learning_rate, weight_decay=weight_decay)
   _check_shares(momentum=momentum)
   return _chain_clipped(
       clip_norm,
+      clip_per_parameter,
       _decay(weight_decay),
       _with_constant(
-          lambda rate: optax.sgd(rate, momentum=momentum),
+          lambda rate: optax.sgd(rate, momentum=momentum, nesterov=nesterov),
           learning_rate,
           constant_rate,
       ),
@@ -224,7 +258,9 @@ def lars(
     momentum: float = 0.9,
     trust_coefficient: float = 0.001,
     vector_rate: float = 1.0,
+    exclude_vectors: bool = True,
     clip_norm: float = 0.0,
+    clip_per_parameter: bool = False,
 ) -> optax.GradientTransformation:
   """LARS, as MoCo v3's code has it.
 
@@ -243,8 +279,11 @@ def lars(
       rate of 1 and without momentum; at least 0.
     vector_rate: Learning rate of the parameters of one dimension or none,
       relative to the others'; at least 0. Barlow Twins has 0.0048 / 0.2.
+    exclude_vectors: Whether these are left out of decay and scaling; if not,
+      they are treated like all others, as by the LARC that trained SwAV.
     clip_norm: Longest gradient, over all parameters and before the decay; 0 for
       no limit.
+    clip_per_parameter: Whether that limit is of each parameter by itself.
 
   Returns:
     An optax optimizer.
@@ -269,7 +308,7 @@ def lars(
     >>> float(updates["bias"][0])  # Of one dimension: without trust ratio.
     -1.0
   """
-  _check_not_negative(
+  check_not_negative(
       learning_rate=learning_rate,
       weight_decay=weight_decay,
       trust_coefficient=trust_coefficient,
@@ -279,8 +318,9 @@ def lars(
   trust = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
   return _chain_clipped(
       clip_norm,
-      _decay(weight_decay, _are_matrices),
-      optax.masked(trust, _are_matrices),
+      clip_per_parameter,
+      _decay(weight_decay, _are_matrices if exclude_vectors else None),
+      optax.masked(trust, _are_matrices) if exclude_vectors else trust,
       optax.masked(optax.scale(vector_rate), _are_vectors),
       optax.sgd(learning_rate, momentum=momentum),
   )
@@ -292,7 +332,9 @@ def adamw(
     weight_decay: float | Schedule = 0.05,
     b1: float = 0.9,
     b2: float = 0.999,
+    exclude_vectors: bool = True,
     clip_norm: float = 0.0,
+    clip_per_parameter: bool = False,
 ) -> optax.GradientTransformation:
   """Adam with decoupled weight decay, for vision transformers.
 
@@ -307,8 +349,11 @@ def adamw(
     b1: Share of the mean gradient that is kept at a step, in [0, 1).
     b2: Share of the mean squared gradient that is kept at a step, in [0, 1);
       0.95 in MAE.
-    clip_norm: Longest gradient, over all parameters; 0 for no limit. DINO's
-      code limits that of each parameter by itself.
+    exclude_vectors: Whether parameters of one dimension or none are not
+      decayed; MoCo v3's code decays them too.
+    clip_norm: Longest gradient, over all parameters; 0 for no limit.
+    clip_per_parameter: Whether that limit is of each parameter by itself, as in
+      DINO's code.
 
   Returns:
     An optax optimizer.
@@ -331,12 +376,13 @@ def adamw(
     >>> round(float(updates["bias"][0]), 3)  # Biases do not decay.
     -0.1
   """
-  _check_not_negative(learning_rate=learning_rate, weight_decay=weight_decay)
+  check_not_negative(learning_rate=learning_rate, weight_decay=weight_decay)
   _check_shares(b1=b1, b2=b2)
   return _chain_clipped(
       clip_norm,
+      clip_per_parameter,
       _scale_by_adam(b1, b2),
-      _decay(weight_decay, _are_matrices),
+      _decay(weight_decay, _are_matrices if exclude_vectors else None),
       optax.scale_by_learning_rate(learning_rate),
   )
 
@@ -503,20 +549,30 @@ def _decay(weight_decay, mask=None):
   return make(weight_decay=weight_decay, mask=mask)
 
 
-def _chain_clipped(clip_norm, *parts):
+def _chain_clipped(clip_norm, per_parameter, *parts):
   """Chains the parts behind a limit of the gradient's length."""
-  _check_not_negative(clip_norm=clip_norm)
+  check_not_negative(clip_norm=clip_norm)
   if clip_norm:
-    parts = (optax.clip_by_global_norm(clip_norm), *parts)
+    make = _clip_each if per_parameter else optax.clip_by_global_norm
+    parts = (make(clip_norm), *parts)
   return optax.chain(*parts)
 
 
-def _check_not_negative(**values):
+def _clip_each(limit):
+  """Limits the length of each parameter's gradient by itself."""
+
+  def clip(x):
+    # The 1e-6 of DINO's code keeps a gradient of zeros from 0 / 0.
+    return x * jnp.minimum(1.0, limit / (optax.tree.norm(x) + 1e-6))
+
+  return optax.stateless(lambda updates, _: jax.tree.map(clip, updates))
+
+
+def check_not_negative(**values: float | Schedule) -> None:
+  """Raises ValueError if a named number is negative or not finite."""
   for name, value in values.items():
-    if not callable(value) and not value >= 0:
-      raise ValueError(
-          f"{name} is {value}; expected at least 0, where 0 turns it off."
-      )
+    if not callable(value) and not 0 <= value < math.inf:
+      raise ValueError(f"{name} is {value}; expected a number of at least 0.")
 
 
 def _check_shares(**values):

@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -96,7 +97,7 @@ def test_files_here_come_before_those_of_jssl(tmp_path, monkeypatch):
   assert configs.of_method("mine", "digits") == "mine"
   assert configs.of_method("byol", "digits") == "byol"
   assert configs.of_method("moco_v2", "digits").method.name == "moco_v2"
-  assert set(configs.files()) == set(METHODS) | {"mine"}
+  assert set(configs.files()) == set(METHODS) | {"mine", "moco_v3_vit"}
   with pytest.raises(ValueError, match="Did you mean 'mine'"):
     configs.of_method("mina", "digits")
 
@@ -121,8 +122,9 @@ def test_a_folder_without_a_config_is_not_a_run(tmp_path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_config_builds(path, dataset):
   config = configs.of_method(path.stem, dataset)
-  # One file a method, under its name.
-  assert config.method.name == path.stem and path.stem in METHODS
+  # A file per method, under its name, and one that is for transformers.
+  assert config.method.name == path.stem.removesuffix("_vit")
+  assert config.method.name in METHODS
   assert isinstance(build.method(config, axis_name="devices"), Method)
   schedule = build.schedule(config, steps_per_epoch=10)
   optimizer = build.optimizer(config, steps_per_epoch=10)
@@ -131,7 +133,7 @@ def test_every_config_builds(path, dataset):
 
 
 def test_every_method_has_a_config():
-  assert {path.stem for path in FILES} == set(METHODS)
+  assert {path.stem for path in FILES} == set(METHODS) | {"moco_v3_vit"}
 
 
 def test_the_learning_rate_grows_with_the_batch():
@@ -291,16 +293,60 @@ def test_a_momentum_is_changed_by_its_name_alone(name, dataset, monkeypatch):
 def test_a_schedule_out_of_range_is_refused():
   config = _config("cifar10", "byol")
   config.method.momentum.value = 1.5
-  with pytest.raises(ValueError, match="momentum is 1.5"):
+  with pytest.raises(ValueError, match="method.momentum.value is 1.5"):
     build.method(config)
   config = _config("cifar10", "dino")
   config.method.teacher_temperature.value = -0.07
   config.method.teacher_temperature.start = -0.07
-  with pytest.raises(ValueError, match="teacher_temperature is -0.07"):
+  with pytest.raises(
+      ValueError, match="method.teacher_temperature.start is -0.07"
+  ):
     build.method(config)
   config = _config("cifar10", "moco_v3")
   config.method.momentum.typo = 1
   with pytest.raises(ValueError, match="config.method.momentum is 'typo'"):
+    build.method(config)
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "name,key",
+    [
+        ("simclr", "optimizer.learning_rate"),
+        ("simclr", "optimizer.reference_batch_size"),
+        ("simclr", "optimizer.schedule.end"),
+        ("simclr", "optimizer.schedule.warmup_epochs"),
+        ("dino", "optimizer.weight_decay.value"),
+        ("dino", "optimizer.weight_decay.end"),
+        ("dino", "optimizer.clip_norm"),
+        ("rotation", "optimizer.schedule.factor"),
+        ("byol", "method.momentum.end"),
+        ("dino", "method.teacher_temperature.start"),
+        ("simclr", "optimizer.momentum"),
+        ("barlow_twins", "optimizer.vector_rate"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_by_its_name(name, key, value):
+  config = _config("imagenet2012", name)
+  *sections, last = key.split(".")
+  section = config
+  for part in sections:
+    section = section[part]
+  with section.ignore_type():
+    section[last] = value
+  shown = f"{key.split('.')[-1]} is {value}; expected"
+  with pytest.raises(ValueError, match=shown) as error:
+    build.method(config)
+    build.schedule(config, steps_per_epoch=10)
+    build.optimizer(config, steps_per_epoch=10)
+  if key not in ("optimizer.clip_norm", "optimizer.momentum"):
+    assert key in str(error.value) or "vector_rate" in key
+
+
+def test_an_average_that_keeps_more_than_all_is_refused():
+  config = _config("imagenet2012", "byol")
+  config.method.momentum.end = 1.01
+  with pytest.raises(ValueError, match="method.momentum.end is 1.01; .* 1"):
     build.method(config)
 
 
@@ -341,3 +387,136 @@ def test_accumulation_counts_updates_and_scales_the_rate():
   for i in range(4):
     updates, state = optimizer.update(params, state, params)
     assert bool(jnp.any(updates["w"])) == (i == 3)
+
+
+def _updates(config, step):
+  """Updates of a matrix and a vector at a step, and what they were made of."""
+  optimizer = build.optimizer(config, steps_per_epoch=10)
+  keys = jax.random.split(jax.random.key(0), 4)
+  params = {
+      "w": 1e3 * jax.random.normal(keys[0], (4, 3)),
+      "b": jax.random.normal(keys[1], (3,)),
+  }
+  gradient = {
+      "w": jax.random.normal(keys[2], (4, 3)),
+      "b": jax.random.normal(keys[3], (3,)),
+  }
+  state = optimizer.init(params)
+  zeros = jax.tree.map(jnp.zeros_like, gradient)
+  updates = None
+  for i in range(step + 1):
+    seen = gradient if i == step else zeros
+    # Without momentum of earlier steps: decay moves it a little.
+    updates, state = optimizer.update(seen, state, params)
+  return params, gradient, updates
+
+
+def test_barlow_twins_steps_are_those_of_the_published_run():
+  """LARS of the paper's code, on a sixteenth of the gradient of 16 GPUs."""
+  config = _config("imagenet2012", "barlow_twins")
+  config.optimizer.momentum = 0.0
+  params, gradient, updates = _updates(config, step=100)
+  w, b = (np.asarray(params[key], np.float64) for key in "wb")
+  given_w, given_b = (
+      np.asarray(gradient[key], np.float64) / 16 for key in "wb"
+  )
+  # After the warm-up of ten epochs, of ten steps here, at batch 2048.
+  move = given_w + 1e-6 * w
+  move *= 0.001 * np.linalg.norm(w) / np.linalg.norm(move)
+  np.testing.assert_allclose(updates["w"], -0.2 * 8 * move, rtol=1e-5)
+  np.testing.assert_allclose(updates["b"], -0.0048 * 8 * given_b, rtol=1e-5)
+  # Where the decay counts 16 times as much, it shows.
+  wrong = given_w * 16 + 1e-6 * w
+  wrong *= 0.001 * np.linalg.norm(w) / np.linalg.norm(wrong)
+  assert np.abs(wrong - move).max() > 1e-3 * np.abs(move).max()
+  assert config.method.off_diagonal_weight == 0.0051
+
+
+@pytest.mark.parametrize("name", ["rotation", "jigsaw", "relative_position"])
+def test_pretexts_of_imagenet_drop_twice_after_a_warm_up(name):
+  """15, 25 and 5 of google/revisiting-self-supervised."""
+  config = _config("imagenet2012", name)
+  schedule = build.schedule(config, steps_per_epoch=10)
+  expected = {0: 0, 25: 0.05, 50: 0.1, 149: 0.1, 150: 0.01, 250: 0.001}
+  expected[349] = 0.001
+  for step, value in expected.items():
+    assert float(schedule(step)) == pytest.approx(value, rel=1e-5), step
+  assert config.epochs == 35
+
+
+def test_rotation_on_cifar_has_nesterov_momentum():
+  config = _config("cifar10", "rotation")
+  assert config.optimizer.nesterov
+  # The second of two equal steps: 1 + 0.9 * (1 + 0.9) times the first gradient.
+  config.optimizer.weight_decay = 0.0
+  optimizer = build.optimizer(config, steps_per_epoch=10)
+  params = {"w": jnp.ones((2, 2))}
+  state = optimizer.init(params)
+  for expected in (1.9, 2.71):
+    updates, state = optimizer.update(params, state, params)
+    np.testing.assert_allclose(updates["w"], -0.1 * expected, rtol=1e-6)
+
+
+def test_dino_clips_each_parameter():
+  config = _config("imagenet2012", "dino")
+  assert config.optimizer.clip_norm == 3.0
+  assert config.optimizer.clip_per_parameter
+  assert not _config("cifar10", "dino").optimizer.clip_per_parameter
+
+
+def test_swav_scales_biases_and_norms_too():
+  config = _config("imagenet2012", "swav")
+  params, _, updates = _updates(config, step=100)
+  # Of LARC: a step as long as 0.001 of the parameter, times 0.3 * 16.
+  for key in "wb":
+    share = np.linalg.norm(updates[key]) / np.linalg.norm(params[key])
+    assert 0.001 * 4.8 < share < 0.001 * 4.8 * 11  # Momentum adds decay's.
+
+
+def test_moco_v3_has_the_recipe_of_its_transformer():
+  config = _config("imagenet2012", "moco_v3_vit")
+  net = build.net(config)
+  assert (net.width, net.depth, net.heads, net.patch_size) == (384, 12, 12, 16)
+  assert net.positions == "sincos" and net.pooling == "token"
+  assert (config.epochs, config.batch_size) == (300, 4096)
+  expected = {
+      "projector_layers": 3,
+      "predictor_norm": True,
+      "hidden_dim": 4096,
+      "temperature": 0.2,
+      "freeze_patch": True,
+  }
+  assert expected.items() <= config.method.to_dict().items()
+  assert config.method.momentum.value == 0.99
+  for view in (config.augment, config.second_augment):
+    assert tuple(view.scale) == (0.08, 1.0)
+  schedule = build.schedule(config, steps_per_epoch=1)
+  assert float(schedule(40)) == pytest.approx(1.5e-4 * 16)
+  assert float(schedule(20)) == pytest.approx(1.5e-4 * 8)
+  assert float(schedule(300)) == pytest.approx(0, abs=1e-9)
+  # Biases and norms decay too.
+  optimizer = build.optimizer(config, steps_per_epoch=1)
+  params = {"bias": jnp.ones(3)}
+  state = optimizer.init(params)
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  for _ in range(41):
+    updates, state = optimizer.update(zeros, state, params)
+  np.testing.assert_allclose(updates["bias"], -0.1 * 1.5e-4 * 16, rtol=1e-5)
+
+
+def test_heads_of_a_transformer_are_settable():
+  config = _config("imagenet2012", "moco_v3")
+  config.net.name = "vit_small"
+  assert build.net(config).heads == 6
+  config.net.heads = 12
+  assert build.net(config).heads == 12
+  config.net.name = "resnet18"  # Has none.
+  assert isinstance(build.net(config), nets.ResNet)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_what_lightly_reached_is_said_to_be_its_best_epoch(path):
+  text = " ".join(path.read_text().split())
+  if "lightly" in text:
+    assert "each of the best of 200 epochs on the test set" in text
+    assert "at batch 512" in text and "128" in text

@@ -203,6 +203,8 @@ def test_clipping_is_of_the_whole_gradient_before_all_else(name):
         ("lars", "momentum", -0.1),
         ("lars", "trust_coefficient", float("nan")),
         ("lars", "vector_rate", -1.0),
+        ("sgd", "learning_rate", float("inf")),
+        ("adamw", "weight_decay", float("nan")),
         ("adamw", "b1", 1.5),
         ("adamw", "b2", -0.5),
     ],
@@ -211,6 +213,83 @@ def test_a_value_out_of_its_range_is_refused(name, key, value):
   arguments = {"learning_rate": 0.1, key: value}
   with pytest.raises(ValueError, match=f"{key} is {value}; expected"):
     optim.OPTIMIZERS[name](arguments.pop("learning_rate"), **arguments)
+
+
+@pytest.mark.parametrize(
+    "name,key",
+    [
+        *((n, "peak") for n in optim.SCHEDULES),
+        ("cosine", "end"),
+        ("linear", "start"),
+        ("staircase", "factor"),
+        ("staircase", "warmup_epochs"),
+    ],
+)
+@pytest.mark.parametrize("value", [-1e-6, float("nan"), float("inf")])
+def test_a_schedule_of_negative_values_is_refused(name, key, value):
+  arguments = {"peak": 0.1, "epochs": 10, "steps_per_epoch": 2}
+  if name == "linear":
+    arguments |= {"start": 0.0, "warmup_epochs": 1}
+  arguments[key] = value
+  with pytest.raises(ValueError, match=f"{key} is {value}; expected"):
+    optim.SCHEDULES[name](**arguments)
+
+
+def test_nesterov_looks_ahead_as_in_pytorch():
+  rate, momentum, decay = 0.1, 0.9, 0.01
+  optimizer = optim.sgd(
+      rate, momentum=momentum, weight_decay=decay, nesterov=True
+  )
+  params, gradients = _tree(0), [_tree(seed) for seed in (1, 2, 3)]
+  trajectory, _ = _follow(optimizer, params, gradients)
+  for name, start in params.items():
+    expected, velocity = np.asarray(start, np.float64), 0.0
+    for step, gradient in enumerate(gradients):
+      move = np.asarray(gradient[name], np.float64) + decay * expected
+      velocity = momentum * velocity + move
+      expected = expected - rate * (move + momentum * velocity)
+      np.testing.assert_allclose(
+          trajectory[step][name], expected, rtol=1e-5, atol=1e-6
+      )
+
+
+@each_optimizer
+def test_each_gradient_can_be_clipped_by_itself(name):
+  """As in DINO's code: to the limit over the length plus 1e-6, if below 1."""
+  limit = 0.5
+  scale = {"s": 1e-3, "b": 1.0, "w": 10.0, "p": 0.0}
+  long = {key: scale[key] * x for key, x in _tree(1).items()}
+  short = {}
+  for key, x in long.items():
+    share = limit / (np.linalg.norm(np.ravel(x)) + 1e-6)
+    short[key] = x * min(share, 1.0)
+  make = optim.OPTIMIZERS[name]
+  clipped = make(
+      0.1, weight_decay=0.1, clip_norm=limit, clip_per_parameter=True
+  )
+  next_one = jax.tree.map(lambda x: 1e-2 * x, short)
+  params = _tree(0)
+  (*_, actual), _ = _follow(clipped, params, [long, next_one])
+  free = make(0.1, weight_decay=0.1)
+  (*_, expected), _ = _follow(free, params, [short, next_one])
+  jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, 1e-5), actual, expected
+  )
+  assert np.all(np.isfinite(actual["p"]))
+
+
+@pytest.mark.parametrize("name", ["lars", "adamw"])
+def test_vectors_can_be_treated_like_all_others(name):
+  """With a gradient of zeros AdamW only decays; LARS moves by trust times p."""
+  optimizer = optim.OPTIMIZERS[name](
+      0.5, weight_decay=0.25, exclude_vectors=False
+  )
+  params = _tree(0)
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  (after,), _ = _follow(optimizer, params, [zeros])
+  share = {"adamw": 0.5 * 0.25, "lars": 0.5 * 0.001}[name]
+  for key, value in params.items():
+    np.testing.assert_allclose(after[key], (1 - share) * value, rtol=1e-5)
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 0.5])
@@ -310,6 +389,32 @@ def test_staircase_drops_when_its_epochs_begin(step, expected):
   np.testing.assert_allclose(schedule(step), expected, rtol=1e-5)
 
 
+def test_staircase_warms_up_from_zero():
+  """As `get_lr` of google/revisiting-self-supervised, with a warm-up."""
+  schedule = optim.staircase(
+      0.1,
+      epochs=35,
+      steps_per_epoch=10,
+      drop_epochs=(15, 25),
+      warmup_epochs=5,
+  )
+  expected = {0: 0.0, 25: 0.05, 49: 0.098, 50: 0.1, 149: 0.1, 150: 0.01}
+  expected |= {249: 0.01, 250: 0.001, 349: 0.001}
+  for step, value in expected.items():
+    np.testing.assert_allclose(schedule(step), value, rtol=1e-5)
+
+
+def test_a_staircase_that_drops_in_its_warm_up_is_refused():
+  with pytest.raises(ValueError, match="warm-up of 20 .* drop_epochs \\(15,"):
+    optim.staircase(
+        0.1,
+        epochs=35,
+        steps_per_epoch=10,
+        drop_epochs=(15, 25),
+        warmup_epochs=20,
+    )
+
+
 @pytest.mark.parametrize(
     "step,expected",
     [(0, 0.04), (30, 0.05), (60, 0.06), (90, 0.07), (91, 0.07), (500, 0.07)],
@@ -353,6 +458,7 @@ def test_constant_stays():
         ("linear", {"start": 0.1, "warmup_epochs": 3}),
         ("linear", {"start": 0.1, "warmup_epochs": 0}),
         ("staircase", {"drop_epochs": (5,)}),
+        ("staircase", {"drop_epochs": (5,), "warmup_epochs": 2}),
     ],
 )
 @pytest.mark.parametrize("steps_per_epoch", [10, 2.5])

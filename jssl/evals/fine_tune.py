@@ -57,10 +57,14 @@ def fine_tune(
     The classifier, jitted: from images `[B, h, w, C]` in [0, 1], of the size of
     the views, to logits `[B, num_classes]`.
 
+  Raises:
+    ValueError: If the learning rate is negative.
+
   Reference:
     He et al., Masked Autoencoders Are Scalable Vision Learners, 2022, table 9,
     but for its stronger augmentation.
   """
+  optim.check_not_negative(learning_rate=learning_rate)
   count = len(images.image)
   train = count >= batch_size
   batch_size = min(batch_size, count)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jssl import optim
 from jssl.embeddings import AnyArray
 
 LEARNING_RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -149,7 +150,15 @@ def hold_out(
 def make_grid(
     learning_rates: Sequence[float], weight_decays: Sequence[float]
 ) -> list[tuple[float, float]]:
-  """Returns all pairs of a rate and a decay, rate by rate."""
+  """Returns all pairs of a rate and a decay, rate by rate.
+
+  Raises:
+    ValueError: If one of them is negative or not finite.
+  """
+  for rate in learning_rates:
+    optim.check_not_negative(learning_rates=rate)
+  for decay in weight_decays:
+    optim.check_not_negative(weight_decays=decay)
   return list(itertools.product(learning_rates, weight_decays))
 
 

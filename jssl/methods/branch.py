@@ -195,22 +195,24 @@ def embed_crops(
   return [large, small.projection], batch_stats
 
 
-def freeze(params: PyTree, name: str, steps: float) -> PyTree:
-  """Makes the `Method.frozen_steps` that freezes one entry of the parameters.
+def freeze(params: PyTree, names: tuple[str, ...], steps: float) -> PyTree:
+  """Makes the `Method.frozen_steps` that freezes some of the parameters.
 
   Args:
     params: The parameters.
-    name: The entry, at the top of the tree or further in: "net/patch".
+    names: Entries at the top of the tree or further in, "net/patch"; those that
+      do not exist are passed over.
     steps: For how many steps; `math.inf` for ever.
 
   Returns:
-    A tree like `params`, of `steps` for the entry and 0 for all others.
+    A tree like `params`, of `steps` for the named entries and 0 for all others.
   """
-  wanted = tuple(name.split("/"))
 
   def steps_of(path, _):
-    keys = tuple(entry.key for entry in path[: len(wanted)])
-    return steps if keys == wanted else 0
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return steps if f"{name}/".startswith(prefixes) else 0
+
+  prefixes = tuple(f"{name}/" for name in names)
 
   return jax.tree_util.tree_map_with_path(steps_of, params)
 

@@ -55,6 +55,11 @@ from jssl.nets import BatchNorm
 from jssl.nets import MLP
 
 _INIT = nn.initializers.normal(0.02)
+# PyTorch's default of a linear layer, uniform in +-1 / sqrt(fan in), that the
+# authors' weight-normalised layer starts from; one row per prototype.
+_PROTOTYPE_INIT = nn.initializers.variance_scaling(
+    1 / 3, "fan_in", "uniform", in_axis=1, out_axis=0
+)
 
 
 class Carried(NamedTuple):
@@ -85,6 +90,7 @@ def dino(
     projector_layers: int = 3,
     projector_norm: bool = False,
     prototypes: int = 65536,
+    norm_last_layer: bool = True,
     student_temperature: float = 0.1,
     teacher_temperature: float | Callable = 0.04,
     momentum: float | Callable = 0.996,
@@ -107,6 +113,9 @@ def dino(
     projector_norm: Whether it has BatchNorm; not in the paper, but usual for
       small ResNets.
     prototypes: Number of scores, K.
+    norm_last_layer: Whether prototypes keep length 1. If not, a score is the
+      cosine similarity times a length that is learned, 1 at first; the paper
+      does so for small transformers trained for long.
     student_temperature: Divisor of the student's scores, above 0.
     teacher_temperature: Divisor of the teacher's, above 0 and smaller: a
       constant, or a function of the step. The paper warms up to 0.07.
@@ -114,7 +123,8 @@ def dino(
       constant, or a function of the step. The paper raises it from 0.996 to 1
       along a cosine.
     center_momentum: Share of the centre that is kept at a step, in [0, 1].
-    frozen_steps: Steps before the prototypes learn: an epoch in the paper.
+    frozen_steps: Steps before the prototypes (and their lengths) learn: an
+      epoch in the paper.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
@@ -154,8 +164,10 @@ def dino(
   def init(key, views):
     branch_key, prototype_key = jax.random.split(key)
     params, batch_stats = branches.init(branch_key, branch, views.large[0])
-    drawn = _INIT(prototype_key, (prototypes, dim))
+    drawn = _PROTOTYPE_INIT(prototype_key, (prototypes, dim))
     params = {**params, "prototypes": drawn}
+    if not norm_last_layer:
+      params["prototype_lengths"] = jnp.ones((prototypes, 1))
     copy = branches.own_copy((params, batch_stats))
     return params, Carried(batch_stats, *copy, jnp.zeros(prototypes))
 
@@ -167,9 +179,8 @@ def dino(
     targets, target_batch_stats = target_nets.embed(
         branch, carried, views.large
     )
-    prototypes = params["prototypes"]
-    student = jnp.concatenate([_scores(z, prototypes) for z in projections])
-    teacher = _scores(targets, carried.target_params["prototypes"])
+    student = jnp.concatenate([_scores(z, params) for z in projections])
+    teacher = _scores(targets, carried.target_params)
     value = losses.dino(
         student,
         teacher,
@@ -201,12 +212,15 @@ def dino(
       update,
       target_nets.encoder(net),
       frozen_steps=lambda params: branches.freeze(
-          params, "prototypes", frozen_steps
+          params, ("prototypes", "prototype_lengths"), frozen_steps
       ),
   )
 
 
-def _scores(projections, prototypes):
-  """Cosine similarities to the prototypes, `[V, B, K]`."""
-  # The paper's weight-normalised layer, its lengths fixed at 1.
-  return jnp.matmul(l2_normalize(projections), l2_normalize(prototypes).T)
+def _scores(projections, params):
+  """Cosine similarities to the prototypes times their lengths, `[V, B, K]`."""
+  # The authors' weight-normalised layer.
+  rows = l2_normalize(params["prototypes"])
+  if "prototype_lengths" in params:
+    rows = rows * params["prototype_lengths"]
+  return jnp.matmul(l2_normalize(projections), rows.T)

@@ -44,9 +44,10 @@ def jigsaw(
     puzzles: int = 8,
     tile_size: int | None = None,
     channel_shift: int = 2,
-    grayscale_probability: float = 0.7,
+    grayscale_probability: float = 0.66,
     dim: int = 512,
     hidden_dim: int = 4096,
+    dropout: float = 0.5,
     axis_name: str | None = None,
 ) -> Method:
   """Makes the jigsaw puzzle over a backbone.
@@ -64,9 +65,12 @@ def jigsaw(
       shown at a step. The net sees a tile once all the same.
     tile_size: Side of a tile, None for 64 / 75 of a third of the image.
     channel_shift: Largest shift of a tile's color channels, in pixels.
-    grayscale_probability: How often the image loses its colors.
+    grayscale_probability: How often the image loses its colors; the default is
+      that of Kolesnikov et al. (2019).
     dim: Width of a tile's projection; 512 in the paper.
     hidden_dim: Width of the classifier's hidden layer; 4096 in the paper.
+    dropout: Share of that layer's activations that is set to 0 in training, in
+      [0, 1); a half in the code of Kolesnikov et al. (2019).
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
@@ -92,5 +96,6 @@ def jigsaw(
       grayscale_probability=grayscale_probability,
       dim=dim,
       hidden_dim=hidden_dim,
+      dropout=dropout,
       axis_name=axis_name,
   )

@@ -84,6 +84,7 @@ def moco(
     ),
     dim: int = 128,
     hidden_layers: int = 0,
+    hidden_dim: int = 0,
     queue_size: int = 65536,
     momentum: float | Callable = 0.999,
     temperature: float = 0.07,
@@ -98,8 +99,9 @@ def moco(
     augment: The recipe of both views, `(key, image, *, extent) -> view`; by
       default the paper's, at the size of the images.
     dim: Length of the embeddings.
-    hidden_layers: Hidden layers of the head, each as wide as the features: 0
-      in v1, 1 in v2.
+    hidden_layers: Hidden layers of the head: 0 in v1, 1 in v2.
+    hidden_dim: Width of each of them, 0 for that of the features, as in the
+      paper; 2048 in solo-learn.
     queue_size: Number of negatives, K; a multiple of the global batch (of
       twice the global batch if symmetric).
     momentum: Share of the key encoder that is kept at a step, in [0, 1]: a
@@ -120,9 +122,8 @@ def moco(
   """
   checks.check_temperature(temperature)
   momentum = ema.as_schedule(momentum)
-  branch = branches.Branch(
-      net, MLP((None,) * hidden_layers + (dim,), dtype=branches.dtype_of(net))
-  )
+  widths = (hidden_dim or None,) * hidden_layers + (dim,)
+  branch = branches.Branch(net, MLP(widths, dtype=branches.dtype_of(net)))
 
   def embed(params, batch_stats, images, key):
     embedding, batch_stats = branches.forward(

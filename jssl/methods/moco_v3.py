@@ -149,6 +149,6 @@ def moco_v3(
       update,
       branches.encoder(net),
       frozen_steps=lambda params: branches.freeze(
-          params, "net/patch", math.inf if freeze_patch else 0
+          params, ("net/patch",), math.inf if freeze_patch else 0
       ),
   )

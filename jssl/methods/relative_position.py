@@ -39,9 +39,10 @@ def relative_position(
     augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
     tile_size: int | None = None,
     channel_shift: int = 2,
-    grayscale_probability: float = 0.7,
+    grayscale_probability: float = 0.66,
     dim: int = 512,
     hidden_dim: int = 4096,
+    dropout: float = 0.5,
     axis_name: str | None = None,
 ) -> Method:
   """Makes context prediction over a backbone.
@@ -56,9 +57,12 @@ def relative_position(
       view`; by default a crop and a flip, at the size of the images.
     tile_size: Side of a tile, None for 64 / 75 of a third of the image.
     channel_shift: Largest shift of a tile's color channels, in pixels.
-    grayscale_probability: How often the image loses its colors.
+    grayscale_probability: How often the image loses its colors; the default is
+      that of Kolesnikov et al. (2019).
     dim: Width of a tile's projection.
     hidden_dim: Width of the classifier's hidden layer; 4096 in the paper.
+    dropout: Share of that layer's activations that is set to 0 in training, in
+      [0, 1); a half in the code of Kolesnikov et al. (2019).
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
@@ -84,5 +88,6 @@ def relative_position(
       grayscale_probability=grayscale_probability,
       dim=dim,
       hidden_dim=hidden_dim,
+      dropout=dropout,
       axis_name=axis_name,
   )

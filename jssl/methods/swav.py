@@ -208,7 +208,7 @@ def swav(
       update,
       branches.encoder(net),
       frozen_steps=lambda params: branches.freeze(
-          params, "prototypes", frozen_steps
+          params, ("prototypes",), frozen_steps
       ),
   )
 

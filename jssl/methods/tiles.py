@@ -65,6 +65,7 @@ def make(
     grayscale_probability: float,
     dim: int,
     hidden_dim: int,
+    dropout: float,
     axis_name: str | None = None,
 ) -> Method:
   """Makes a method that classifies some of the 3 x 3 tiles of each image.
@@ -84,18 +85,28 @@ def make(
     grayscale_probability: How often all tiles of an image lose their colors.
     dim: Width of a tile's projection.
     hidden_dim: Width of the classifier's hidden layer.
+    dropout: Share of that layer's activations that is set to 0, in [0, 1).
     axis_name: Axis that the batch is split over, or None.
+
+  Raises:
+    ValueError: If the dropout lies outside its range.
 
   Reference:
     Kolesnikov, Zhai and Beyer, Revisiting Self-Supervised Visual Representation
     Learning, 2019, section 3.2.
   """
+  if not 0 <= dropout < 1:
+    raise ValueError(
+        f"dropout is {dropout}; expected a value in [0, 1), where 0 drops none."
+    )
   head: Any = functools.partial(
       MLP,
       norm=functools.partial(BatchNorm, axis_name=axis_name),
       dtype=branches.dtype_of(net),
   )
-  module = TileNet(net, head((dim,)), head((hidden_dim, classes)))
+  module = TileNet(
+      net, head((dim,)), head((hidden_dim, classes), dropout=dropout)
+  )
 
   def one(key, image):
     gray_key, cut_key, choice_key = jax.random.split(key, 3)

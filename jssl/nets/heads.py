@@ -24,6 +24,8 @@ class MLP(nn.Module):
     last_norm: The same after the last layer, which no activation follows.
     last_bias: Whether the last layer has a bias where no normalisation does.
     activation: Applied between layers, after the normalisation.
+    dropout: Share of the activations that is set to 0 in training, in [0, 1);
+      none is without a "dropout" PRNG key.
     kernel_init: Initialiser of the kernels.
     dtype: Type of the computation; parameters are float32.
 
@@ -43,6 +45,7 @@ class MLP(nn.Module):
   last_norm: Callable[..., nn.Module] | None = None
   last_bias: bool = True
   activation: Callable[[jax.Array], jax.Array] = nn.relu
+  dropout: float = 0.0
   kernel_init: Callable[..., jax.Array] = _INIT
   dtype: Any = jnp.float32
 
@@ -79,4 +82,7 @@ class MLP(nn.Module):
         x = norm(name=f"norm_{i}", dtype=self.dtype)(x, train=train)
       if i < last:
         x = self.activation(x)
+        if self.dropout:
+          still = not train or not self.has_rng("dropout")
+          x = nn.Dropout(self.dropout, deterministic=still)(x)
     return x.astype(jnp.float32)

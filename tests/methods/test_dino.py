@@ -182,7 +182,52 @@ def test_the_start_is_one_net_twice_and_a_centre_of_zero():
   leaves = jax.tree.leaves((params, carried))
   # Equal, but no buffer twice, which could not be donated.
   assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
-  assert 0.01 < np.std(params["prototypes"]) < 0.03
+
+
+def test_prototypes_start_as_a_linear_layer_of_pytorch():
+  wide = _method(dim=64, prototypes=512)
+  params, _ = wide.init(jax.random.key(0), _views())
+  rows = np.asarray(params["prototypes"])
+  assert np.abs(rows).max() <= 1 / 8 < np.abs(rows).max() * 1.001
+  # Uniform: its deviation is the bound over the root of three.
+  assert np.std(rows) == pytest.approx(1 / 8 / 3**0.5, rel=0.02)
+  assert abs(np.mean(rows)) < 1e-3
+
+
+def test_lengths_of_prototypes_are_learned_without_the_last_norm():
+  method = _method(norm_last_layer=False)
+  params, carried = method.init(jax.random.key(0), _views())
+  lengths = params["prototype_lengths"]
+  np.testing.assert_array_equal(lengths, np.ones((PROTOTYPES, 1)))
+  assert "prototype_lengths" not in _start()[0]
+  steps = method.frozen_steps(params)
+  assert steps["prototypes"] == steps["prototype_lengths"] == FROZEN
+
+  @jax.jit
+  def value(params, carried):
+    return method.loss(params, carried, _views(), KEYS, 0)[0]
+
+  params, plain = _start()
+  lengths = np.linspace(0.5, 2, PROTOTYPES, dtype=np.float32)[:, None]
+  params = params | {"prototype_lengths": lengths}
+  carried = plain._replace(
+      target_params=plain.target_params | {"prototype_lengths": 1 + lengths}
+  )
+  gradient = jax.grad(value)(params, carried)
+  assert np.all(np.abs(gradient["prototype_lengths"]) > 0)
+  # The weight-normalised layer by hand: a score is a length times a cosine.
+  large, small = _views()
+  scores = lambda tree, views: _scores(tree, views) * np.ravel(
+      tree["prototype_lengths"]
+  )
+  expected = losses.dino(
+      np.concatenate([scores(params, large), scores(params, small)]),
+      scores(carried.target_params, large),
+      np.asarray(carried.center),
+      student_temperature=0.2,
+      teacher_temperature=_teacher_temperature(0),
+  )
+  np.testing.assert_allclose(value(params, carried), expected, rtol=TOLERANCE)
 
 
 def test_the_teacher_takes_its_momentum_at_the_step():

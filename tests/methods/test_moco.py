@@ -269,6 +269,13 @@ def test_version_1_has_a_linear_head_and_version_2_an_mlp():
   }
 
 
+def test_the_width_of_the_head_is_settable():
+  method = _method(tiny.resnet(), "moco_v2", hidden_dim=24)
+  params, _ = jax.eval_shape(method.init, jax.random.key(0), _views())
+  kernels = [x["kernel"].shape for x in params["projector"].values()]
+  assert kernels == [(16, 24), (24, DIM)]
+
+
 def test_defaults_are_those_of_the_papers():
   assert module.moco_v1.__kwdefaults__["temperature"] == 0.07
   assert module.moco_v2.keywords["temperature"] == 0.2

@@ -49,7 +49,7 @@ def _identity(x, *, train):
 def _method(name, net=tiny.Net(grid=2), **arguments):
   if name == "jigsaw":
     arguments = dict(permutations=ORDERS, puzzles=3) | arguments
-  small = dict(augment=tiny.plain, dim=16, hidden_dim=64)
+  small = dict(augment=tiny.plain, dim=16, hidden_dim=64, dropout=0.0)
   return METHODS[name](net, **small | arguments)
 
 
@@ -289,6 +289,35 @@ def test_images_too_small_for_the_tiles_are_refused(
   batch = {"image": np.zeros((2, side, side, 3), np.uint8)}
   with pytest.raises(ValueError, match=message):
     _method(name, **arguments).views(jax.random.key(0), batch)
+
+
+@each_method
+def test_defaults_are_those_of_revisiting_self_supervised(name):
+  defaults = METHODS[name].__kwdefaults__
+  assert (defaults["grayscale_probability"], defaults["dropout"]) == (0.66, 0.5)
+
+
+@each_method
+def test_the_classifier_drops_activations_in_training_alone(name):
+  def logits(dropout, train, seed=0):
+    method = _method(name, case.Pixels(), dropout=dropout, augment=tiny.plain)
+    task = method.views(jax.random.key(0), {"image": _noise(4)})
+    params, carried = method.init(jax.random.key(1), task)
+    if not train:
+      pooled = method.encode(params, carried, _noise(4))["pooled"]
+      return np.asarray(pooled)
+    keys = case.KEYS._replace(local=jax.random.key(seed))
+    return float(method.loss(params, carried, task, keys, 0)[0])
+
+  assert logits(0.0, True, 1) == logits(0.0, True, 2)
+  assert logits(0.5, True, 1) != logits(0.5, True, 2)
+  np.testing.assert_array_equal(logits(0.5, False), logits(0.0, False))
+
+
+@each_method
+def test_dropping_all_activations_is_refused(name):
+  with pytest.raises(ValueError, match="dropout is 1.0; expected a value in"):
+    _method(name, dropout=1.0)
 
 
 @pytest.mark.parametrize("count", [1, 1001])

@@ -167,3 +167,23 @@ def test_results_and_parameters_are_float32_in_bfloat16():
 def test_widths_that_make_no_head_are_refused(widths):
   with pytest.raises(ValueError, match="layers of widths"):
     MLP(widths).init(jax.random.key(0), jnp.ones((2, 3)))
+
+
+def test_dropout_follows_the_activation_in_training():
+  head = MLP(
+      (64, 2),
+      dropout=0.25,
+      activation=lambda x: 0 * x + 1,
+      kernel_init=nn.initializers.ones,
+  )
+  x = jnp.ones((256, 3))
+  variables = head.init(jax.random.key(0), x)
+  apply = lambda key, train: head.apply(
+      variables, x, train=train, rngs=None if key is None else {"dropout": key}
+  )
+  kept = apply(jax.random.key(1), True)[:, 0] * 0.75  # How many of 64.
+  np.testing.assert_allclose(kept, jnp.round(kept), atol=1e-4)
+  assert abs(float(kept.mean()) - 48) < 1 and float(kept.std()) > 2
+  np.testing.assert_array_equal(apply(jax.random.key(1), False), 64)
+  # As in a target network.
+  np.testing.assert_array_equal(apply(None, True), 64)
