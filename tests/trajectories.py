@@ -18,11 +18,12 @@ from jssl import make_step
 from jssl.step import init_state
 
 STEPS = 5
-LOSS_TOLERANCE = 1e-5  # Relative, of float32 against float64.
-# Of a leaf's checksums, relative to how far the leaf moved in all five steps:
-# PyTorch in float32 is as far from itself in float64, as a ReLU that rounding
-# turns on or off changes a gradient.
-TOLERANCE = 5e-3
+# Of float32 against float64, relative to the loss, or to 0.1 where it is less.
+LOSS_TOLERANCE = 1e-5
+# Of a leaf's checksums, relative to how far the leaf moved in all five steps.
+# It holds for narrow nets: a ReLU that rounding turns on or off moves PyTorch
+# in float32 further than that from itself in float64.
+TOLERANCE = 2e-3
 _FOLDER = pathlib.Path(__file__).parent / "golden" / "trajectories"
 
 
@@ -133,7 +134,8 @@ def check(trajectory, golden, trees, *, without_gradient=()):
     without_gradient: Leaves whose gradient is zero except for rounding, which
       Adam turns into steps: they are not compared.
   """
-  error = np.abs(trajectory.losses / golden["loss"] - 1)
+  error = np.abs(trajectory.losses - golden["loss"])
+  error /= np.maximum(np.abs(golden["loss"]), 0.1)
   print(f"relative error of the loss: {error.max():.1e}")
   assert error.max() < LOSS_TOLERANCE, (trajectory.losses, golden["loss"])
   for tree, select in trees.items():
@@ -170,8 +172,15 @@ def _error(start, end, expected):
 
 def _leaves(tree):
   """Arrays of a tree by their paths."""
-  paths = jax.tree_util.tree_leaves_with_path(tree)
-  return {_path(path): np.asarray(x) for path, x in paths}
+  leaves = {}
+  for path, x in jax.tree_util.tree_leaves_with_path(tree):
+    name, x = _path(path), np.asarray(x)
+    if name.endswith("qkv/bias"):
+      # A key's bias shifts all scores of a query alike: its gradient is only
+      # rounding, which Adam turns into whole steps.
+      x = x.reshape(3, -1)[::2]
+    leaves[name] = x
+  return leaves
 
 
 def _path(path):
