@@ -92,7 +92,8 @@ def random_pad_and_crop(
     >>> import jax
     >>> from jssl import augment
     >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
-    >>> augment.random_pad_and_crop(jax.random.key(1), image, 32, padding=4).shape
+    >>> key = jax.random.key(1)
+    >>> augment.random_pad_and_crop(key, image, 32, padding=4).shape
     (32, 32, 3)
   """
   checks.check_image(image)
