@@ -15,7 +15,7 @@ from jssl import config as configs
 def get_config(dataset: str = "digits") -> configs.ConfigDict:
   """Returns the config for digits, a name of TFDS, or folder:PATH."""
   config = configs.base(dataset)
-  config.net.update(name="vit_small", positions="sincos")
+  config.net.update(name="vit_small", positions="sincos", weight_init="mae")
   config.method = {
       "name": "mae",
       "mask_ratio": 0.75,
@@ -24,12 +24,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "decoder_depth": 8,
       "decoder_heads": 16,
   }
-  config.augment = {
-      "name": "crop_and_flip",
-      "scale": (0.2, 1.0),
-      "method": "bicubic",
-      "flip_probability": 0.5,
-  }
+  config.augment = {"name": "crop_and_flip", "scale": (0.2, 1.0)}
   config.optimizer = configs.adamw(
       learning_rate=1.5e-4, weight_decay=0.05, warmup_epochs=40
   )

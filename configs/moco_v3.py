@@ -16,6 +16,7 @@ from jssl import config as configs
 def get_config(dataset: str = "digits") -> configs.ConfigDict:
   """Returns the config for digits, a name of TFDS, or folder:PATH."""
   config = configs.base(dataset)
+  config.net.weight_init = "moco_v3"
   config.method = {
       "name": "moco_v3",
       "dim": 256,
@@ -26,7 +27,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "temperature": 1.0,
       "freeze_patch": True,
   }
-  config.update(configs.byol_views(scale=(0.2, 1.0), method="bilinear"))
+  config.update(configs.byol_views(scale=(0.2, 1.0)))
   name = configs.set_name(dataset)
   if name == "imagenet2012":
     config.epochs = 300.0
@@ -43,7 +44,6 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
     config.augment = {"name": "digits"}
     del config.second_augment
   elif name in ("cifar10", "cifar100"):
-    config.update(
-        configs.byol_views(scale=(0.08, 1.0), method="bilinear", blur=False)
-    )
+    config.augment.update(scale=(0.08, 1.0), blur_probability=0.0)
+    config.second_augment.update(scale=(0.08, 1.0), blur_probability=0.0)
   return config

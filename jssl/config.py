@@ -88,13 +88,15 @@ def base(dataset: str) -> ConfigDict:
           "zero_init_residual": False,
           # Groups of the global batch that BatchNorm takes statistics of.
           "groups": 1,
-          # Of vision transformers: side of a patch, "learned" or "sincos"
-          # positions, class "token" or "mean" of the patches.
+          # Of vision transformers: side of a patch; "learned", "sincos" or
+          # "relative" positions; class "token" or "mean" of the patches is
+          # pooled; the method whose authors' code starts weights so.
           "patch_size": 4,
           # Attention heads; 0 for the net's own number.
           "heads": 0,
           "positions": "learned",
           "pooling": "token",
+          "weight_init": "dino",
           # Parts of a device's batch that the net computes in turn, to save
           # memory (see `jssl.nets.MicroBatched`).
           "micro_batches": 1,
@@ -227,31 +229,15 @@ def staircase(
   }
 
 
-def byol_views(
-    *,
-    scale: tuple[float, float],
-    method: str = "bicubic",
-    operations: str = "torchvision",
-    blur: bool = True,
-) -> dict[str, Any]:
+def byol_views(*, scale: tuple[float, float]) -> dict[str, Any]:
   """Returns the sections of BYOL's two views: blurred, or solarized at times.
 
   Args:
     scale: Range of the crop's area, as a share of the picture's.
-    method: Of resizing crops, "bilinear" or "bicubic".
-    operations: Whose image operations: "torchvision", "simclr" or "byol".
-    blur: Whether to blur at all; usually not for CIFAR.
   """
-  view = {
-      "name": "byol",
-      "scale": scale,
-      "method": method,
-      "operations": operations,
-  }
+  view = {"name": "byol", "scale": scale}
   first = {"blur_probability": 1.0, "solarize_probability": 0.0}
   second = {"blur_probability": 0.1, "solarize_probability": 0.2}
-  if not blur:
-    first["blur_probability"] = second["blur_probability"] = 0.0
   return {
       "augment": {**view, **first},
       "second_augment": {**view, **second},

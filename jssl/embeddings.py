@@ -65,7 +65,31 @@ def feature_std(
     '0.00'
   """
   x = l2_normalize(jax.lax.stop_gradient(embeddings))
-  moments = jnp.stack([jnp.mean(x, axis=0), jnp.mean(jnp.square(x), axis=0)])
-  mean, square = parallel.pmean(moments, axis_name)
-  std = jnp.sqrt(jnp.maximum(square - jnp.square(mean), 0.0))
-  return jnp.mean(std) * jnp.sqrt(x.shape[-1])
+  x -= parallel.pmean(jnp.mean(x, axis=0), axis_name)
+  variance = parallel.pmean(jnp.mean(jnp.square(x), axis=0), axis_name)
+  return jnp.mean(jnp.sqrt(variance)) * jnp.sqrt(x.shape[-1])
+
+
+def standardize(x: AnyArray, *, eps: float = 1e-5) -> jax.Array:
+  """Shifts and scales vectors to mean 0 and variance 1, in float32.
+
+  `jax.nn.standardize` subtracts squares, and loses all digits of vectors of a
+  large mean.
+
+  Args:
+    x: Vectors, `[..., D]`, of any float type.
+    eps: Added to the variance, of D degrees of freedom.
+
+  Returns:
+    `[..., D]`, float32.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import embeddings
+    >>> embeddings.standardize(jnp.array([2000.0, 2001.0, 2002.0])).round(3)
+    Array([-1.225,  0.   ,  1.225], dtype=float32)
+  """
+  x = x.astype(jnp.float32)
+  x -= jnp.mean(x, axis=-1, keepdims=True)
+  variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(variance + eps)

@@ -1,14 +1,30 @@
 """What is hidden from a net: patches, blocks of them, and regions of pixels.
 
 Each function is of one image, key first, for `jax.vmap` over the keys of a
-batch. Where a net runs on a part of the patches, their number is static.
+batch. Where a net runs on a part of the patches, their number is static; blocks
+of patches are filled up to the largest, with a mask of those that count.
 """
 
+import functools
+import itertools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+
+class Patches(NamedTuple):
+  """Patches of one image, of a number that is not known when compiling.
+
+  Attributes:
+    index: int32 `[N]`, counted along the rows; 0 where not valid.
+    valid: bool `[N]`, which of them count; the others only fill up.
+  """
+
+  index: jax.Array
+  valid: jax.Array
 
 
 class Split(NamedTuple):
@@ -31,17 +47,19 @@ def hidden_count(total: int, ratio: float) -> int:
     ratio: Share that is hidden, in (0, 1).
 
   Returns:
-    The number, rounded: a plain integer, since shapes depend on it.
+    The number, rounded up as in the code of MAE and SimMIM: a plain integer,
+    since shapes depend on it.
 
   Raises:
     ValueError: If the ratio is not in (0, 1), or hides none or all.
 
   Example:
     >>> from jssl import masking
-    >>> masking.hidden_count(14 * 14, 0.75)
-    147
+    >>> masking.hidden_count(14 * 14, 0.75), masking.hidden_count(7 * 7, 0.6)
+    (147, 30)
   """
-  hidden = round(total * ratio)
+  # 100 * 0.07 is a little more than 7 and must not become 8.
+  hidden = math.ceil(round(total * ratio, 6))
   if not 0 < ratio < 1 or not 0 < hidden < total:
     raise ValueError(
         f"A mask ratio of {ratio} hides {hidden} of {total} patches; expected a"
@@ -121,138 +139,251 @@ def random_mask(
   return jnp.repeat(jnp.repeat(mask, unit, axis=0), unit, axis=1)
 
 
-def random_block(
+def block_shape(
     key: jax.Array,
     grid: tuple[int, int],
-    count: int,
     *,
-    aspect: tuple[float, float] = (0.75, 1.5),
+    scale: tuple[float, float],
+    aspect: tuple[float, float] = (1.0, 1.0),
 ) -> jax.Array:
-  """Draws a rectangle of patches; its last or first row may be shorter.
+  """Draws the height and width of a block of patches.
+
+  As in the authors' code one number is drawn, and scale and aspect follow it
+  from low to high: the largest blocks are the tallest. A block is lower and
+  narrower than the grid by one patch at least.
 
   Args:
     key: A PRNG key.
     grid: Height and width in patches.
-    count: Number of patches of the block.
-    aspect: Range of its height over its width; the logarithm is drawn.
+    scale: Range of the block's share of the patches.
+    aspect: Range of its height over its width.
 
   Returns:
-    Indices of the patches, int32 `[count]`.
+    Rows and columns, int32 `[2]`.
 
   Raises:
-    ValueError: If the grid has fewer patches, or the count is not positive.
+    ValueError: If a range is not one, or a block may have no patch.
 
   Reference:
     Assran et al., Self-Supervised Learning from Images with a Joint-Embedding
-    Predictive Architecture, 2023. There one shape is drawn for a batch.
+    Predictive Architecture, 2023, its authors' code.
 
   Example:
     >>> import jax
     >>> from jssl import masking
-    >>> block = masking.random_block(
-    ...     jax.random.key(0), (4, 4), 4, aspect=(1.0, 1.0)
+    >>> masking.block_shape(
+    ...     jax.random.key(0), (14, 14), scale=(0.15, 0.2), aspect=(0.75, 1.5)
     ... )
-    >>> rows, columns = block // 4, block % 4
-    >>> int(rows.max() - rows.min()), int(columns.max() - columns.min())
-    (1, 1)
+    Array([6, 6], dtype=int32)
   """
-  height, width = grid
-  if not 0 < count <= height * width:
-    raise ValueError(
-        f"A block of {count} patches does not fit {height} x {width} patches."
-    )
-  aspect_key, top_key, left_key, turn_key = jax.random.split(key, 4)
-  low, high = map(math.log, aspect)
-  ratio = jnp.exp(jax.random.uniform(aspect_key, minval=low, maxval=high))
-  rows = jnp.round(jnp.sqrt(count * ratio)).astype(jnp.int32)
-  rows = jnp.clip(rows, -(-count // width), min(height, count))
-  columns = -(-count // rows)
-  rows = -(-count // columns)  # Those that are used.
-  top = jax.random.randint(top_key, (), 0, height - rows + 1)
-  left = jax.random.randint(left_key, (), 0, width - columns + 1)
-  place = jnp.arange(count)
-  # Turned upside down half of the time, so that each corner is reached.
-  last = rows * columns - 1
-  place = jnp.where(jax.random.bernoulli(turn_key), last - place, place)
-  return (top + place // columns) * width + left + place % columns
+  ends, shapes = _shapes(grid, tuple(scale), tuple(aspect))
+  drawn = jax.random.uniform(key)
+  return jnp.asarray(shapes)[jnp.sum(drawn >= ends[:-1])]
+
+
+def random_block(
+    key: jax.Array,
+    grid: tuple[int, int],
+    shape: jax.Array,
+    *,
+    limit: int,
+    to_edges: bool = True,
+) -> Patches:
+  """Puts a block somewhere in the grid.
+
+  Args:
+    key: A PRNG key.
+    grid: Height and width in patches.
+    shape: Rows and columns of the block, int `[2]`, less than the grid's.
+    limit: The largest number of patches that a block may have, N.
+    to_edges: Whether blocks reach the last row and column. In the authors'
+      code they never do, since its random integers leave their end out.
+
+  Returns:
+    The patches of the block, row after row, N with those that are not valid.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jssl import masking
+    >>> shape = jnp.array([2, 3])
+    >>> block = masking.random_block(jax.random.key(0), (4, 4), shape, limit=8)
+    >>> (block.index // 4).tolist(), (block.index % 4).tolist()
+    ([2, 2, 2, 3, 3, 3, 0, 0], [0, 1, 2, 0, 1, 2, 0, 0])
+    >>> int(block.valid.sum())
+    6
+  """
+  rows, columns = shape = jnp.asarray(shape)
+  top, left = _place(key, grid, shape, to_edges)
+  place = jnp.arange(limit)
+  index = (top + place // columns) * grid[1] + left + place % columns
+  valid = place < rows * columns
+  return Patches(jnp.where(valid, index, 0), valid)
 
 
 def context_and_targets(
     key: jax.Array,
     grid: tuple[int, int],
     *,
+    shape_key: jax.Array,
     targets: int = 4,
-    target_scale: float = 0.15,
+    target_scale: tuple[float, float] = (0.15, 0.2),
+    target_aspect: tuple[float, float] = (0.75, 1.5),
     context_scale: tuple[float, float] = (0.85, 1.0),
-) -> tuple[jax.Array, jax.Array]:
-  """Draws target blocks, and patches of a context block that avoid them.
-
-  Of the context's patches outside the targets so many are taken, at random, as
-  there are in the worst case: all images then have the same number.
+    context_limit: float = 0.26,
+    min_keep: int = 10,
+    to_edges: bool = True,
+) -> tuple[Patches, Patches]:
+  """Draws target blocks, and what they leave of a context block.
 
   Args:
-    key: A PRNG key.
+    key: A PRNG key, of the image.
     grid: Height and width in patches.
-    targets: Number of target blocks, which may overlap.
-    target_scale: Their share of the patches.
-    context_scale: Range of the context block's share.
+    shape_key: A PRNG key that all images of a step share: their targets have
+      one shape, and so have their context blocks.
+    targets: Number of target blocks K, which may overlap.
+    target_scale: Range of their share of the patches.
+    target_aspect: Range of their height over their width; see `block_shape`.
+    context_scale: Range of the share of the context block, a square.
+    context_limit: Share of the patches that a context has at most, in (0, 1].
+      Of more the first are taken, row after row. The authors' code takes as
+      many as the smallest context of a GPU's batch has: on average 0.26 of 14 x
+      14 patches for a batch of 128, out of 0.42.
+    min_keep: A context has more patches than these. Where targets leave fewer,
+      it may overlap the last target, then the last two, and so on.
+    to_edges: See `random_block`.
 
   Returns:
-    Context, int32 `[N]`, and targets, int32 `[targets, M]`.
+    The context, `[N]`, and the targets, `[K, M]`.
 
   Raises:
-    ValueError: If targets may leave no context, or `context_scale` is not a
-      range in (0, 1].
+    ValueError: If a range or share is not one, or the context block may have
+      no more than `min_keep` patches.
 
   Reference:
     Assran et al., Self-Supervised Learning from Images with a Joint-Embedding
-    Predictive Architecture, 2023, section 3; target scales there are drawn
-    from 0.15 to 0.2, and what exceeds the smallest of a batch is cut off.
+    Predictive Architecture, 2023, section 3, and its authors' code.
 
   Example:
     >>> import jax
     >>> from jssl import masking
-    >>> context, targets = masking.context_and_targets(
-    ...     jax.random.key(0), (14, 14)
+    >>> context, blocks = masking.context_and_targets(
+    ...     jax.random.key(0), (14, 14), shape_key=jax.random.key(1)
     ... )
-    >>> context.shape, targets.shape
-    ((50,), (4, 29))
-    >>> bool(jax.numpy.isin(context, targets).any())  # They never overlap.
+    >>> context.index.shape, blocks.index.shape
+    ((50,), (4, 40))
+    >>> blocks.valid.sum(axis=-1).tolist()  # Each is of 5 x 6 patches.
+    [30, 30, 30, 30]
+    >>> hidden = blocks.index[blocks.valid]
+    >>> bool(jax.numpy.isin(context.index[context.valid], hidden).any())
     False
   """
-  if not 0 < context_scale[0] <= context_scale[1] <= 1:
+  total = grid[0] * grid[1]
+  limit = int(context_limit * total)
+  if not 0 < context_limit <= 1 or limit < 1:
     raise ValueError(
-        f"context_scale is {context_scale}; expected (low, high) with 0 < low"
-        " <= high <= 1."
+        f"context_limit is {context_limit}, {limit} of {total} patches;"
+        " expected a share in (0, 1] of one patch or more."
+    )
+  smallest = _areas(grid, context_scale, (1.0, 1.0)).min()
+  if not 0 <= min_keep < smallest:
+    raise ValueError(
+        f"A context block has {smallest} of {grid[0]} x {grid[1]} patches at"
+        f" least, and min_keep is {min_keep}; expected 0 or more, and fewer"
+        " than these. Lower min_keep, raise context_scale or use smaller"
+        " patches."
+    )
+  target_key, context_key = jax.random.split(shape_key)
+  shape = block_shape(
+      target_key, grid, scale=target_scale, aspect=target_aspect
+  )
+  size = int(_areas(grid, target_scale, target_aspect).max())
+  context_shape = block_shape(context_key, grid, scale=context_scale)
+  blocks_key, place_key = jax.random.split(key)
+  blocks = jax.vmap(
+      lambda key: random_block(key, grid, shape, limit=size, to_edges=to_edges)
+  )(jax.random.split(blocks_key, targets))
+  start = _place(place_key, grid, context_shape, to_edges)
+  inside = jnp.ones(grid, bool)
+  for axis, length in enumerate(grid):
+    place = jnp.arange(length) - start[axis]
+    along = (place >= 0) & (place < context_shape[axis])
+    inside &= jnp.expand_dims(along, 1 - axis)
+  # What 0, 1, ..., K targets leave; of these the last that is enough.
+  left = [inside.reshape(-1)]
+  for index, valid in zip(*blocks, strict=True):
+    hidden = jnp.zeros(total, bool).at[index].max(valid)
+    left.append(left[-1] & ~hidden)
+  left = jnp.stack(left)
+  enough = jnp.sum(left, axis=1) > min_keep
+  free = left[jnp.sum(enough) - 1]
+  (index,) = jnp.nonzero(free, size=limit, fill_value=0)
+  valid = jnp.arange(limit) < jnp.sum(free)
+  return Patches(index.astype(jnp.int32), valid), blocks
+
+
+def _place(key, grid, shape, to_edges):
+  """Draws the top and left of a block of a shape, int32 `[2]`."""
+  return jax.random.randint(
+      key, (2,), 0, jnp.asarray(grid) - shape + bool(to_edges)
+  )
+
+
+def _areas(grid, scale, aspect):
+  """Numbers of patches that a block may have, int `[N]`."""
+  return np.prod(_shapes(grid, tuple(scale), tuple(aspect))[1], axis=1)
+
+
+@functools.cache
+def _shapes(grid, scale, aspect):
+  """All shapes that a block may have, as the drawn number grows from 0 to 1.
+
+  Returns:
+    Where each ends, float `[N]`, and its rows and columns, int32 `[N, 2]`.
+  """
+  (low, high), (wide, tall) = scale, aspect
+  if not (0 < low <= high <= 1 and 0 < wide <= tall):
+    raise ValueError(
+        f"The scale of a block is {scale} and its aspect {aspect}; expected"
+        " ranges (low, high), of scales in (0, 1] and of aspects above 0."
     )
   height, width = grid
   total = height * width
-  size = max(1, round(target_scale * total))
-  count = int(context_scale[0] * total) - targets * size
-  if count < 1:
-    raise ValueError(
-        f"{targets} targets of {size} patches may cover the context: of"
-        f" {height} x {width} patches it has {int(context_scale[0] * total)}."
-        " Make targets fewer or smaller."
+  count = lambda x: math.floor(total * (low + x * (high - low)) + 1e-9)
+  # Where the number of patches changes, then where a side's rounding does.
+  changes = {0.0, 1.0}
+  if high > low:
+    steps = range(count(0), count(1) + 1)
+    changes |= {(x / total - low) / (high - low) for x in steps}
+  if tall > wide:
+    for patches in range(max(1, count(0)), count(1) + 1):
+      for side in np.arange(0.5, max(grid)):
+        for ratio in (side**2 / patches, patches / side**2):
+          changes.add((ratio - wide) / (tall - wide))
+  ends, shapes = [], []
+  changes = sorted(x for x in changes if 0 <= x <= 1)
+  for start, end in itertools.pairwise(changes):
+    if end - start < 1e-9:
+      continue
+    middle = (start + end) / 2
+    patches, ratio = count(middle), wide + middle * (tall - wide)
+    shape = (
+        min(round(math.sqrt(patches * ratio)), height - 1),
+        min(round(math.sqrt(patches / ratio)), width - 1),
     )
-  target_key, scale_key, top_key, left_key, order_key = jax.random.split(key, 5)
-  blocks = jax.vmap(lambda key: random_block(key, grid, size))(
-      jax.random.split(target_key, targets)
-  )
-  low, high = context_scale
-  side = jnp.sqrt(jax.random.uniform(scale_key, minval=low, maxval=high))
-  free = jnp.ones(grid, bool)
-  for axis, (length, axis_key) in enumerate(
-      zip(grid, (top_key, left_key), strict=True)
-  ):
-    extent = jnp.ceil(side * length).astype(jnp.int32)
-    start = jax.random.randint(axis_key, (), 0, length - extent + 1)
-    place = jnp.arange(length)
-    inside = (place >= start) & (place < start + extent)
-    free &= jnp.expand_dims(inside, 1 - axis)
-  free = free.reshape(-1).at[blocks.reshape(-1)].set(False)
-  order = jax.random.uniform(order_key, (total,)) + free
-  return jax.lax.top_k(order, count)[1], blocks
+    if min(shape) < 1:
+      raise ValueError(
+          f"A block of scale {scale} and aspect {aspect} may have {shape[0]} x"
+          f" {shape[1]} of {height} x {width} patches; expected one at least,"
+          " and a grid of two rows and columns. Raise the scale or use smaller"
+          " patches."
+      )
+    if shapes and shapes[-1] == shape:
+      ends[-1] = end
+    else:
+      ends.append(end)
+      shapes.append(shape)
+  return np.asarray(ends), np.asarray(shapes, np.int32)
 
 
 def center(size: int, *, share: float = 0.25) -> jax.Array:

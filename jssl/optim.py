@@ -54,15 +54,17 @@ def cosine(
     epochs: float,
     steps_per_epoch: float,
     warmup_epochs: float = 0,
+    start: float = 0.0,
     end: float = 0.0,
 ) -> Schedule:
-  """Linear warm-up from 0, then half a cosine to the end's value.
+  """Linear warm-up, then half a cosine to the end's value.
 
   Args:
     peak: The value after the warm-up, at least 0.
     epochs: Length of the training, the warm-up included.
     steps_per_epoch: Steps an epoch.
     warmup_epochs: Length of the warm-up.
+    start: The value at the first step of a warm-up, at least 0.
     end: The value from the last step on, at least 0. It may lie above `peak`:
       BYOL raises its EMA momentum from 0.996 to 1, DINO its weight decay from
       0.04 to 0.4.
@@ -83,7 +85,7 @@ def cosine(
     >>> [round(float(rate(step)), 4) for step in (0, 5, 10, 50, 90)]
     [0.0, 0.05, 0.1, 0.05, 0.0]
   """
-  check_not_negative(peak=peak, end=end)
+  check_not_negative(peak=peak, start=start, end=end)
   if not 0 <= warmup_epochs < epochs:
     raise ValueError(
         f"A warm-up of {warmup_epochs} epochs does not fit a training of"
@@ -98,7 +100,7 @@ def cosine(
   schedule = lambda step: end + (peak - end) * fall(step)
   if not warmup_steps:
     return schedule
-  warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+  warmup = optax.linear_schedule(start, peak, warmup_steps)
   return optax.join_schedules([warmup, schedule], [warmup_steps])
 
 
@@ -108,17 +110,18 @@ def linear(
     epochs: float,
     steps_per_epoch: float,
     start: float,
-    warmup_epochs: float,
+    warmup_epochs: float | None = None,
 ) -> Schedule:
   """A straight line from a value to another, then constant.
 
   Args:
     peak: The value at the end of the line and after it, at least 0; may lie
       below `start`.
-    epochs: Length of the training; not used, the line may be longer.
+    epochs: Length of the training.
     steps_per_epoch: Steps an epoch.
     start: The value at step 0, at least 0.
-    warmup_epochs: Length of the line; 0 for `peak` at once.
+    warmup_epochs: Length of the line; 0 for `peak` at once, None for all of the
+      training, however long that is.
 
   Returns:
     The value as a function of the step.
@@ -138,7 +141,8 @@ def linear(
     >>> [round(float(rate(step)), 4) for step in (0, 10, 20, 100)]
     [0.0, 0.05, 0.1, 0.1]
   """
-  del epochs
+  if warmup_epochs is None:
+    warmup_epochs = epochs
   check_not_negative(peak=peak, start=start, warmup_epochs=warmup_epochs)
   steps = round(warmup_epochs * steps_per_epoch)
   if not steps:  # optax would stay at the start for ever.
@@ -154,6 +158,7 @@ def staircase(
     drop_epochs: Sequence[float] = (120, 160),
     factor: float = 0.1,
     warmup_epochs: float = 0,
+    start: float = 0.0,
 ) -> Schedule:
   """Multiplies the learning rate by a factor at given epochs, as MoCo v1.
 
@@ -163,7 +168,8 @@ def staircase(
     steps_per_epoch: Steps an epoch.
     drop_epochs: Epochs at which the learning rate drops, the warm-up included.
     factor: Multiplied at each drop, at least 0.
-    warmup_epochs: Length of a linear warm-up from 0.
+    warmup_epochs: Length of a linear warm-up.
+    start: The learning rate at the first step of a warm-up, at least 0.
 
   Returns:
     The learning rate as a function of the step.
@@ -179,7 +185,9 @@ def staircase(
     [0.1, 0.01, 0.001]
   """
   del epochs
-  check_not_negative(peak=peak, factor=factor, warmup_epochs=warmup_epochs)
+  check_not_negative(
+      peak=peak, factor=factor, warmup_epochs=warmup_epochs, start=start
+  )
   if warmup_epochs > min(drop_epochs, default=math.inf):
     raise ValueError(
         f"A warm-up of {warmup_epochs} epochs does not end before the first"
@@ -191,7 +199,7 @@ def staircase(
   warmup_steps = round(warmup_epochs * steps_per_epoch)
   if not warmup_steps:
     return schedule
-  warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+  warmup = optax.linear_schedule(start, peak, warmup_steps)
   return lambda step: jnp.where(
       step < warmup_steps, warmup(step), schedule(step)
   )
@@ -333,6 +341,7 @@ def adamw(
     b1: float = 0.9,
     b2: float = 0.999,
     exclude_vectors: bool = True,
+    exclude_names: Sequence[str] = (),
     clip_norm: float = 0.0,
     clip_per_parameter: bool = False,
 ) -> optax.GradientTransformation:
@@ -351,6 +360,8 @@ def adamw(
       0.95 in MAE.
     exclude_vectors: Whether parameters of one dimension or none are not
       decayed; MoCo v3's code decays them too.
+    exclude_names: Names of more parameters that are not decayed, such as
+      SimMIM's class token.
     clip_norm: Longest gradient, over all parameters; 0 for no limit.
     clip_per_parameter: Whether that limit is of each parameter by itself, as in
       DINO's code.
@@ -382,7 +393,7 @@ def adamw(
       clip_norm,
       clip_per_parameter,
       _scale_by_adam(b1, b2),
-      _decay(weight_decay, _are_matrices if exclude_vectors else None),
+      _decay(weight_decay, _decayed(exclude_vectors, exclude_names)),
       optax.scale_by_learning_rate(learning_rate),
   )
 
@@ -529,6 +540,18 @@ def _with_constant(make, learning_rate, names):
           lambda path, _: path[0].key in names, params
       ),
   )
+
+
+def _decayed(exclude_vectors, exclude_names):
+  """Makes a mask of the parameters that decay; None for all."""
+  if not exclude_names:
+    return _are_matrices if exclude_vectors else None
+
+  def is_decayed(path, x):
+    named = any(getattr(key, "key", None) in exclude_names for key in path)
+    return not named and (x.ndim > 1 or not exclude_vectors)
+
+  return lambda tree: jax.tree_util.tree_map_with_path(is_decayed, tree)
 
 
 def _are_matrices(tree):

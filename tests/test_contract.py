@@ -61,6 +61,7 @@ ARGUMENTS = {
     "simmim": dict(augment=tiny.recipe),
     "ijepa": dict(
         augment=tiny.recipe,
+        min_keep=1,
         predictor_width=16,
         predictor_depth=1,
         predictor_heads=2,

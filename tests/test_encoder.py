@@ -124,6 +124,7 @@ _ENCODERS = {
     "dino": _HEADS | dict(second_augment=None, prototypes=12, local_views=0),
     "ijepa": dict(
         augment=tiny.recipe,
+        min_keep=1,
         predictor_width=16,
         predictor_depth=1,
         predictor_heads=2,

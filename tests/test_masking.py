@@ -33,8 +33,21 @@ def _distinct(rows):
 def test_mae_hides_147_of_196_patches():
   assert masking.hidden_count(196, 0.75) == 147
   assert masking.hidden_count(16, 0.75) == 12
-  # 1.25 of 5 are left: MAE rounds what is left down.
+  # 1.25 of 5 and 1.5 of 6 are left: MAE rounds what is left down.
   assert masking.hidden_count(5, 0.75) == 4
+  assert masking.hidden_count(6, 0.75) == 5
+
+
+def test_simmim_hides_30_of_49_squares():
+  assert masking.hidden_count(49, 0.6) == 30
+  mask = masking.random_mask(KEY, (14, 14), ratio=0.6, unit=2)
+  assert int(mask.sum()) == 4 * 30
+
+
+def test_rounding_of_floats_hides_no_more():
+  assert 100 * 0.07 > 7 and 10 * (1 - 0.9) < 1
+  assert masking.hidden_count(100, 0.07) == 7
+  assert masking.hidden_count(10, 0.9) == 9
 
 
 @pytest.mark.parametrize(
@@ -113,119 +126,221 @@ def _heights_and_widths(blocks):
   return np.stack([np.sum(np.any(blocks, axis), axis=1) for axis in (2, 1)])
 
 
-@pytest.mark.parametrize(
-    "grid,count", [((14, 14), 29), ((4, 9), 23), ((9, 4), 36)]
-)
-def test_a_block_is_a_rectangle_but_for_one_row(grid, count):
-  blocks = _many("random_block", 500, grid, count)
-  assert blocks.shape == (500, count)
-  assert blocks.min() >= 0 and blocks.max() < grid[0] * grid[1]
-  assert _distinct(blocks)
-  for inside in _places(blocks, grid):
-    rows = np.flatnonzero(inside.any(axis=1))
-    columns = np.flatnonzero(inside.any(axis=0))
-    assert rows[-1] - rows[0] + 1 == len(rows)
-    assert columns[-1] - columns[0] + 1 == len(columns)
-    inside = inside[np.ix_(rows, columns)]
-    if not np.all(inside[0]):
-      inside = inside[::-1, ::-1]  # Turned: the short row is the first.
-    assert np.all(inside[:-1])
-    # As short as it is, the last row begins with the others and has no gap.
-    assert np.all(inside[-1, : inside[-1].sum()])
-
-
-@pytest.mark.parametrize("aspect", [(0.25, 4.0), (3.0, 3.0)])
-def test_blocks_have_the_aspects_that_are_asked_for(aspect):
-  blocks = _many("random_block", 500, (30, 30), 100, aspect=aspect)
-  rows, columns = _heights_and_widths(_places(blocks, (30, 30)))
-  # Of whole rows and columns, half of one more or less.
-  low, high = (np.sqrt(100 * x) for x in aspect)
-  assert low - 0.5 <= rows.min() < low + 1 and high - 1 < rows.max() < high + 1
-  np.testing.assert_array_equal(columns, -(-100 // rows))
-  # Of ratios the logarithm is drawn, not the ratio: that would give 0.57.
-  middle = np.mean(np.log(rows / columns))
-  np.testing.assert_allclose(middle, np.mean(np.log(aspect)), atol=0.2)
+def _law(grid, scale, aspect, draws=100_000):
+  """How often the authors' code draws each shape, by many numbers in [0, 1]."""
+  height, width = grid
+  u = (np.arange(draws) + 0.5) / draws
+  count = np.floor(height * width * (scale[0] + u * (scale[1] - scale[0])))
+  ratio = aspect[0] + u * (aspect[1] - aspect[0])
+  rows = np.minimum(np.round(np.sqrt(count * ratio)), height - 1)
+  columns = np.minimum(np.round(np.sqrt(count / ratio)), width - 1)
+  shapes, counts = np.unique([rows, columns], axis=1, return_counts=True)
+  return {tuple(map(int, x)): n / draws for x, n in zip(shapes.T, counts)}
 
 
 @pytest.mark.parametrize(
-    "grid,count",
+    "grid,scale,aspect",
     [
-        ((8, 8), 9),
-        ((14, 14), 29),  # I-JEPA's: no rectangle of its aspects has 29 patches.
+        ((14, 14), (0.15, 0.2), (0.75, 1.5)),  # I-JEPA's targets,
+        ((14, 14), (0.85, 1.0), (1.0, 1.0)),  # and its context,
+        ((16, 16), (0.15, 0.2), (0.75, 1.5)),  # of patches of 14 too.
+        ((8, 12), (0.1, 0.5), (0.3, 3.0)),
+        ((12, 8), (0.5, 1.0), (1.0, 1.0)),
+        ((14, 14), (0.15, 0.15), (0.75, 1.5)),
+        ((14, 14), (0.15, 0.2), (2.0, 2.0)),
     ],
 )
-def test_blocks_reach_every_corner(grid, count):
-  reached = _places(_many("random_block", 500, grid, count), grid).any(axis=0)
-  assert np.all(reached)
+def test_shapes_of_blocks_are_as_frequent_as_in_the_authors_code(
+    grid, scale, aspect
+):
+  draws = 20_000
+  shapes = _many("block_shape", draws, grid, scale=scale, aspect=aspect)
+  law = _law(grid, scale, aspect)
+  found = {k: np.mean(np.all(shapes == k, axis=1)) for k in law}
+  assert sum(found.values()) == pytest.approx(1)  # And no others.
+  for shape, expected in law.items():
+    sigma = np.sqrt(expected * (1 - expected) / draws)
+    assert found[shape] == pytest.approx(expected, abs=4.5 * sigma + 1e-4)
 
 
-def test_blocks_differ_by_their_keys():
-  blocks = _many("random_block", 500, (14, 14), 29)
-  assert len(np.unique(blocks, axis=0)) > 150
+def test_the_paper_has_targets_from_5_x_6_to_8_x_5():
+  law = _law((14, 14), (0.15, 0.2), (0.75, 1.5))
+  assert sorted(law) == [(5, 6), (6, 5), (6, 6), (7, 5), (8, 5)]
+  assert _law((14, 14), (0.85, 1.0), (1.0, 1.0)) == {(13, 13): 1.0}
 
 
-@pytest.mark.parametrize("count", [0, 65])
-def test_a_block_that_does_not_fit_is_refused(count):
-  with pytest.raises(ValueError, match=f"{count} patches .* 8 x 8 patches"):
-    masking.random_block(KEY, (8, 8), count)
-
-
-# Grid, number of the context's patches and of each target's.
-GRIDS = [((8, 8), 14, 10), ((14, 14), 50, 29)]
-
-
-@pytest.mark.parametrize("grid,count,size", GRIDS)
-def test_context_avoids_the_targets(grid, count, size):
-  context, targets = _many("context_and_targets", 500, grid)
-  assert context.shape == (500, count) and targets.shape == (500, 4, size)
-  total = grid[0] * grid[1]
-  assert context.min() >= 0 and context.max() < total
-  assert _distinct(context) and _distinct(targets)
-  seen = _places(context, grid)
-  hidden = _places(targets.reshape(500, -1), grid)
-  assert not np.any(seen & hidden)
-
-
-def test_a_context_lies_in_a_block_of_the_grid():
-  # Smaller than the grid, and with one small target to leave most of it.
-  context, targets = _many(
-      "context_and_targets",
-      500,
-      (10, 14),
-      targets=1,
-      target_scale=0.05,
-      context_scale=(0.3, 0.4),
-  )
-  assert context.shape == (500, 42 - 7) and targets.shape == (500, 1, 7)
-  seen = _places(context, (10, 14))
-  rows, columns = _heights_and_widths(seen)
-  # Shares of 0.3 to 0.4 are sides of 0.55 to 0.63, rounded up.
-  assert rows.max() == 7 and columns.max() == 9
-  assert rows.min() >= 5 and columns.min() >= 7
-  assert np.all(seen.any(axis=0))  # It is anywhere.
-  assert not np.any(seen & _places(targets[:, 0], (10, 14)))
-
-
-def test_contexts_take_any_free_patch_of_their_block():
-  context, targets = _many("context_and_targets", 500, (8, 8))
-  seen = _places(context, (8, 8)).mean(axis=0)
-  free = 1 - _places(targets.reshape(500, -1), (8, 8)).mean(axis=0)
-  # With the whole grid in the block, free patches have the same chance, though
-  # it is higher where targets leave fewer.
-  assert np.all(seen > 0.3 * free) and np.all(seen < 0.8 * free)
-  assert len(np.unique(np.sort(context, axis=1), axis=0)) > 490
-
-
-def test_targets_are_drawn_each_for_itself():
-  _, targets = _many("context_and_targets", 500, (14, 14))
-  same = [np.all(targets[:, 0] == targets[:, i], axis=1) for i in (1, 2, 3)]
-  assert np.mean(same) < 0.05
-
-
-def test_targets_that_may_leave_no_context_are_refused():
-  message = "6 targets of 10 patches .* 8 x 8 patches it has 54.* fewer"
+@pytest.mark.parametrize(
+    "scale,aspect,message",
+    [
+        ((0.0, 0.2), (1.0, 1.0), r"scale of a block is \(0.0, 0.2\)"),
+        ((0.3, 0.2), (1.0, 1.0), r"is \(0.3, 0.2\)"),
+        ((0.2, 1.1), (1.0, 1.0), r"is \(0.2, 1.1\)"),
+        ((0.2, 0.3), (0.0, 1.0), r"aspect \(0.0, 1.0\)"),
+        ((0.01, 0.2), (1.0, 1.0), "0 x 0 of 8 x 8 patches; .* Raise the scale"),
+    ],
+)
+def test_ranges_that_give_no_block_are_refused(scale, aspect, message):
   with pytest.raises(ValueError, match=message):
-    masking.context_and_targets(KEY, (8, 8), targets=6)
+    masking.block_shape(KEY, (8, 8), scale=scale, aspect=aspect)
+  with pytest.raises(ValueError, match="0 x 0 of 1 x 1 patches"):
+    masking.block_shape(KEY, (1, 1), scale=(0.5, 1.0))
+
+
+@pytest.mark.parametrize("to_edges", [True, False])
+@pytest.mark.parametrize("grid,shape", [((14, 14), (8, 5)), ((4, 9), (3, 2))])
+def test_blocks_are_rectangles_anywhere(grid, shape, to_edges):
+  blocks = _many("random_block", 3000, grid, shape, limit=45, to_edges=to_edges)
+  size = shape[0] * shape[1]
+  assert blocks.index.shape == blocks.valid.shape == (3000, 45)
+  assert np.all(blocks.valid == (np.arange(45) < size))
+  index = blocks.index[:, :size]
+  assert _distinct(index) and not np.any(blocks.index[:, size:])
+  inside = _places(index, grid)
+  rows, columns = _heights_and_widths(inside)
+  assert set(rows) == {shape[0]} and set(columns) == {shape[1]}
+  # Each place is as likely as the others, and the last ones belong to them.
+  top, left = index[:, 0] // grid[1], index[:, 0] % grid[1]
+  for start, length, side in zip((top, left), grid, shape):
+    counts = np.bincount(start, minlength=length)
+    places = length - side + to_edges
+    assert not np.any(counts[places:])
+    sigma = np.sqrt(3000 / places)
+    np.testing.assert_allclose(
+        counts[:places], 3000 / places, atol=4.5 * sigma + 1
+    )
+
+
+def _context_and_targets(draws, grid, *, steps=40, **settings):
+  """Draws of images in some steps: `[steps, images, ...]`."""
+
+  def draw(keys):
+    one = lambda key: masking.context_and_targets(
+        key, grid, shape_key=keys[0], **settings
+    )
+    return jax.vmap(one)(keys[1:])
+
+  keys = jax.random.split(KEY, (steps, 1 + draws // steps))
+  return jax.tree.map(np.asarray, jax.jit(jax.vmap(draw))(keys))
+
+
+def _merged(patches):
+  """Steps and images in one dimension."""
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), patches)
+
+
+def _cover(patches, grid):
+  """Whether each patch is a valid one: `[..., height, width]`."""
+  total = grid[0] * grid[1]
+  hits = (patches.index[..., None] == np.arange(total)) & patches.valid[
+      ..., None
+  ]
+  return np.any(hits, axis=-2).reshape(*patches.valid.shape[:-1], *grid)
+
+
+# Grid, settings, largest context and target.
+GRIDS = [
+    ((14, 14), {}, 50, 40),
+    ((14, 14), {"to_edges": False, "context_limit": 0.4}, 78, 40),
+    ((8, 8), {"min_keep": 4, "targets": 2, "context_limit": 0.5}, 32, 12),
+]
+
+
+@pytest.mark.parametrize("grid,settings,count,size", GRIDS)
+def test_context_avoids_the_targets(grid, settings, count, size):
+  context, targets = map(_merged, _context_and_targets(600, grid, **settings))
+  number = settings.get("targets", 4)
+  assert context.index.shape == context.valid.shape == (600, count)
+  assert targets.index.shape == targets.valid.shape == (600, number, size)
+  total = grid[0] * grid[1]
+  assert context.index.min() >= 0 and context.index.max() < total
+  seen = _cover(context, grid)
+  np.testing.assert_array_equal(seen.sum((1, 2)), context.valid.sum(1))
+  hidden = np.any(_cover(targets, grid), axis=1)
+  assert not np.any(seen & hidden)
+  assert np.all(context.valid.sum(1) > settings.get("min_keep", 10))
+  # Where they are all taken, it is all that the targets leave of a square.
+  few = context.valid.sum(1) < count
+  assert np.any(few) and not np.all(few)
+  for one, block in zip(seen[few], hidden[few]):
+    rows, columns = (np.flatnonzero(one.any(axis)) for axis in (1, 0))
+    square = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    np.testing.assert_array_equal(one[square], ~block[square])
+
+
+def test_images_of_a_step_share_their_shapes_and_steps_do_not():
+  _, targets = _context_and_targets(400, (14, 14))
+  sizes = targets.valid.sum(-1)  # [steps, images, targets]
+  assert np.all(sizes == sizes[:, :1, :1])
+  assert {30, 35, 36} <= set(sizes[:, 0, 0]) <= {30, 35, 36, 40}
+  # Their places are their own.
+  first = targets.index[..., 0].reshape(40, -1)
+  assert np.all([len(np.unique(x)) > 15 for x in first])
+
+
+def test_contexts_are_as_large_as_in_the_authors_code():
+  # What four targets leave of 13 x 13 patches in the authors' code, of which
+  # the blocks of a step share their shape.
+  random = np.random.default_rng(0)
+  law = _law((14, 14), (0.15, 0.2), (0.75, 1.5))
+  expected = []
+  for shape, share in law.items():
+    for _ in range(round(4000 * share)):
+      free = np.zeros((14, 14), bool)
+      free[:13, :13] = True
+      for _ in range(4):
+        top, left = (random.integers(0, 14 - side) for side in shape)
+        free[top : top + shape[0], left : left + shape[1]] = False
+      expected.append(free.sum())
+  context, _ = _context_and_targets(
+      4000, (14, 14), steps=2000, to_edges=False, context_limit=1.0
+  )
+  actual = context.valid.sum(-1)
+  for share in (0.05, 0.25, 0.5, 0.75, 0.95):
+    quantiles = np.quantile(actual, share), np.quantile(expected, share)
+    assert abs(quantiles[0] - quantiles[1]) <= 2, (share, quantiles)
+  assert np.mean(actual) == pytest.approx(np.mean(expected), abs=1.2)
+  # Limited, as is the authors' by the smallest of a batch, to the first rows.
+  limited, _ = _context_and_targets(4000, (14, 14), steps=2000, to_edges=False)
+  np.testing.assert_array_equal(limited.valid.sum(-1), np.minimum(actual, 50))
+  np.testing.assert_array_equal(limited.index, context.index[..., :50])
+  assert np.mean(actual >= 50) > 0.9
+
+
+def test_a_context_that_targets_would_cover_overlaps_the_last_ones():
+  settings = dict(
+      targets=3,
+      target_scale=(0.5, 0.5),
+      target_aspect=(1.0, 1.0),
+      context_scale=(1.0, 1.0),
+      context_limit=1.0,
+      min_keep=5,
+  )
+  context, targets = map(_merged, _context_and_targets(500, (6, 6), **settings))
+  seen, hidden = _cover(context, (6, 6)), _cover(targets, (6, 6))
+  assert np.all(seen.sum((1, 2)) > 5)
+  overlaps = np.any(seen[:, None] & hidden, axis=(2, 3))
+  any_overlap = np.any(overlaps, axis=1)
+  assert np.any(any_overlap) and not np.all(any_overlap)
+  # The first that it overlaps would leave too little, those before do not.
+  first = np.argmax(overlaps, axis=1)
+  assert set(first[any_overlap]) == {1, 2}
+  left = seen & ~hidden[np.arange(len(seen)), first]
+  assert np.all(left[any_overlap].sum((1, 2)) <= 5)
+
+
+def test_settings_that_leave_no_context_are_refused():
+  draw = functools.partial(
+      masking.context_and_targets, KEY, (4, 4), shape_key=KEY
+  )
+  with pytest.raises(
+      ValueError, match="has 9 of 4 x 4 .* min_keep is 10;.*Low"
+  ):
+    draw()
+  with pytest.raises(ValueError, match="min_keep is -1"):
+    draw(min_keep=-1)
+  for limit in (0.0, 1.5, 0.01):
+    with pytest.raises(ValueError, match=f"context_limit is {limit}"):
+      draw(min_keep=1, context_limit=limit)
 
 
 # Regions of pixels.

@@ -436,6 +436,41 @@ def test_a_line_of_less_than_half_a_step_is_its_end(warmup):
   assert schedule(0) == schedule(7) == 0.07
 
 
+@pytest.mark.parametrize("epochs", [4, 300, 600])
+def test_a_line_without_a_length_follows_the_training(epochs):
+  schedule = optim.linear(1.0, epochs=epochs, steps_per_epoch=5, start=0.996)
+  np.testing.assert_allclose(schedule(0), 0.996, rtol=1e-6)
+  np.testing.assert_allclose(schedule(epochs * 5 / 2), 0.998, rtol=1e-6)
+  assert schedule(epochs * 5) == 1.0
+
+
+@pytest.mark.parametrize("name", ["cosine", "staircase"])
+def test_a_warm_up_starts_where_it_is_told(name):
+  schedule = optim.SCHEDULES[name](
+      0.5, epochs=200, steps_per_epoch=4, warmup_epochs=2, start=0.1
+  )
+  values = [schedule(step) for step in (0, 4, 8)]
+  np.testing.assert_allclose(values, [0.1, 0.3, 0.5], rtol=1e-6)
+
+
+def test_named_parameters_do_not_decay():
+  params = {
+      "net": {"class_token": jnp.ones((1, 2)), "kernel": jnp.ones((2, 2))},
+      "mask_token": jnp.ones((1, 2)),
+      "bias": jnp.ones(2),
+  }
+  still = jax.tree.map(jnp.zeros_like, params)
+  for schedule in (0.5, lambda step: 0.5):
+    optimizer = optim.adamw(
+        0.1, weight_decay=schedule, exclude_names=("class_token",)
+    )
+    updates, _ = optimizer.update(still, optimizer.init(params), params)
+    moved = jax.tree.map(lambda x: float(x.ravel()[0]), updates)
+    assert moved["net"]["class_token"] == moved["bias"] == 0
+    for x in (moved["net"]["kernel"], moved["mask_token"]):
+      assert x == pytest.approx(-0.05)
+
+
 def test_a_line_of_negative_length_is_refused():
   with pytest.raises(ValueError, match="warmup_epochs is -1; expected"):
     optim.linear(

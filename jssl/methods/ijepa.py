@@ -23,7 +23,8 @@ features of patch $j$, from the context and the places in the block. $s_j$ are
 those of the target encoder, which sees all patches, shifted and scaled to mean
 0 and variance 1 over the $D$ features. $h$ is the smooth absolute error of the
 authors' code; the paper has the squared distance. The loss is the mean over
-images.
+images. The blocks of a step have one shape, which is drawn anew each step; the
+context has a number of patches that differs from image to image.
 
 Reference:
   Assran et al., Self-Supervised Learning from Images with a Joint-Embedding
@@ -57,13 +58,13 @@ class Views(NamedTuple):
 
   Attributes:
     images: `[B, H, W, C]` in [0, 1].
-    context: Patches that the student sees, int32 `[B, N]`.
-    targets: Blocks whose features it predicts, int32 `[B, K, M]`.
+    context: Patches that the student sees, `[B, N]`.
+    targets: Blocks whose features it predicts, `[B, K, M]`.
   """
 
   images: jax.Array
-  context: jax.Array
-  targets: jax.Array
+  context: masking.Patches
+  targets: masking.Patches
 
 
 class ContextPredictor(nn.Module):
@@ -86,24 +87,31 @@ class ContextPredictor(nn.Module):
     """Predicts features of the targets, float32 `[B, K, M, D]`."""
     images, context, targets = views
     encoded, grid = transformers.encode_some(
-        self.net, images, context, train=train
+        self.net, images, context.index, valid=context.valid, train=train
     )
     predictor = TransformerDecoder(
         self.net.width,
         width=self.width,
         depth=self.depth,
         heads=self.heads,
+        weight_init=self.net.weight_init,
         dtype=self.net.dtype,
         name="predictor",
     )
     # Blocks do not see each other: each makes a sequence of its own.
-    blocks = targets.shape[1]
-    repeat = lambda x: jnp.repeat(x, blocks, axis=0)
-    hidden = targets.reshape(-1, targets.shape[2])
+    shape = targets.index.shape
+    repeat = lambda x: jnp.repeat(x, shape[1], axis=0)
+    hidden = jax.tree.map(lambda x: x.reshape(-1, shape[2]), targets)
+    context = jax.tree.map(repeat, context)
     prediction = predictor(
-        repeat(encoded), repeat(context), hidden, grid, train=train
+        repeat(encoded),
+        context.index,
+        hidden.index,
+        grid,
+        valid=jnp.concatenate([context.valid, hidden.valid], axis=1),
+        train=train,
     )
-    return prediction.reshape(*targets.shape, self.net.width)
+    return prediction.reshape(*shape, self.net.width)
 
 
 def ijepa(
@@ -111,8 +119,12 @@ def ijepa(
     *,
     augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
     targets: int = 4,
-    target_scale: float = 0.15,
+    target_scale: tuple[float, float] = (0.15, 0.2),
+    target_aspect: tuple[float, float] = (0.75, 1.5),
     context_scale: tuple[float, float] = (0.85, 1.0),
+    context_limit: float = 0.26,
+    min_keep: int = 10,
+    to_edges: bool = True,
     predictor_width: int = 384,
     predictor_depth: int = 6,
     predictor_heads: int = 12,
@@ -127,7 +139,11 @@ def ijepa(
       and a flip, at the size of the images. The paper only crops.
     targets: Number of target blocks.
     target_scale: See `masking.context_and_targets`.
+    target_aspect: See `masking.context_and_targets`.
     context_scale: See `masking.context_and_targets`.
+    context_limit: See `masking.context_and_targets`.
+    min_keep: See `masking.context_and_targets`.
+    to_edges: See `masking.random_block`.
     predictor_width: Width of the predictor's tokens.
     predictor_depth: Number of its blocks.
     predictor_heads: Number of its attention heads.
@@ -145,22 +161,27 @@ def ijepa(
   Raises:
     ValueError: If the net is not a transformer, or the momentum out of range.
   """
-  transformers.check(net, "ijepa")
+  transformers.check(net, "ijepa", some=True)
   momentum = ema.as_schedule(momentum)
   module = ContextPredictor(
       net, predictor_width, predictor_depth, predictor_heads
   )
 
   def views(key, batch):
-    image_key, mask_key = jax.random.split(key)
+    image_key, mask_key, shape_key = jax.random.split(key, 3)
     (images,) = augmentation.make_views(image_key, batch, (augment,))
     grid = patching.grid_of(*images.shape[1:3], net.patch_size)
     draw = lambda key: masking.context_and_targets(
         key,
         grid,
+        shape_key=shape_key,  # As in the authors' code: one shape a step.
         targets=targets,
         target_scale=target_scale,
+        target_aspect=target_aspect,
         context_scale=context_scale,
+        context_limit=context_limit,
+        min_keep=min_keep,
+        to_edges=to_edges,
     )
     keys = augmentation.image_keys(mask_key, batch)
     return Views(images, *jax.vmap(draw)(keys))
@@ -174,10 +195,13 @@ def ijepa(
     carried = jax.lax.stop_gradient(carried)
     prediction, _ = branches.forward(module, params, {}, views, keys.local)
     features = _features(net, carried.target_params["net"], views.images)
-    wanted = jnp.take_along_axis(
-        features[:, None], views.targets[..., None], axis=2
-    )
-    error = lambda x: jnp.mean(optax.huber_loss(x, wanted))
+    index, valid = views.targets
+    wanted = jnp.take_along_axis(features[:, None], index[..., None], axis=2)
+
+    def error(x):
+      # As many count on every device, since a step has one shape of blocks.
+      return jnp.mean(optax.huber_loss(x, wanted), where=valid[..., None])
+
     metrics = {
         "chance_loss": error(jnp.zeros_like(wanted)),
         "feature_std": embeddings.feature_std(
@@ -200,7 +224,8 @@ def _features(net, params, images):
   def last(net, images):
     patches = net.embed(images)
     tokens = patches.reshape(len(images), -1, patches.shape[-1])
-    return net.blocks(tokens, train=False)[-1][:, -tokens.shape[1] :]
+    tokens = net.blocks(tokens, grid=patches.shape[1:3], train=False)[-1]
+    return tokens[:, int(net.has_class_token) :]
 
   x = net.apply({"params": params}, images, method=last).astype(jnp.float32)
-  return jax.nn.standardize(x, axis=-1, epsilon=1e-5)
+  return embeddings.standardize(x)

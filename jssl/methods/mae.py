@@ -15,15 +15,17 @@ $$
 \bar{x}_i = \frac{x_i - \mathrm{mean}(x_i)}{\sqrt{\mathrm{var}(x_i) + 10^{-6}}}
 $$
 
-$M$ are the hidden patches of an image. $x_i$ are the $n$ values of a patch:
-pixels times channels. $\bar{x}_i$ is the same patch of mean 0 and variance 1,
-or $(x_i - 0.5) / 0.25$ if not normalised. $\hat{x}_i$ is the prediction. The
-loss is the mean over images. The paper has it in words.
+$M$ are the hidden patches of an image. $x_i$ are the $n$ values of a patch,
+pixels times channels, of the mean and deviation per channel that the net
+normalises images by. $\bar{x}_i$ is the same patch of mean 0 and variance 1, or
+$x_i$ itself if not normalised. $\hat{x}_i$ is the prediction. The loss is the
+mean over images. The paper has it in words.
 
 Reference:
   He et al., Masked Autoencoders Are Scalable Vision Learners, 2022.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -82,6 +84,7 @@ class MaskedAutoencoder(nn.Module):
         width=self.width,
         depth=self.depth,
         heads=self.heads,
+        weight_init=self.net.weight_init,
         dtype=self.net.dtype,
         name="decoder",
     )
@@ -116,15 +119,18 @@ def mae(
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
-    The method. Its loss is the squared error of hidden patches, in quarters of
-    the images' range unless they are normalised; "chance_loss" is that of the
-    mean color of what is seen, or of mean 0.
+    The method. Its loss is the squared error of hidden patches, of pixels as
+    the net normalises them; "chance_loss" is that of the mean color of what is
+    seen, or of 0 if patches are normalised.
 
   Raises:
     ValueError: If the net is not a transformer, or the ratio out of range.
   """
-  transformers.check(net, "mae")
+  transformers.check(net, "mae", some=True)
   masking.hidden_count(10**6, mask_ratio)
+  moments = {"mean": net.mean, "std": net.std}
+  from_image = functools.partial(reconstruction.from_image, **moments)
+  to_image = functools.partial(reconstruction.to_image, **moments)
   module = MaskedAutoencoder(net, decoder_width, decoder_depth, decoder_heads)
 
   def views(key, batch):
@@ -143,7 +149,9 @@ def mae(
 
   def criterion(prediction, task):
     images, split = task.inputs
-    patches = patching.patchify(images, net.patch_size)
+    # Normalised by channel first, as in the authors' code: the mean and
+    # deviation of a patch are of all its channels.
+    patches = patching.patchify(from_image(images), net.patch_size)
     target = take(patches, split.hidden)
     if normalize:
       target = patching.standardize(target)
@@ -154,33 +162,30 @@ def mae(
       )
       color = jnp.mean(seen, axis=1)[:, None]  # [B, 1, C]
       guess = jnp.tile(color, (1, target.shape[1], net.patch_size**2))
-      target, guess = map(reconstruction.from_image, (target, guess))
     everything = jnp.ones(target.shape[:2])
     error = lambda x: losses.masked_mse(x, target, everything)
     return error(prediction), {"chance_loss": error(guess)}
 
   def pictures(prediction, task):
     images, split = task.inputs
-    patches = patching.patchify(images, net.patch_size)
-    hidden = take(patches, split.hidden)
+    patches = patching.patchify(from_image(images), net.patch_size)
     if normalize:
       visible = take(patches, split.visible)
       moments = jnp.stack([visible.mean(-1), visible.std(-1, ddof=1)], axis=-1)
       columns = images.shape[2] // net.patch_size
       moments = _average_near(moments, split, columns)
       mean, deviation = jnp.split(moments, 2, axis=-1)
-      painted = jnp.clip(mean + deviation * prediction, 0.0, 1.0)
-    else:
-      painted = reconstruction.to_image(prediction)
+      prediction = mean + deviation * prediction
     put = lambda x: patching.unpatchify(
         jax.vmap(lambda all, i, new: all.at[i].set(new))(
-            patches, split.hidden, x
+            jnp.zeros_like(patches), split.hidden, x
         ),
         images.shape[1:],
     )
+    is_hidden = put(jnp.ones_like(prediction)) > 0
     return Pictures(
-        put(jnp.full_like(hidden, 0.5)),
-        put(painted),
+        jnp.where(is_hidden, 0.5, images),
+        jnp.where(is_hidden, to_image(put(prediction)), images),
         images,
     )
 

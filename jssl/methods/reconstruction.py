@@ -1,5 +1,6 @@
 """What methods share that make an image of an image."""
 
+from collections.abc import Sequence
 import functools
 from typing import Any
 
@@ -49,11 +50,28 @@ class Painter(nn.Module):
     return decoder(features[last], train=train)
 
 
-def from_image(images: jax.Array) -> jax.Array:
-  """Maps [0, 1] to the range that decoders predict, [-2, 2]."""
-  return (images - 0.5) / 0.25
+def from_image(
+    images: jax.Array,
+    *,
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.25,
+) -> jax.Array:
+  """Maps [0, 1] to what decoders predict: by default [-2, 2].
+
+  Args:
+    images: `[..., C]`.
+    mean: Subtracted: a number, or one per channel.
+    std: Then divided by.
+  """
+  return (images - jnp.asarray(mean)) / jnp.asarray(std)
 
 
-def to_image(prediction: jax.Array) -> jax.Array:
+def to_image(
+    prediction: jax.Array,
+    *,
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.25,
+) -> jax.Array:
   """Maps what a decoder predicts to [0, 1], the inverse of `from_image`."""
-  return jnp.clip(0.5 + 0.25 * prediction, 0.0, 1.0)
+  pixels = jnp.asarray(mean) + jnp.asarray(std) * prediction
+  return jnp.clip(pixels, 0.0, 1.0)

@@ -12,14 +12,16 @@ $$
 \mathcal{L} = \frac{1}{\Omega(x_M)} \lVert y_M - x_M \rVert_1
 $$
 
-$x_M$ are the pixels of the masked patches, $(\text{image} - 0.5) / 0.25$. $y_M$
-are the predictions of them. $\Omega(x_M)$ is the number of values, pixels times
-channels. The loss is the mean over images.
+$x_M$ are the pixels of the masked patches, normalised by the mean and deviation
+per channel that the net's images are. $y_M$ are the predictions of them.
+$\Omega(x_M)$ is the number of values, pixels times channels. The loss is the
+mean over images.
 
 Reference:
   Xie et al., SimMIM: A Simple Framework for Masked Image Modeling, 2022.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -36,6 +38,10 @@ from jssl.methods import pretext
 from jssl.methods import reconstruction
 from jssl.methods import transformers
 from jssl.nets import patches as patching
+from jssl.nets import vit
+
+# Uniform in +-1 / sqrt(fan in): PyTorch's default, as the authors' decoder has.
+_DECODER_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Inputs(NamedTuple):
@@ -65,14 +71,19 @@ class MaskedImageModel(nn.Module):
     images, hidden = inputs
     tokens = self.net.project(images)
     grid, width = tokens.shape[1:3], tokens.shape[-1]
-    token = self.param("mask_token", nn.initializers.normal(0.02), (width,))
-    token = token.astype(tokens.dtype)
+    init = vit.weight_init_of(self.net.weight_init).other
+    # Of two dimensions, as optimizers then decay it.
+    token = self.param("mask_token", init, (1, width)).astype(tokens.dtype)
     tokens = jnp.where(hidden[..., None], token, tokens)
     tokens = tokens + self.net.positions_of(grid)
     tokens = tokens.reshape(len(images), -1, width)
-    last = self.net.blocks(tokens, train=train)[-1]
-    pixels = self.net.patch_size**2 * images.shape[-1]
-    dense = nn.Dense(pixels, dtype=self.net.dtype, name="decoder")
+    last = self.net.blocks(tokens, grid=grid, train=train)[-1]
+    dense = nn.Dense(
+        self.net.patch_size**2 * images.shape[-1],
+        dtype=self.net.dtype,
+        kernel_init=_DECODER_INIT,
+        name="decoder",
+    )
     return dense(last[:, -tokens.shape[1] :]).astype(jnp.float32)
 
 
@@ -90,20 +101,24 @@ def simmim(
     net: A `ViT` of `jssl.nets`.
     augment: The recipe, `(key, image, *, extent) -> view`; by default a crop
       and a flip, at the size of the images.
-    mask_ratio: Share of the patches that are masked, in (0, 1).
+    mask_ratio: Share of the squares that are masked, in (0, 1); their number is
+      rounded up.
     mask_unit: Side in patches of the squares that are masked: in the paper 2,
       32 pixels of patches of 16.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
-    The method. Its loss is the absolute error of masked pixels, in quarters of
-    their range; "chance_loss" is that of the mean color of what is seen.
+    The method. Its loss is the absolute error of masked pixels, normalised as
+    the net's; "chance_loss" is that of the mean color of what is seen.
 
   Raises:
     ValueError: If the net is not a transformer, or the ratio out of range.
   """
   transformers.check(net, "simmim")
   masking.hidden_count(10**6, mask_ratio)
+  moments = {"mean": net.mean, "std": net.std}
+  from_image = functools.partial(reconstruction.from_image, **moments)
+  to_image = functools.partial(reconstruction.to_image, **moments)
 
   def views(key, batch):
     image_key, mask_key = jax.random.split(key)
@@ -118,9 +133,7 @@ def simmim(
 
   def criterion(prediction, task):
     images, hidden = task.inputs
-    target = patching.patchify(
-        reconstruction.from_image(images), net.patch_size
-    )
+    target = patching.patchify(from_image(images), net.patch_size)
     mask = hidden.reshape(target.shape[:2])
     pixels = target.reshape(*mask.shape, -1, images.shape[-1])
     color = jnp.mean(
@@ -133,9 +146,7 @@ def simmim(
 
   def pictures(prediction, task):
     images, hidden = task.inputs
-    painted = patching.unpatchify(
-        reconstruction.to_image(prediction), images.shape[1:]
-    )
+    painted = to_image(patching.unpatchify(prediction, images.shape[1:]))
     size = net.patch_size
     mask = jnp.repeat(jnp.repeat(hidden, size, axis=1), size, axis=2)[..., None]
     return Pictures(

@@ -8,10 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl.nets.vit import Block
-from jssl.nets.vit import sincos_2d
-
-_INIT = nn.initializers.normal(0.02)
+from jssl.nets import vit
 
 
 class ConvDecoder(nn.Module):
@@ -113,6 +110,7 @@ class TransformerDecoder(nn.Module):
     depth: Number of blocks.
     heads: Number of attention heads.
     mlp_ratio: See `ViT`.
+    weight_init: See `ViT`.
     dtype: Type of the computation; parameters are float32.
 
   Reference:
@@ -141,6 +139,7 @@ class TransformerDecoder(nn.Module):
   depth: int = 8
   heads: int = 16
   mlp_ratio: float = 4
+  weight_init: str = "mae"
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -151,6 +150,7 @@ class TransformerDecoder(nn.Module):
       hidden: jax.Array,
       grid: tuple[int, int],
       *,
+      valid: jax.Array | None = None,
       train: bool = False,
   ) -> jax.Array:
     """Predicts.
@@ -160,6 +160,8 @@ class TransformerDecoder(nn.Module):
       visible: Which patches they are, int `[B, V]`.
       hidden: Which patches to predict, int `[B, M]`.
       grid: Height and width of the image in patches.
+      valid: Which patches count, the visible ones and then the hidden ones,
+        bool `[B, V + M]`; the others are not attended to. None for all.
       train: Not used; decoders share it.
 
     Returns:
@@ -168,15 +170,29 @@ class TransformerDecoder(nn.Module):
     Raises:
       ValueError: If the width is not a multiple of 4.
     """
-    dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
-    table = sincos_2d(self.width, grid).astype(self.dtype)
+    init = vit.weight_init_of(self.weight_init)
+    dense = functools.partial(
+        nn.Dense, dtype=self.dtype, kernel_init=init.linear
+    )
+    table = vit.sincos_2d(self.width, grid).astype(self.dtype)
     x = dense(self.width, name="in")(tokens.astype(self.dtype))
     first = x.shape[1] - visible.shape[1]  # The class token has no position.
     x = x.at[:, first:].add(table[visible])
-    token = self.param("mask_token", _INIT, (self.width,))
+    # Of two dimensions, as optimizers then decay it.
+    token = self.param("mask_token", init.other, (1, self.width))
     x = jnp.concatenate([x, token.astype(self.dtype) + table[hidden]], axis=1)
+    bias = None
+    if valid is not None:
+      always = jnp.ones((len(valid), first), bool)
+      bias = vit.bias_of(jnp.concatenate([always, valid], axis=1))
     for i in range(1, self.depth + 1):
-      block = Block(self.heads, self.mlp_ratio, 0.0, self.dtype, name=f"{i}")
-      x = block(x, train=train)
-    x = nn.LayerNorm(epsilon=1e-6, name="norm")(x[:, -hidden.shape[1] :])
+      x = vit.Block(
+          self.heads,
+          mlp_ratio=self.mlp_ratio,
+          init=init,
+          index=i,
+          dtype=self.dtype,
+          name=f"{i}",
+      )(x, bias=bias, train=train)
+    x = vit.layer_norm(name="norm")(x[:, -hidden.shape[1] :])
     return dense(self.out, name="out")(x).astype(jnp.float32)

@@ -1,34 +1,93 @@
-"""Vision transformers, with learned or sine-cosine positions."""
+"""Vision transformers, with learned, sine-cosine or relative positions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.interpolate
 
 from jssl.nets.patches import grid_of
 
-_POOLINGS = ("token", "mean")
-_POSITIONS = ("learned", "sincos")
+_POOLINGS = ("token", "mean", "patches")
+_POSITIONS = ("learned", "sincos", "relative")
+
+
+class WeightInit(NamedTuple):
+  """How the parameters of a transformer start; biases start at 0.
+
+  Attributes:
+    linear: Initialiser of the kernels of linear layers.
+    qkv: The same of the joint kernel of queries, keys and values.
+    patch: The same of the patch projection, `[P, P, C, D]`.
+    class_token: The same of the class token.
+    other: The same of mask tokens and learned positions.
+    by_depth: Whether the last kernel of each branch of the i-th block is
+      divided by sqrt(2 i).
+  """
+
+  linear: Callable[..., jax.Array]
+  qkv: Callable[..., jax.Array]
+  patch: Callable[..., jax.Array]
+  class_token: Callable[..., jax.Array]
+  other: Callable[..., jax.Array]
+  by_depth: bool = False
+
+
+def _xavier_each_of_three(key, shape, dtype=jnp.float32):
+  """Xavier uniform for queries, keys and values, each by itself."""
+  limit = (6 / (shape[0] + shape[1] // 3)) ** 0.5
+  return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+def _cut_normal(key, shape, dtype=jnp.float32):
+  """A normal of deviation 0.02 before it is cut at one deviation."""
+  return 0.02 * jax.random.truncated_normal(key, -1, 1, shape, dtype)
+
+
+def _flat_patch(scale, mode):
+  # Of the flattened patch: without the axes, Flax counts a patch's pixels into
+  # the fan-out too.
+  return nn.initializers.variance_scaling(
+      scale, mode, "uniform", in_axis=(0, 1, 2), out_axis=3
+  )
+
 
 # PyTorch's trunc_normal_(std=0.02) cuts at -2 and 2, which it never meets.
-_INIT = nn.initializers.normal(0.02)
-# Of the flattened patch: without the axes, Flax counts a patch's pixels into
-# the fan-out too.
-_PATCH_INIT = nn.initializers.variance_scaling(
-    1.0, "fan_avg", "uniform", in_axis=(0, 1, 2), out_axis=3
-)
+_NORMAL = nn.initializers.normal(0.02)
+_XAVIER = nn.initializers.xavier_uniform()
+_XAVIER_PATCH = _flat_patch(1.0, "fan_avg")
+# Each as the method's authors' code has it.
+WEIGHT_INITS = {
+    # PyTorch's default for the patch projection, +-1 / sqrt(fan in).
+    "dino": WeightInit(
+        _NORMAL, _NORMAL, _flat_patch(1 / 3, "fan_in"), _NORMAL, _NORMAL
+    ),
+    "moco_v3": WeightInit(
+        _XAVIER,
+        _xavier_each_of_three,
+        _XAVIER_PATCH,
+        nn.initializers.normal(1e-6),
+        _NORMAL,
+    ),
+    "mae": WeightInit(_XAVIER, _XAVIER, _XAVIER_PATCH, _NORMAL, _NORMAL),
+    "ijepa": WeightInit(_NORMAL, _NORMAL, _NORMAL, _NORMAL, _NORMAL),
+    "simmim": WeightInit(
+        _cut_normal,
+        _cut_normal,
+        _cut_normal,
+        _cut_normal,
+        _cut_normal,
+        by_depth=True,
+    ),
+}
 
 
 class ViT(nn.Module):
   """A vision transformer that returns patch features and pooled features.
-
-  Kernels, tables and the class token start as in DINO, normal of deviation
-  0.02, but the patch projection as in MoCo v3 and MAE, Xavier uniform. (MoCo v3
-  starts all kernels so, and the class token at a deviation of 1e-6.)
 
   Attributes:
     width: Width D of a token.
@@ -36,14 +95,28 @@ class ViT(nn.Module):
     heads: Number of attention heads, a divisor of the width.
     patch_size: Side of a patch in pixels.
     mlp_ratio: Width of a block's hidden layer over that of a token.
-    pooling: What is pooled: "token", a class token that attends to the patches,
-      or "mean", the mean of the patch tokens, and there is no class token.
-    positions: "learned", a table that is resized for other image sizes, or
-      "sincos", the fixed one of `sincos_2d`, made for the size at hand.
-    image_size: Side of the images that the learned table is made for.
+    pooling: What is pooled: "token", a class token that attends to the patches;
+      "mean", the mean of the patch tokens, and there is no class token; or
+      "patches", the mean of the patch tokens beside a class token.
+    positions: "learned", a table that is resized for other image sizes;
+      "sincos", the fixed one of `sincos_2d`, made for the size at hand; or
+      "relative", none but a bias of the attention by the distance of two
+      patches, one table for all blocks, resized for other image sizes.
+    image_size: Side of the images that the tables are made for.
     drop_path: Rate at which the last block's branches are left out in training
       (stochastic depth); it grows linearly from 0 at the first block. Nothing
       is left out without a "dropout" PRNG key, as in a target network.
+    layer_scale: Start of a factor per feature that each branch is multiplied
+      by; 0 for no such factor.
+    key_bias: Whether keys have a bias, as queries and values do. The softmax
+      does not depend on it.
+    weight_init: How parameters start, the name of a method whose authors' code
+      starts them so: "dino", normal of deviation 0.02, but the patch projection
+      uniform in +-1 / sqrt(fan in); "ijepa", all normal of deviation 0.02;
+      "mae", Xavier uniform; "moco_v3", the same, but for queries, keys and
+      values by themselves, and a class token of deviation 1e-6; or "simmim",
+      normal of deviation 0.02 cut at one deviation, and by depth. In all of
+      them biases start at 0.
     mean: Subtracted from images in [0, 1]: a number, or one per channel.
     std: Then divided by.
     axis_name: Not used, since there are no batch statistics; nets share it.
@@ -52,9 +125,10 @@ class ViT(nn.Module):
   References:
     Dosovitskiy et al., An Image is Worth 16x16 Words, 2021; the resized table
     as in Caron et al., Emerging Properties in Self-Supervised Vision
-    Transformers, 2021 (DINO); the fixed one and the projection's start as in
-    Chen et al., An Empirical Study of Training Self-Supervised Vision
-    Transformers, 2021 (MoCo v3).
+    Transformers, 2021 (DINO); the fixed one as in Chen et al., An Empirical
+    Study of Training Self-Supervised Vision Transformers, 2021 (MoCo v3);
+    relative positions, layer scale and keys without bias as in Bao et al.,
+    BEiT: BERT Pre-Training of Image Transformers, 2022, and in SimMIM's code.
 
   Example:
     >>> import jax
@@ -84,6 +158,9 @@ class ViT(nn.Module):
   positions: str = "learned"
   image_size: int = 224
   drop_path: float = 0.0
+  layer_scale: float = 0.0
+  key_bias: bool = True
+  weight_init: str = "dino"
   mean: float | Sequence[float] = 0.5
   std: float | Sequence[float] = 0.25
   axis_name: str | None = None
@@ -99,10 +176,16 @@ class ViT(nn.Module):
       raise ValueError(
           f"positions is {self.positions!r}; expected one of {_POSITIONS}."
       )
+    init = weight_init_of(self.weight_init)
     if self.width % self.heads:
       raise ValueError(
           f"A width of {self.width} is not divisible by {self.heads} heads;"
           " change the width or heads."
+      )
+    if self.layer_scale < 0:
+      raise ValueError(
+          f"layer_scale is {self.layer_scale}; expected more than 0, for"
+          " example 0.1, or 0 for none."
       )
     self.patch = nn.Conv(
         self.width,
@@ -110,25 +193,51 @@ class ViT(nn.Module):
         self.patch_size,
         padding="VALID",
         dtype=self.dtype,
-        kernel_init=_PATCH_INIT,
+        kernel_init=init.patch,
     )
+    if self.positions != "sincos":
+      rows, columns = grid_of(self.image_size, self.image_size, self.patch_size)
     if self.positions == "learned":
-      grid = grid_of(self.image_size, self.image_size, self.patch_size)
-      shape = (*grid, self.width)
-      self.patch_positions = self.param("patch_positions", _INIT, shape)
-    if self.pooling == "token":
-      self.class_token = self.param("class_token", _INIT, (1, self.width))
+      shape = (rows, columns, self.width)
+      self.patch_positions = self.param("patch_positions", init.other, shape)
+    elif self.positions == "relative":
+      zeros = nn.initializers.zeros
+      shape = (2 * rows - 1, 2 * columns - 1, self.heads)
+      self.relative_positions = self.param("relative_positions", zeros, shape)
+    if self.has_class_token:
+      self.class_token = self.param(
+          "class_token", init.class_token, (1, self.width)
+      )
       if self.positions == "learned":
         self.class_position = self.param(
-            "class_position", _INIT, (1, self.width)
+            "class_position", init.other, (1, self.width)
+        )
+      elif self.positions == "relative":
+        # From the class token to patches, from patches to it, to itself.
+        self.class_relative_positions = self.param(
+            "class_relative_positions", zeros, (3, self.heads)
         )
     rates = np.linspace(0.0, self.drop_path, self.depth)
     self.block = {
-        str(i): Block(self.heads, self.mlp_ratio, float(rate), self.dtype)
+        str(i): Block(
+            self.heads,
+            mlp_ratio=self.mlp_ratio,
+            drop_path=float(rate),
+            layer_scale=self.layer_scale,
+            key_bias=self.key_bias,
+            init=init,
+            index=i,
+            dtype=self.dtype,
+        )
         for i, rate in enumerate(rates, start=1)
     }
     # In float32, as the pooled features are.
-    self.norm = nn.LayerNorm(epsilon=1e-6)
+    self.norm = layer_norm()
+
+  @property
+  def has_class_token(self) -> bool:
+    """Whether a class token comes before the patch tokens."""
+    return self.pooling != "mean"
 
   def __call__(
       self, images: jax.Array, *, train: bool = False
@@ -151,14 +260,17 @@ class ViT(nn.Module):
     """
     patches = self.embed(images)
     tokens = patches.reshape(patches.shape[0], -1, self.width)
-    stages = self.blocks(tokens, train=train)
-    first = 1 if self.pooling == "token" else 0  # Of the patch tokens.
+    stages = self.blocks(tokens, grid=patches.shape[1:3], train=train)
+    first = int(self.has_class_token)  # Of the patch tokens.
     features = {
         f"stage_{i}": x[:, first:].astype(self.dtype).reshape(patches.shape)
         for i, x in enumerate(stages, start=1)
     }
     last = stages[-1]
-    features["pooled"] = last[:, 0] if first else jnp.mean(last, axis=1)
+    if self.pooling == "token":
+      features["pooled"] = last[:, 0]
+    else:
+      features["pooled"] = jnp.mean(last[:, first:], axis=1)
     return features
 
   def embed(self, images: jax.Array) -> jax.Array:
@@ -173,40 +285,94 @@ class ViT(nn.Module):
     return self.patch(x.astype(self.dtype))
 
   def positions_of(self, grid: tuple[int, int]) -> jax.Array:
-    """Returns the positions of a grid of patches, `[h, w, D]`."""
+    """Returns what is added to a grid of patches, `[h, w, D]`."""
+    if self.positions == "relative":
+      return jnp.zeros((*grid, self.width), self.dtype)
     if self.positions == "sincos":
       table = sincos_2d(self.width, grid).reshape(*grid, self.width)
     else:
       table = self.patch_positions
       if table.shape[:2] != grid:
-        table = jax.image.resize(
-            table, (*grid, self.width), "cubic", antialias=False
-        )
+        rows, columns = map(_bicubic, table.shape[:2], grid)
+        table = _resize(table, rows, columns)
     return table.astype(self.dtype)
 
-  def blocks(self, tokens: jax.Array, *, train: bool) -> list[jax.Array]:
+  def attention_bias(self, grid: tuple[int, int]) -> jax.Array | None:
+    """Returns what relative positions add to the attention of a grid.
+
+    Args:
+      grid: Height h and width w in patches.
+
+    Returns:
+      float32 `[heads, T, T]`, from a token (row) to another, T = h * w, one
+      more with a class token; None for other positions.
+    """
+    if self.positions != "relative":
+      return None
+    table = self.relative_positions
+    sizes = [2 * side - 1 for side in grid]
+    if table.shape[:2] != tuple(sizes):
+      rows, columns = map(_by_distance, table.shape[:2], sizes)
+      table = _resize(table, rows, columns)
+    places = np.indices(grid).reshape(2, -1)
+    apart = places[:, :, None] - places[:, None]  # [2, T, T]
+    apart += np.asarray(grid)[:, None, None] - 1
+    bias = table[tuple(apart)]
+    if self.has_class_token:
+      to_patches, to_class, to_itself = self.class_relative_positions
+      count = bias.shape[0]
+      top = jnp.broadcast_to(to_patches, (1, count, self.heads))
+      left = jnp.broadcast_to(to_class, (count, 1, self.heads))
+      top = jnp.concatenate([to_itself[None, None], top], axis=1)
+      bias = jnp.concatenate([left, bias], axis=1)
+      bias = jnp.concatenate([top, bias], axis=0)
+    return jnp.moveaxis(bias, -1, 0)
+
+  def blocks(
+      self,
+      tokens: jax.Array,
+      *,
+      grid: tuple[int, int] | None = None,
+      valid: jax.Array | None = None,
+      train: bool,
+  ) -> list[jax.Array]:
     """Runs the blocks on patch tokens, any number of them.
 
     Args:
       tokens: `[B, T, D]`, with their positions.
+      grid: Height and width in patches of the image that they fill; None for
+        a part of one, which relative positions do not take.
+      valid: Which tokens are attended to, bool `[B, T]`; None for all.
       train: Whether `drop_path` applies.
 
     Returns:
       All tokens after each stage, the class token first where there is one:
       `[B, T, D]` or `[B, 1 + T, D]`; the last after the final normalisation.
+
+    Raises:
+      ValueError: If relative positions are given a part of an image.
     """
+    if self.positions == "relative" and grid is None:
+      raise ValueError(
+          "Relative positions need all patches of an image, and here are some;"
+          " set net.positions to 'sincos' or 'learned'."
+      )
     x = tokens.astype(self.dtype)
-    if self.pooling == "token":
+    if self.has_class_token:
       token = self.class_token
       if self.positions == "learned":
         token = token + self.class_position
       token = jnp.broadcast_to(token, (x.shape[0], 1, self.width))
       x = jnp.concatenate([token.astype(self.dtype), x], axis=1)
+    bias = None if grid is None else self.attention_bias(grid)
+    if valid is not None:
+      first = jnp.ones((len(valid), x.shape[1] - valid.shape[1]), bool)
+      bias = bias_of(jnp.concatenate([first, valid], axis=1), bias)
     count = min(4, self.depth)
     ends = [self.depth * i // count for i in range(1, count + 1)]
     stages = []
     for i in range(1, self.depth + 1):
-      x = self.block[str(i)](x, train=train)
+      x = self.block[str(i)](x, bias=bias, train=train)
       if i in ends:
         stages.append(x)
     stages[-1] = self.norm(x)
@@ -221,36 +387,127 @@ class Block(nn.Module):
     mlp_ratio: See `ViT`.
     drop_path: Rate at which each of the two branches is left out in training,
       for each image alone.
+    layer_scale: See `ViT`.
+    key_bias: See `ViT`.
+    init: How parameters start.
+    index: Number of the block, from 1.
     dtype: See `ViT`.
   """
 
   heads: int
-  mlp_ratio: float
-  drop_path: float
-  dtype: Any
+  mlp_ratio: float = 4
+  drop_path: float = 0.0
+  layer_scale: float = 0.0
+  key_bias: bool = True
+  init: WeightInit = WEIGHT_INITS["dino"]
+  index: int = 1
+  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Maps `[B, T, D]` to `[B, T, D]`."""
+  def __call__(
+      self, x: jax.Array, *, bias: jax.Array | None = None, train: bool
+  ) -> jax.Array:
+    """Maps `[B, T, D]` to `[B, T, D]`; for the bias see `attend`."""
     width = x.shape[-1]
-    dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
-    norm = functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
     drop = nn.Dropout(
         self.drop_path,
         broadcast_dims=(1, 2),
         deterministic=not train or not self.has_rng("dropout"),
     )
-    # One matrix and one bias, as optimizers treat parameters by dimensions.
-    y = dense(3 * width, name="qkv")(norm(name="norm_1")(x))
+    y = self._qkv(layer_norm(self.dtype, name="norm_1")(x))
     heads = lambda z: z.reshape(*z.shape[:2], self.heads, -1).swapaxes(1, 2)
-    y = attend(*map(heads, jnp.split(y, 3, axis=-1)))  # [B, heads, T, D/heads]
-    x = x + drop(dense(width, name="out")(y.swapaxes(1, 2).reshape(x.shape)))
-    y = dense(int(width * self.mlp_ratio), name="mlp_1")(norm(name="norm_2")(x))
-    y = gelu(y)
-    return x + drop(dense(width, name="mlp_2")(y))
+    q, k, v = map(heads, jnp.split(y, 3, axis=-1))  # [B, heads, T, D/heads]
+    y = attend(q, k, v, bias=bias).swapaxes(1, 2).reshape(x.shape)
+    y = self._dense(width, name="out", last=True)(y)
+    x = x + drop(self._scaled("scale_1", y))
+    y = layer_norm(self.dtype, name="norm_2")(x)
+    y = gelu(self._dense(int(width * self.mlp_ratio), name="mlp_1")(y))
+    y = self._dense(width, name="mlp_2", last=True)(y)
+    return x + drop(self._scaled("scale_2", y))
+
+  def _qkv(self, x):
+    # One matrix and one bias, as optimizers treat parameters by dimensions.
+    width = x.shape[-1]
+    dense = nn.Dense(
+        3 * width,
+        use_bias=self.key_bias,
+        dtype=self.dtype,
+        kernel_init=self.init.qkv,
+        name="qkv",
+    )
+    if self.key_bias:
+      return dense(x)
+    zeros = nn.initializers.zeros
+    query = self.param("query_bias", zeros, (width,))
+    value = self.param("value_bias", zeros, (width,))
+    bias = jnp.concatenate([query, jnp.zeros_like(query), value])
+    return dense(x) + bias.astype(self.dtype)
+
+  def _dense(self, width, *, name, last=False):
+    init = self.init.linear
+    if last and self.init.by_depth:
+      init = _divided(init, (2 * self.index) ** 0.5)
+    return nn.Dense(width, dtype=self.dtype, kernel_init=init, name=name)
+
+  def _scaled(self, name, x):
+    if not self.layer_scale:
+      return x
+    start = nn.initializers.constant(self.layer_scale)
+    return x * self.param(name, start, x.shape[-1:]).astype(self.dtype)
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def _divided(init, divisor):
+  return lambda *arguments: init(*arguments) / divisor
+
+
+def weight_init_of(name: str) -> WeightInit:
+  """Returns how parameters start by the name of a method; see `ViT`.
+
+  Raises:
+    ValueError: If no method with such a start has the name.
+  """
+  if name not in WEIGHT_INITS:
+    raise ValueError(
+        f"weight_init is {name!r}; expected one of {tuple(WEIGHT_INITS)}."
+    )
+  return WEIGHT_INITS[name]
+
+
+def layer_norm(dtype: Any = None, *, name: str | None = None) -> nn.LayerNorm:
+  """Makes a LayerNorm whose variance survives a large mean.
+
+  Args:
+    dtype: Type of the result; None for float32.
+    name: The module's name.
+  """
+  return nn.LayerNorm(
+      epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name
+  )
+
+
+def bias_of(valid: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+  """Makes a bias of the attention to valid tokens alone.
+
+  Args:
+    valid: Which tokens are attended to, bool `[B, S]`, one of each row at
+      least.
+    bias: Another bias that it is added to, or None.
+
+  Returns:
+    float32 `[B, 1 or heads, 1 or T, S]`, see `attend`: -inf at others, which
+    then have no influence on value or gradient at all.
+  """
+  own = jnp.where(valid, 0.0, -jnp.inf)[:, None, None]
+  return own if bias is None else own + bias
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    bias: jax.Array | None = None,
+) -> jax.Array:
   """Averages values by the softmax of scaled products of queries and keys.
 
   The value and gradient of `jax.nn.dot_product_attention`; on CPU in two thirds
@@ -261,6 +518,8 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     query: `[B, heads, T, D]`.
     key: `[B, heads, S, D]`.
     value: `[B, heads, S, D]`.
+    bias: Added to the scaled products, float32 `[B or none, heads, T, S]` or
+      what broadcasts to that.
 
   Returns:
     `[B, heads, T, D]`, of the type of `value`; the softmax is in float32.
@@ -272,6 +531,8 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
   scores = jnp.matmul(
       query, key.swapaxes(-1, -2), preferred_element_type=jnp.float32
   )
+  if bias is not None:
+    scores = scores + bias
   largest = jnp.max(scores, axis=-1, keepdims=True)
   weights = jnp.exp(scores - jax.lax.stop_gradient(largest))
   total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -328,6 +589,57 @@ def sincos_2d(dim: int, grid: tuple[int, int]) -> jax.Array:
   angles = (columns * frequencies, rows * frequencies)
   parts = [f(x) for x in angles for f in (np.sin, np.cos)]
   return jnp.asarray(np.concatenate(parts, axis=1), jnp.float32)
+
+
+def _resize(table, rows, columns):
+  """Resizes `[i, j, D]` by weights `[a, i]` and `[b, j]`: `[a, b, D]`."""
+  exact = jax.lax.Precision.HIGHEST  # A TPU would round to bfloat16.
+  return jnp.einsum("ai,bj,ijd->abd", rows, columns, table, precision=exact)
+
+
+def _bicubic(size: int, new: int) -> np.ndarray:
+  """Weights that resize one side of a table as DINO's code does: `[new, size]`.
+
+  PyTorch's bicubic kernel, a = -0.75, without antialiasing; what lies beyond
+  the border is its last entry. DINO asks for a side of `new + 0.1` and gets
+  `new`, so that entries lie a little denser than they would by `new / size`.
+  """
+  place = (np.arange(new) + 0.5) * size / (new + 0.1) - 0.5
+  first = np.floor(place).astype(int)
+  weights = np.zeros((new, size))
+  a = -0.75
+  for tap in range(-1, 3):
+    x = np.abs(place - first - tap)
+    near = ((a + 2) * x - (a + 3)) * x**2 + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    taken = np.clip(first + tap, 0, size - 1)
+    weights[np.arange(new), taken] += np.where(x <= 1, near, far)
+  return weights.astype(np.float32)
+
+
+def _by_distance(size: int, new: int) -> np.ndarray:
+  """Weights that resize one side of a relative table, `[new, size]`, both odd.
+
+  As in the code of BEiT and SimMIM: entries are taken to lie at distances that
+  grow by a constant factor, so that the largest is the new one's and those of
+  near patches stay what they are; between them by cubic splines. For smaller
+  images (almost) the entries of the distances that they have.
+  """
+  half = size // 2
+  if not half:
+    return np.ones((new, 1), np.float32)
+  low, high = 1.01, 1.5
+  while high - low > 1e-6:
+    factor = (low + high) / 2
+    reach = (1 - factor**half) / (1 - factor)
+    low, high = (low, factor) if reach > new // 2 else (factor, high)
+  known = np.cumsum(factor ** np.arange(half))
+  known = np.concatenate([-known[::-1], [0.0], known])
+  wanted = np.clip(np.arange(new) - new // 2, known[0], known[-1])
+  spline = scipy.interpolate.make_interp_spline(
+      known, np.eye(size), k=min(3, size - 1)
+  )
+  return spline(wanted).astype(np.float32)
 
 
 # The width is bound by position, so that a config's "width" of a ResNet cannot

@@ -204,8 +204,10 @@ def _blocks(leaf: BlockViews, material) -> Iterator[Any]:
   """The patches that the student sees, and those it predicts."""
   image = np.clip(leaf.images[0], 0.0, 1.0)
   only = lambda index: _only(image, index, material.log.config.net.patch_size)
-  yield "context", [only(leaf.context[0])]
-  yield "targets", [only(index) for index in leaf.targets[0]]
+  found = lambda patches, *i: patches.index[*i][patches.valid[*i]]
+  yield "context", [only(found(leaf.context, 0))]
+  count = leaf.targets.index.shape[1]
+  yield "targets", [only(found(leaf.targets, 0, i)) for i in range(count)]
 
 
 def _only(image, index, patch_size):

@@ -4,9 +4,11 @@ import functools
 import importlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jssl.masking import Patches
 from jssl.method import Keys
 from jssl.methods import METHODS
 from jssl.nets import patches as patching
@@ -25,6 +27,9 @@ def _start():
       tiny.vit(),
       augment=tiny.recipe,
       targets=2,
+      target_scale=(0.15, 0.4),
+      context_limit=0.5,
+      min_keep=2,
       predictor_width=16,
       predictor_depth=1,
       predictor_heads=2,
@@ -51,21 +56,29 @@ def _changed(images, index):
 def test_only_the_context_is_seen():
   _, views, params, _ = _start()
   before = _predict()(params, views)
-  # Two targets of 2 of 16 patches leave 13 - 4 of them, the targets never.
-  assert before.shape == (4, 2, 2, 32) and views.context.shape == (4, 9)
-  outside = np.stack(
-      [np.setdiff1d(np.arange(16), context) for context in views.context]
-  )
-  new = views._replace(images=_changed(views.images, outside))
-  np.testing.assert_array_equal(_predict()(params, new), before)
-  new = views._replace(images=_changed(views.images, views.context[:, :1]))
-  assert np.abs(_predict()(params, new) - before).max(axis=-1).min() > 1e-6
+  # Targets of up to 3 x 2 of 16 patches, of 3 x 3 half of 16 at most are left.
+  assert before.shape == (4, 2, 6, 32) and views.context.index.shape == (4, 8)
+  seen = [
+      index[valid]
+      for index, valid in zip(*map(np.asarray, views.context), strict=True)
+  ]
+  assert not all(map(np.all, views.context.valid))
+  for i, context in enumerate(seen):
+    outside = np.setdiff1d(np.arange(16), context)
+    changed = _changed(views.images[i : i + 1], outside[None])
+    new = views._replace(images=views.images.at[i].set(changed[0]))
+    np.testing.assert_array_equal(_predict()(params, new), before)
+  first = np.stack([context[:1] for context in seen])
+  new = views._replace(images=_changed(views.images, first))
+  change = np.abs(_predict()(params, new) - before).max(axis=-1)
+  assert change[np.asarray(views.targets.valid)].min() > 1e-6
 
 
 def test_the_order_of_the_context_does_not_matter():
   # It would if tokens were given the positions of others.
   _, views, params, _ = _start()
-  other = views._replace(context=views.context[:, ::-1])
+  turned = jax.tree.map(lambda x: x[:, ::-1], views.context)
+  other = views._replace(context=turned)
   np.testing.assert_allclose(
       _predict()(params, other), _predict()(params, views), atol=1e-5
   )
@@ -74,10 +87,64 @@ def test_the_order_of_the_context_does_not_matter():
 def test_blocks_are_predicted_apart():
   _, views, params, _ = _start()
   before = _predict()(params, views)
-  targets = views.targets.at[:, 1].set((views.targets[:, 1] + 5) % 16)
+  index = views.targets.index
+  index = index.at[:, 1].set((index[:, 1] + 5) % 16)
+  targets = views.targets._replace(index=index)
   after = _predict()(params, views._replace(targets=targets))
   np.testing.assert_allclose(after[:, 0], before[:, 0], atol=1e-6)
   assert np.abs(after[:, 1] - before[:, 1]).max(axis=(1, 2)).min() > 1e-4
+
+
+@pytest.mark.parametrize("pooling", ["mean", "token"])
+def test_patches_that_fill_up_change_neither_loss_nor_gradient(pooling):
+  net = ijepa_file.transformers.ViT(
+      32, depth=2, heads=2, patch_size=2, image_size=8, pooling=pooling
+  )
+  sizes = dict(predictor_width=16, predictor_depth=2, predictor_heads=2)
+  method = METHODS["ijepa"](net, augment=tiny.recipe, min_keep=1, **sizes)
+  views = method.views(jax.random.key(0), BATCH)
+  context = jnp.array([[3, 1, 9], [0, 7, 4], [5, 6, 15], [2, 11, 13]])
+  targets = jnp.array([[[4, 8], [10, 14]]]) + jnp.zeros((4, 1, 1), int)
+  whole = lambda x: Patches(x, jnp.ones(x.shape, bool))
+  plain = views._replace(context=whole(context), targets=whole(targets))
+  params, carried = case.start(method, plain)
+
+  def filled(patches, more, number):
+    index = jnp.full((*patches.shape[:-1], more), number)
+    index = jnp.concatenate([patches, index], axis=-1)
+    valid = jnp.arange(index.shape[-1]) < patches.shape[-1]
+    return Patches(index, jnp.broadcast_to(valid, index.shape))
+
+  @jax.jit
+  def run(params, views):
+    loss = lambda params: method.loss(params, carried, views, KEYS, 0)
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+  (value, aux), gradient = run(params, plain)
+  for number in (0, 6):  # Whatever patch they name.
+    padded = plain._replace(
+        context=filled(context, 4, number), targets=filled(targets, 3, number)
+    )
+    (other, other_aux), other_gradient = run(params, padded)
+    np.testing.assert_allclose(other, value, rtol=1e-6)
+    tiny.assert_trees_close(other_gradient, gradient, 1e-6)
+    tiny.assert_trees_close(other_aux.metrics, aux.metrics, 1e-6)
+
+
+def test_the_blocks_of_a_step_have_one_shape_on_all_devices():
+  method, views, _, _ = _start()
+  sizes = lambda views: np.asarray(views.targets.valid.sum(-1))
+  assert len(np.unique(sizes(views))) == 1
+  halves = tiny.shards(BATCH | {"position": jnp.arange(4)}, 2)
+  each = [
+      method.views(jax.random.key(0), jax.tree.map(lambda x: x[i], halves))
+      for i in (0, 1)
+  ]
+  both = jax.tree.map(lambda *x: jnp.concatenate(x), *each)
+  tiny.assert_trees_close(both, views, 0)
+  draw = jax.jit(lambda key: method.views(key, BATCH).targets.valid)
+  others = {int(draw(jax.random.key(i))[0, 0].sum()) for i in range(12)}
+  assert others == {2, 4, 6}
 
 
 def test_targets_are_standardised_features_of_the_whole_image():
@@ -88,10 +155,11 @@ def test_targets_are_standardised_features_of_the_whole_image():
   features = features.reshape(4, 16, 32)
   features -= features.mean(axis=-1, keepdims=True)
   features /= features.std(axis=-1, keepdims=True)
-  wanted = np.take_along_axis(
-      features[:, None], np.asarray(views.targets)[..., None], axis=2
-  )
-  error = np.abs(_predict()(params, views) - wanted)
+  index, valid = map(np.asarray, views.targets)
+  assert not np.all(valid)
+  wanted = np.take_along_axis(features[:, None], index[..., None], axis=2)
+  wanted = wanted[valid]
+  error = np.abs(np.asarray(_predict()(params, views))[valid] - wanted)
   expected = np.where(error < 1, error**2 / 2, error - 0.5).mean()
   loss = jax.jit(method.loss)
   value, aux = loss(params, carried, views, KEYS, 0)
@@ -130,6 +198,8 @@ def test_wrong_settings_are_named():
     METHODS["ijepa"](tiny.resnet())
   with pytest.raises(ValueError, match="1.5"):
     METHODS["ijepa"](tiny.vit(), momentum=1.5)
-  many = METHODS["ijepa"](tiny.vit(), augment=tiny.recipe, targets=9)
-  with pytest.raises(ValueError, match="9 targets of 2 patches .* 4 x 4"):
+  with pytest.raises(ValueError, match="ijepa shows .* some .*'sincos'"):
+    METHODS["ijepa"](tiny.vit(positions="relative"))
+  many = METHODS["ijepa"](tiny.vit(), augment=tiny.recipe)
+  with pytest.raises(ValueError, match="9 of 4 x 4 patches .* min_keep is 10"):
     many.views(jax.random.key(0), BATCH)

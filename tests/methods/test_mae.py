@@ -103,6 +103,51 @@ def test_the_loss_is_that_of_the_reference():
   np.testing.assert_allclose(chances, 191 / 192, rtol=1e-3)
 
 
+_CHANNELS = {"mean": (0.2, 0.5, 0.7), "std": (0.1, 0.2, 0.4)}
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_targets_are_of_pixels_that_are_normalised_by_channel(normalize):
+  task, _, carried = _start()
+  images, split = task.inputs
+  answer = np.float32(np.random.default_rng(0).normal(size=(4, 12, 12)))
+  method = _answering(answer, tiny.vit(**_CHANNELS), normalize=normalize)
+  value, aux = method.loss({}, carried, task, KEYS, 0)
+  pixels = np.asarray(images, np.float64) - _CHANNELS["mean"]
+  pixels /= _CHANNELS["std"]
+  expected, chance = [], []
+  for image, visible, hidden, guess in zip(pixels, *split, answer):
+    patches = image.reshape(4, 2, 4, 2, 3).swapaxes(1, 2).reshape(16, 12)
+    target = patches[hidden]
+    if normalize:
+      target = target - target.mean(axis=1, keepdims=True)
+      variance = np.sum(target**2, axis=1, keepdims=True) / 11
+      target = target / np.sqrt(variance + 1e-6)
+      none = np.zeros(12)
+    else:
+      none = np.tile(patches[visible].reshape(-1, 3).mean(axis=0), 4)
+    expected.append(np.mean((guess - target) ** 2))
+    chance.append(np.mean((none - target) ** 2))
+  np.testing.assert_allclose(value, np.mean(expected), rtol=1e-4)
+  np.testing.assert_allclose(
+      aux.metrics["chance_loss"], np.mean(chance), rtol=1e-4
+  )
+
+
+def test_the_decoder_starts_as_the_net():
+  for name, bound in (("mae", (6 / (16 + 48)) ** 0.5), ("dino", 1.0)):
+    net = tiny.vit(weight_init=name)
+    method = METHODS["mae"](net, augment=tiny.recipe, **_DECODER)
+    params, _ = method.init(jax.random.key(0), _start()[0])
+    kernel = params["decoder"]["1"]["qkv"]["kernel"]  # From 16 to 48.
+    if name == "mae":
+      assert 0.95 * bound < np.max(np.abs(kernel)) <= bound
+    else:
+      assert np.std(kernel) == pytest.approx(0.02, rel=0.1)
+    # Of two dimensions: it decays, as in the authors' code.
+    assert params["decoder"]["mask_token"].shape == (1, 16)
+
+
 def test_hidden_patches_are_not_seen():
   task, params, _ = _start()
   images, split = task.inputs
@@ -131,21 +176,26 @@ def _shuffled_patches():
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_a_perfect_prediction_is_the_original(normalize):
+@pytest.mark.parametrize("channels", [{}, _CHANNELS])
+def test_a_perfect_prediction_is_the_original(channels, normalize):
   task, _, carried = _start()
   # Brightness and contrast of hidden patches are those of the visible ones.
-  task = task._replace(inputs=task.inputs._replace(images=_shuffled_patches()))
+  net = tiny.vit(**channels)
+  images = 0.5 + 0.5 * (_shuffled_patches() - 0.5) * jnp.asarray(net.std)
+  images += jnp.asarray(net.mean) - 0.5
+  task = task._replace(inputs=task.inputs._replace(images=images))
   images, split = task.inputs
-  hidden = jnp.take_along_axis(
-      patching.patchify(images, 2), split.hidden[..., None], axis=1
+  patches = patching.patchify(
+      (images - jnp.asarray(net.mean)) / jnp.asarray(net.std), 2
   )
+  answer = jnp.take_along_axis(patches, split.hidden[..., None], axis=1)
   if normalize:
-    answer = patching.standardize(hidden, eps=0.0)
-  else:
-    answer = (hidden - 0.5) / 0.25
-  method = _answering(answer, tiny.vit(), normalize=normalize)
+    answer = patching.standardize(answer, eps=0.0)
+  method = _answering(answer, net, normalize=normalize)
   value, aux = method.loss({}, carried, task, KEYS, 0)
-  assert value < 1e-4 < 0.5 < aux.metrics["chance_loss"]
+  assert value < 1e-4 < 0.01 < aux.metrics["chance_loss"]
+  if normalize:
+    assert aux.metrics["chance_loss"] > 0.5
   seen, output, original = map(np.asarray, method.pictures({}, carried, task))
   inside = (original >= 0) & (original <= 1)  # Pictures are clipped.
   np.testing.assert_allclose(output[inside], original[inside], atol=1e-4)
@@ -211,6 +261,8 @@ def test_a_net_without_patches_is_refused():
 def test_wrong_numbers_are_named():
   with pytest.raises(ValueError, match="mask ratio of 1.5 hides"):
     METHODS["mae"](tiny.vit(), mask_ratio=1.5)
+  with pytest.raises(ValueError, match="mae shows .* some .*'sincos'"):
+    METHODS["mae"](tiny.vit(positions="relative"))
   odd = {"image": jnp.zeros((2, 9, 9, 3))}
   with pytest.raises(ValueError, match="9 x 9 .* patches of 2 x 2"):
     _method().views(jax.random.key(0), odd)

@@ -3,11 +3,13 @@
 import functools
 import inspect
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.interpolate
 
 from jssl.nets import MicroBatched
 from jssl.nets import vit
@@ -150,7 +152,7 @@ def _block_inputs(scale):
 
 
 def _block(drop_path=0.0):
-  return vit.Block(HEADS, 4, drop_path, jnp.float32)
+  return vit.Block(HEADS, drop_path=drop_path)
 
 
 # The variance of small tokens is that of the normalisation's epsilon.
@@ -309,7 +311,8 @@ def test_learned_positions_of_the_native_size_are_the_table():
 
 @pytest.mark.parametrize("grid", [(8, 8), (6, 12), (3, 5)])
 def test_a_smooth_table_stays_smooth_at_other_sizes(grid):
-  ramp = lambda count, new: (np.arange(new) + 0.5) * count / new - 0.5
+  # DINO's code asks for a tenth of a patch more than it takes.
+  ramp = lambda count, new: (np.arange(new) + 0.5) * count / (new + 0.1) - 0.5
   slopes = np.random.default_rng(4).normal(size=(2, WIDTH))
   table = lambda rows, columns: (
       rows[:, None, None] * slopes[0] + columns[None, :, None] * slopes[1]
@@ -321,17 +324,44 @@ def test_a_smooth_table_stays_smooth_at_other_sizes(grid):
   inner = lambda new: (ramp(4, new) >= 1) & (ramp(4, new) <= 2)
   inside = np.ix_(inner(grid[0]), inner(grid[1]))
   assert expected[inside].size
-  np.testing.assert_allclose(actual[inside], expected[inside], atol=1e-5)
+  # A kernel of a = -0.75 is no line's, if nearly.
+  steepest = np.max(np.abs(slopes).sum(axis=0))
+  error = np.abs(actual[inside] - expected[inside])
+  assert np.max(error) < 0.1 * steepest
   assert np.max(np.abs(actual - expected)) < 0.5 * np.max(np.abs(slopes))
 
 
-def test_positions_shrink_by_cubic_interpolation_without_antialiasing():
+# torch.nn.functional.interpolate(torch.eye(4, dtype=torch.float64).reshape(1,
+# 4, 4, 1), scale_factor=((new + 0.1) / 4, 1), mode="bicubic"), as in DINO.
+_RESIZED = {
+    2: [
+        [0.55351744, 0.53053463, -0.08405207, 0.0],
+        [0.0, -0.11069606, 0.76995262, 0.34074344],
+    ],
+    4: [
+        [1.00892462, -0.00892462, 0.0, 0.0],
+        [0.02841841, 0.99704961, -0.02546802, 0.0],
+        [-0.00261849, 0.05102536, 0.99191783, -0.0403247],
+        [0.0, -0.00499893, 0.07417777, 0.93082116],
+    ],
+    6: [
+        [1.08847974, -0.08847974, 0.0, 0.0],
+        [0.51844042, 0.57213833, -0.09057875, 0.0],
+        [-0.07741218, 0.95969418, 0.1302514, -0.0125334],
+        [-0.02503995, 0.20591963, 0.91627534, -0.09715502],
+        [0.0, -0.10197508, 0.65724348, 0.44473161],
+        [0.0, 0.0, -0.06379375, 1.06379375],
+    ],
+}
+
+
+@pytest.mark.parametrize("grid", [(2, 2), (2, 6), (6, 4)])
+def test_positions_are_resized_as_by_dino(grid):
   table = np.random.default_rng(5).normal(size=(4, 4, WIDTH))
-  # Halfway between two centres; at the border the taps outside drop out.
-  first, second = np.array([9, 9, -1, 0]) / 17, np.array([0, -1, 9, 9]) / 17
-  taps = np.stack([first, second])
-  expected = np.einsum("ai,bj,ijd->abd", taps, taps, table)
-  np.testing.assert_allclose(_resized(table, (2, 2)), expected, atol=1e-5)
+  # A side that stays is shifted by the tenth too, where the other changes.
+  taps = [np.array(_RESIZED[x]) for x in grid]
+  expected = np.einsum("ai,bj,ijd->abd", *taps, table)
+  np.testing.assert_allclose(_resized(table, grid), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("positions", ["learned", "sincos"])
@@ -344,6 +374,15 @@ def test_the_position_of_the_class_token_is_its_own(positions, side):
   pooled = _apply(_images(side, side), variables, positions=positions)["pooled"]
   np.testing.assert_allclose(
       pooled, np.broadcast_to(expected, pooled.shape), rtol=1e-4, atol=1e-4
+  )
+
+
+def test_patches_are_pooled_beside_a_class_token():
+  features = _apply(_images(), _variables(), pooling="patches")
+  same = _apply(_images())
+  np.testing.assert_array_equal(features["stage_2"], same["stage_2"])
+  np.testing.assert_allclose(
+      features["pooled"], same["stage_2"].mean((1, 2)), rtol=1e-5, atol=1e-6
   )
 
 
@@ -371,18 +410,287 @@ def test_images_are_normalised_by_mean_and_std():
   )
 
 
-def test_parameters_start_as_told():
-  net = vit.vit_tiny(depth=1, patch_size=8, image_size=64)
+@functools.cache
+def _started(weight_init):
+  """Parameters of a net of two blocks, of which each has many numbers."""
+  net = vit.vit_tiny(
+      depth=2,
+      patch_size=8,
+      image_size=64,
+      weight_init=weight_init,
+      layer_scale=0.1,
+  )
   images = np.zeros((1, 64, 64, 3), np.float32)
-  params = jax.jit(net.init)(jax.random.key(0), images)["params"]
+  return jax.jit(net.init)(jax.random.key(0), images)["params"]
+
+
+def _is_uniform(x, bound):
+  return 0.98 * bound < np.max(np.abs(x)) <= bound * (1 + 1e-6) and np.std(
+      x
+  ) == pytest.approx(bound / math.sqrt(3), rel=0.02)
+
+
+def _is_normal(x, deviation, *, cut=math.inf):
+  """Of a deviation, before it was cut."""
+  if cut < math.inf:
+    # A normal cut at one deviation has 0.54 of it.
+    return np.max(np.abs(x)) <= cut and np.std(x) == pytest.approx(
+        0.5396 * deviation, rel=0.03
+    )
+  return np.max(np.abs(x)) > 2 * deviation and np.std(x) == pytest.approx(
+      deviation, rel=0.2 if x.size < 200 else 0.03
+  )
+
+
+@pytest.mark.parametrize("weight_init", vit.WEIGHT_INITS)
+def test_biases_start_at_0_and_scales_at_theirs(weight_init):
+  for path, x in jax.tree_util.tree_leaves_with_path(_started(weight_init)):
+    match path[-1].key:
+      case "bias":
+        assert not np.any(x)
+      case "scale":
+        assert np.all(x == 1)
+      case "scale_1" | "scale_2":
+        np.testing.assert_allclose(x, 0.1)
+
+
+def test_parameters_start_as_in_dino():
+  params = _started("dino")
   for name in ("qkv", "out", "mlp_1", "mlp_2"):
-    layer = params["block_1"][name]
-    assert np.std(layer["kernel"]) == pytest.approx(0.02, rel=0.03)
-    assert not np.any(layer["bias"])
+    assert _is_normal(params["block_2"][name]["kernel"], 0.02)
   for name in ("patch_positions", "class_token", "class_position"):
-    assert np.std(params[name]) == pytest.approx(0.02, rel=0.15)
+    assert _is_normal(params[name], 0.02)
+  bound = 1 / math.sqrt(3 * 8 * 8)
+  assert _is_uniform(params["patch"]["kernel"], bound)
+
+
+def test_parameters_start_as_in_ijepa():
+  params = _started("ijepa")
+  for name in ("qkv", "out", "mlp_1", "mlp_2"):
+    assert _is_normal(params["block_2"][name]["kernel"], 0.02)
+  assert _is_normal(params["patch"]["kernel"], 0.02)
+
+
+@pytest.mark.parametrize("weight_init", ["mae", "moco_v3"])
+def test_parameters_start_as_in_mae_and_moco_v3(weight_init):
+  params = _started(weight_init)
+  # MAE counts queries, keys and values as one layer, MoCo v3 as three.
+  out = {"qkv": 192 if weight_init == "moco_v3" else 3 * 192, "out": 192}
+  for name, fan_out in (out | {"mlp_1": 768, "mlp_2": 768}).items():
+    bound = math.sqrt(6 / (192 + fan_out))
+    assert _is_uniform(params["block_2"][name]["kernel"], bound), name
   bound = math.sqrt(6 / (3 * 8 * 8 + 192))
-  assert 0.99 * bound < np.max(np.abs(params["patch"]["kernel"])) <= bound
+  assert _is_uniform(params["patch"]["kernel"], bound)
+  deviation = 1e-6 if weight_init == "moco_v3" else 0.02
+  assert _is_normal(params["class_token"], deviation)
+
+
+def test_parameters_start_as_in_simmim():
+  params = _started("simmim")
+  for block in (1, 2):
+    layers = params[f"block_{block}"]
+    for name in ("qkv", "mlp_1"):
+      assert _is_normal(layers[name]["kernel"], 0.02, cut=0.02)
+    deviation = 0.02 / math.sqrt(2 * block)
+    for name in ("out", "mlp_2"):
+      assert _is_normal(layers[name]["kernel"], deviation, cut=deviation)
+  assert _is_normal(params["patch"]["kernel"], 0.02, cut=0.02)
+  assert np.max(np.abs(params["class_token"])) <= 0.02
+
+
+# The net of BEiT and SimMIM.
+
+BEIT = dict(
+    positions="relative", layer_scale=0.1, key_bias=False, pooling="patches"
+)
+
+
+def _numpy_beit(params, image):
+  """Normalised tokens of one image, pair by pair: `[1 + T, D]`."""
+  side, depth = SIDE // PATCH, 2
+  places = [(i, j) for i in range(side) for j in range(side)]
+  tokens = [params["class_token"][0]]
+  image = (image - 0.5) / 0.25
+  for i, j in places:
+    patch = image[i * PATCH :, j * PATCH :][:PATCH, :PATCH]
+    kernel = params["patch"]["kernel"]
+    token = np.einsum("ijc,ijcd->d", patch, kernel) + params["patch"]["bias"]
+    tokens.append(token)
+  x = np.stack(tokens)
+  bias = np.zeros((len(x), len(x), HEADS))
+  to_patches, to_class, to_itself = params["class_relative_positions"]
+  bias[0, 1:], bias[1:, 0], bias[0, 0] = to_patches, to_class, to_itself
+  for a, (i, j) in enumerate(places):
+    for b, (k, m) in enumerate(places):
+      table = params["relative_positions"]
+      bias[1 + a, 1 + b] = table[i - k + side - 1, j - m + side - 1]
+  for i in range(1, depth + 1):
+    block = params[f"block_{i}"]
+    y = _norm(x, block["norm_1"]) @ block["qkv"]["kernel"]
+    q, k, v = np.split(y, 3, axis=1)
+    q, v = q + block["query_bias"], v + block["value_bias"]
+    heads = []
+    for head in range(HEADS):
+      of_head = np.s_[:, head * WIDTH // HEADS : (head + 1) * WIDTH // HEADS]
+      scores = q[of_head] @ k[of_head].T / math.sqrt(WIDTH / HEADS)
+      weights = np.exp(scores + bias[..., head])
+      heads.append(weights / weights.sum(1, keepdims=True) @ v[of_head])
+    y = _dense(np.concatenate(heads, 1), block["out"])
+    x = x + block["scale_1"] * y
+    y = _gelu(_dense(_norm(x, block["norm_2"]), block["mlp_1"]))
+    x = x + block["scale_2"] * _dense(y, block["mlp_2"])
+  return _norm(x, params["norm"])
+
+
+def test_the_net_is_that_of_beit():
+  images, variables = _images(), _variables(**BEIT)
+  params = _double(variables["params"])
+  assert set(params) == {
+      *("patch", "class_token", "block_1", "block_2", "norm"),
+      *("relative_positions", "class_relative_positions"),
+  }
+  assert "bias" not in params["block_1"]["qkv"]
+  features = _apply(images, **BEIT)
+  expected = np.stack([_numpy_beit(params, x) for x in _double(images)])
+  np.testing.assert_allclose(
+      features["stage_2"].reshape(3, -1, WIDTH),
+      expected[:, 1:],
+      rtol=1e-4,
+      atol=1e-4,
+  )
+  np.testing.assert_allclose(
+      features["pooled"], expected[:, 1:].mean(1), rtol=1e-4, atol=1e-4
+  )
+
+
+def test_relative_positions_start_without_influence():
+  net = _tiny(**BEIT)
+  params = jax.jit(net.init)(jax.random.key(0), _images())["params"]
+  assert params["relative_positions"].shape == (7, 7, HEADS)
+  assert not np.any(params["relative_positions"])
+  assert not np.any(params["class_relative_positions"])
+  assert params["block_1"]["scale_1"].shape == (WIDTH,)
+
+
+def _table(grid, size=SIDE):
+  """The bias of the attention of a grid, without the class token."""
+  net = _tiny(positions="relative", pooling="mean", image_size=size)
+  variables = _randomised(
+      jax.eval_shape(net.init, jax.random.key(0), _images(size, size))
+  )
+  table = variables["params"]["relative_positions"]
+  return table, net.apply(variables, grid, method="attention_bias")
+
+
+def test_relative_positions_of_a_smaller_image_are_those_of_its_distances():
+  table, bias = _table((2, 4), size=32)  # Of 8 x 8 patches.
+  assert bias.shape == (HEADS, 8, 8)
+  # Almost: entries lie at distances of 1, 2.01, 3.03, ...
+  expected = table[7 - 1 : 7 + 2, 7 - 3 : 7 + 4]
+  for a in range(8):
+    for b in range(8):
+      rows, columns = a // 4 - b // 4 + 1, a % 4 - b % 4 + 3
+      np.testing.assert_allclose(
+          bias[:, a, b], expected[rows, columns], atol=0.1
+      )
+
+
+def test_relative_positions_of_a_larger_image_are_splines_of_the_distances():
+  # The distances of the table's 7 entries for 9 x 7, by the ratio q that makes
+  # 1 + q + q^2 the largest of 9, 4.
+  _, bias = _table((5, 4))
+  table, same = _table((4, 4))
+  q = (math.sqrt(13) - 1) / 2
+  known = np.array([0, 1, 1 + q, 4])
+  known = np.concatenate([-known[:0:-1], known])
+  spline = scipy.interpolate.RectBivariateSpline
+  columns = np.arange(7) - 3.0
+  stretched = lambda x: np.concatenate([-x[:0:-1], x])
+  r = 1.01  # As little as there is.
+  near = stretched(np.array([0, 1, 1 + r, 1 + r + r**2]))
+  for head in range(HEADS):
+    make = spline(known, near, table[..., head], kx=3, ky=3, s=0)
+    expected = make(np.arange(9) - 4.0, columns)
+    for a, b in ((0, 19), (19, 0), (5, 14), (9, 9), (3, 16)):
+      rows, across = a // 4 - b // 4, a % 4 - b % 4
+      np.testing.assert_allclose(
+          bias[head, a, b], expected[rows + 4, across + 3], atol=1e-3
+      )
+    # Of the native size it is the table.
+    assert same[head, 0, 15] == table[0, 0, head]
+    assert same[head, 15, 0] == table[6, 6, head]
+
+
+def test_relative_positions_need_all_patches():
+  net, variables = _tiny(positions="relative"), _variables(positions="relative")
+  tokens = np.zeros((1, 3, WIDTH), np.float32)
+  with pytest.raises(ValueError, match="need all patches .*'sincos' or 'lear"):
+    net.apply(variables, tokens, train=False, method="blocks")
+
+
+@pytest.mark.parametrize("arguments", [{}, BEIT])
+def test_tokens_that_are_not_valid_have_no_influence(arguments):
+  net, variables = _tiny(**arguments), _variables(**arguments)
+  tokens = np.random.default_rng(7).normal(size=(2, 16, WIDTH))
+  tokens = tokens.astype(np.float32)
+  valid = np.random.default_rng(8).uniform(size=(2, 16)) < 0.6
+  weights = np.random.default_rng(9).normal(size=(2, 17, WIDTH))
+  weights[:, 1:] *= valid[..., None]
+
+  @jax.jit
+  def run(variables, tokens):
+    def loss(variables, tokens):
+      *_, last = net.apply(
+          variables,
+          tokens,
+          grid=(4, 4),
+          valid=valid,
+          train=False,
+          method="blocks",
+      )
+      return jnp.sum(last * weights)
+
+    return jax.value_and_grad(loss, argnums=(0, 1))(variables, tokens)
+
+  value, (slopes, along) = run(variables, tokens)
+  other = np.where(valid[..., None], tokens, 5 - 3 * tokens)
+  assert np.any(other != tokens)
+  same, (same_slopes, _) = run(variables, other)
+  assert value == same
+  jax.tree.map(np.testing.assert_array_equal, slopes, same_slopes)
+  assert not np.any(along[~valid]) and np.all(np.any(along[valid], axis=-1))
+  # One that is valid has.
+  first = np.arange(16) == np.argmax(valid, axis=1)[:, None]
+  moved = np.where(first[..., None], -tokens, tokens)
+  assert abs(run(variables, moved)[0] - value) > 1e-3
+
+
+# Numbers.
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_normalisation_keeps_its_digits_at_a_large_mean(dtype):
+  random = np.random.default_rng(0)
+  x = np.float32(2000 + random.normal(size=(64, 256)))
+  norm = vit.layer_norm(dtype)
+  variables = norm.init(jax.random.key(0), x)
+  y = np.asarray(jax.jit(norm.apply)(variables, x), np.float64)
+  exact = x - x.mean(-1, keepdims=True, dtype=np.float64)
+  exact /= exact.std(-1, keepdims=True)
+  np.testing.assert_allclose(
+      y, exact, atol=2e-3 if dtype == "float32" else 0.02
+  )
+
+
+def test_no_net_has_a_normalisation_of_another_kind():
+  # LayerNorm's default subtracts squares, and so does jax.nn.standardize.
+  root = pathlib.Path(vit.__file__).parents[1]
+  text = {path: path.read_text() for path in root.rglob("*.py")}
+  assert len(text) > 50
+  makers = [path.name for path, x in text.items() if "nn.LayerNorm(" in x]
+  assert set(makers) <= {"vit.py", "peers.py"}  # The latter is PyTorch's.
+  assert text[pathlib.Path(vit.__file__)].count("nn.LayerNorm(") == 1
+  assert not [path for path, x in text.items() if "nn.standardize(" in x]
 
 
 def test_training_without_drop_path_needs_no_prng_key():
@@ -533,7 +841,9 @@ def test_parts_of_the_batch_give_the_same_features():
     "arguments,message",
     [
         ({"pooling": "max"}, "'max'.*'token', 'mean'"),
-        ({"positions": "none"}, "'none'.*'learned', 'sincos'"),
+        ({"positions": "none"}, "'none'.*'learned', 'sincos', 'relative'"),
+        ({"weight_init": "he"}, "weight_init is 'he'; .*'dino', 'moco_v3'"),
+        ({"layer_scale": -0.1}, "layer_scale is -0.1; .* or 0 for none"),
         ({"heads": 3}, "width of 16 .* 3 heads; change"),
         ({"image_size": 18}, "18 x 18 .* 4 x 4; change the image size"),
         (

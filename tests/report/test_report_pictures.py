@@ -13,6 +13,7 @@ import pytest
 from jssl import config as configs
 from jssl import data
 from jssl import nets
+from jssl.masking import Patches
 from jssl.method import Method
 from jssl.method import Pictures
 from jssl.methods import METHODS
@@ -109,25 +110,31 @@ def test_views_of_every_kind_of_tree_are_found(name, arguments, expected):
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "arguments", "expected"),
     [
-        ("mae", [("images", 4)]),
-        ("simmim", [("images", 4)]),
-        ("ijepa", [("context", 1), ("targets", 4)]),
+        ("mae", {}, [("images", 4)]),
+        ("simmim", {}, [("images", 4)]),
+        ("ijepa", {"min_keep": 1}, [("context", 1), ("targets", 4)]),
     ],
 )
-def test_views_of_patches_are_found(name, expected):
+def test_views_of_patches_are_found(name, arguments, expected):
   net = nets.ViT(
       16, depth=1, heads=1, patch_size=2, image_size=8, pooling="mean"
   )
-  method = METHODS[name](net, augment=tiny.recipe)
+  method = METHODS[name](net, augment=tiny.recipe, **arguments)
   assert _groups(views.draw(_material(method, _images(2)))) == [expected] * 2
 
 
 def test_context_and_targets_hide_the_other_patches():
   image = jnp.full((1, 4, 4, 1), 0.9)
+  # The third patch of the context and the second of targets only fill up.
   tree = views.BlockViews(
-      image, jnp.array([[0, 1]]), jnp.array([[[3], [0]]], jnp.int32)
+      image,
+      Patches(jnp.array([[0, 1, 2]]), jnp.array([[True, True, False]])),
+      Patches(
+          jnp.array([[[3, 1], [0, 1]]]),
+          jnp.array([[[True, False], [True, False]]]),
+      ),
   )
   found = views._pictures_of(jax.device_get(tree), _material(None, _images(1)))
   seen = found["context"][0][..., 0]
