@@ -49,6 +49,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
     config.augment = {"name": "digits"}
     del config.second_augment
   elif name in ("cifar10", "cifar100"):
-    config.augment.blur_probability = 0.0
-    config.second_augment.blur_probability = 0.0
+    config.update(
+        configs.byol_views(scale=(0.08, 1.0), method="bilinear", blur=False)
+    )
   return config

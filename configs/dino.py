@@ -47,6 +47,8 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "name": "byol",
       "size": 96,
       "scale": (0.05, 0.4),
+      "method": "bicubic",
+      "operations": "torchvision",
       "blur_probability": 0.5,
       "solarize_probability": 0.0,
   }
@@ -87,7 +89,8 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
     config.method.update(local_views=0, frozen_epochs=0.0)
     config.method.teacher_temperature.update(value=0.04, warmup_epochs=0.0)
     config.method.momentum.update(name="constant", value=0.99)
-    config.augment.blur_probability = 0.0
-    config.second_augment.blur_probability = 0.0
+    config.update(
+        configs.byol_views(scale=(0.4, 1.0), method="bilinear", blur=False)
+    )
     del config.local_augment
   return config

@@ -4,10 +4,10 @@
 
 imagenet2012 as in the paper (Assran et al., 2023) for ViT-B/16, 600 epochs:
 batch 2048, AdamW at 1e-3, decay 0.04 to 0.4, 40 epochs of warm-up from 2e-4,
-crops without flips there. cifar10: ViT-Ti of patches of 4
-with a predictor of three blocks, not a published recipe. digits was tuned here
-for a short CPU run; its features gain little in the first 15 of the 50 epochs.
-Other data sets get ViT-S.
+crops without flips. cifar10: ViT-Ti of patches of 4 with a predictor of three
+blocks, not a published recipe. digits was tuned here for a short CPU run; its
+features gain little in the first 15 of the 50 epochs. Other data sets get
+ViT-S.
 """
 
 from jssl import config as configs
@@ -33,7 +33,12 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "predictor_heads": 12,
       "momentum": {"name": "linear", "start": 0.996, "value": 1.0},
   }
-  config.augment = {"name": "crop_and_flip", "scale": (0.3, 1.0)}
+  config.augment = {
+      "name": "crop_and_flip",
+      "scale": (0.3, 1.0),
+      "method": "bilinear",
+      "flip_probability": 0.0,
+  }
   config.optimizer = configs.adamw(
       learning_rate=1e-3,
       reference_batch_size=2048,

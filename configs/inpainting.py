@@ -22,7 +22,12 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "overlap_weight": 10.0,
       "decoder_width": 64,
   }
-  config.augment = {"name": "crop_and_flip", "scale": (0.2, 1.0)}
+  config.augment = {
+      "name": "crop_and_flip",
+      "scale": (0.2, 1.0),
+      "method": "bilinear",
+      "flip_probability": 0.5,
+  }
   config.optimizer = configs.adamw(
       learning_rate=1e-3, weight_decay=1e-4, warmup_epochs=1
   )

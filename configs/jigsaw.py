@@ -28,7 +28,12 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "hidden_dim": 4096,
       "dropout": 0.5,
   }
-  config.augment = {"name": "crop_and_flip", "scale": (0.3, 1.0)}
+  config.augment = {
+      "name": "crop_and_flip",
+      "scale": (0.3, 1.0),
+      "method": "bilinear",
+      "flip_probability": 0.5,
+  }
   config.optimizer = configs.sgd(
       learning_rate=0.1, reference_batch_size=256, weight_decay=1e-4
   )

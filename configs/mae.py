@@ -24,7 +24,12 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "decoder_depth": 8,
       "decoder_heads": 16,
   }
-  config.augment = {"name": "crop_and_flip", "scale": (0.2, 1.0)}
+  config.augment = {
+      "name": "crop_and_flip",
+      "scale": (0.2, 1.0),
+      "method": "bicubic",
+      "flip_probability": 0.5,
+  }
   config.optimizer = configs.adamw(
       learning_rate=1.5e-4, weight_decay=0.05, warmup_epochs=40
   )

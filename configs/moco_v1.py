@@ -29,7 +29,11 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "symmetric": False,
       "shuffle": True,
   }
-  config.augment = {"name": "moco_v1", "scale": (0.2, 1.0)}
+  config.augment = {
+      "name": "moco_v1",
+      "scale": (0.2, 1.0),
+      "method": "bilinear",
+  }
   config.optimizer = configs.sgd(
       learning_rate=0.03, reference_batch_size=256, weight_decay=1e-4
   )
@@ -48,6 +52,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
         "name": "moco_v2",
         "scale": (0.08, 1.0),
         "blur_probability": 0.0,
+        "method": "bilinear",
     }
     config.optimizer.update(
         learning_rate=0.06, reference_batch_size=512, weight_decay=5e-4

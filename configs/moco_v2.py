@@ -33,6 +33,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "name": "moco_v2",
       "scale": (0.2, 1.0),
       "blur_probability": 0.5,
+      "method": "bilinear",
   }
   config.optimizer = configs.sgd(
       learning_rate=0.03, reference_batch_size=256, weight_decay=1e-4

@@ -27,7 +27,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "temperature": 1.0,
       "freeze_patch": True,
   }
-  config.update(configs.byol_views(scale=(0.2, 1.0)))
+  config.update(configs.byol_views(scale=(0.2, 1.0), method="bilinear"))
   name = configs.set_name(dataset)
   if name == "imagenet2012":
     config.epochs = 300.0
@@ -44,6 +44,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
     config.augment = {"name": "digits"}
     del config.second_augment
   elif name in ("cifar10", "cifar100"):
-    config.augment.update(scale=(0.08, 1.0), blur_probability=0.0)
-    config.second_augment.update(scale=(0.08, 1.0), blur_probability=0.0)
+    config.update(
+        configs.byol_views(scale=(0.08, 1.0), method="bilinear", blur=False)
+    )
   return config

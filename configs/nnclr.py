@@ -32,6 +32,8 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "scale": (0.08, 1.0),
       "strength": 1.0,
       "blur_probability": 0.5,
+      "method": "bilinear",
+      "operations": "torchvision",
   }
   name = configs.set_name(dataset)
   if name == "imagenet2012":

@@ -26,7 +26,12 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       weight_init="simmim",
   )
   config.method = {"name": "simmim", "mask_ratio": 0.6, "mask_unit": 2}
-  config.augment = {"name": "crop_and_flip", "scale": (0.67, 1.0)}
+  config.augment = {
+      "name": "crop_and_flip",
+      "scale": (0.67, 1.0),
+      "method": "bilinear",
+      "flip_probability": 0.5,
+  }
   config.optimizer = configs.adamw(
       learning_rate=1e-4,
       reference_batch_size=512,

@@ -27,6 +27,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "name": "moco_v2",
       "scale": (0.2, 1.0),
       "blur_probability": 0.5,
+      "method": "bilinear",
   }
   name = configs.set_name(dataset)
   if name == "imagenet2012":

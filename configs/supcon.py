@@ -27,6 +27,8 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "scale": (0.08, 1.0),
       "strength": 1.0,
       "blur_probability": 0.5,
+      "method": "bilinear",
+      "operations": "torchvision",
   }
   config.optimizer = configs.sgd(
       learning_rate=0.5 / 0.7,
@@ -43,5 +45,6 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
         "name": "moco_v2",
         "scale": (0.2, 1.0),
         "blur_probability": 0.0,
+        "method": "bilinear",
     }
   return config

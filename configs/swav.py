@@ -38,6 +38,8 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "scale": (0.14, 1.0),
       "strength": 1.0,
       "blur_probability": 0.5,
+      "method": "bilinear",
+      "operations": "torchvision",
   }
   config.local_augment = {
       "name": "simclr",
@@ -45,6 +47,8 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "scale": (0.05, 0.14),
       "strength": 1.0,
       "blur_probability": 0.5,
+      "method": "bilinear",
+      "operations": "torchvision",
   }
   name = configs.set_name(dataset)
   if name == "imagenet2012":

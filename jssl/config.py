@@ -229,15 +229,31 @@ def staircase(
   }
 
 
-def byol_views(*, scale: tuple[float, float]) -> dict[str, Any]:
+def byol_views(
+    *,
+    scale: tuple[float, float],
+    method: str = "bicubic",
+    operations: str = "torchvision",
+    blur: bool = True,
+) -> dict[str, Any]:
   """Returns the sections of BYOL's two views: blurred, or solarized at times.
 
   Args:
     scale: Range of the crop's area, as a share of the picture's.
+    method: Of resizing crops, "bilinear" or "bicubic".
+    operations: Whose image operations: "torchvision", "simclr" or "byol".
+    blur: Whether to blur at all; usually not for CIFAR.
   """
-  view = {"name": "byol", "scale": scale}
+  view = {
+      "name": "byol",
+      "scale": scale,
+      "method": method,
+      "operations": operations,
+  }
   first = {"blur_probability": 1.0, "solarize_probability": 0.0}
   second = {"blur_probability": 0.1, "solarize_probability": 0.2}
+  if not blur:
+    first["blur_probability"] = second["blur_probability"] = 0.0
   return {
       "augment": {**view, **first},
       "second_augment": {**view, **second},

@@ -555,3 +555,92 @@ def test_what_lightly_reached_is_said_to_be_its_best_epoch(path):
   if "lightly" in text:
     assert "each of the best of 200 epochs on the test set" in text
     assert "at batch 512" in text and "128" in text
+
+
+def _view(name, scale, method="bilinear", **more):
+  return {"name": name, "scale": scale, "method": method, **more}
+
+
+def _byol(scale, method, first, second, operations="torchvision"):
+  """Two views, of (blur, solarize) each."""
+  return [
+      _view(
+          "byol",
+          scale,
+          method,
+          operations=operations,
+          blur_probability=blur,
+          solarize_probability=solarize,
+      )
+      for blur, solarize in (first, second)
+  ]
+
+
+def _simclr(scale, method, operations, **more):
+  return _view(
+      "simclr",
+      scale,
+      method,
+      operations=operations,
+      strength=1.0,
+      blur_probability=0.5,
+      **more,
+  )
+
+
+_PAIR = (1.0, 0.0), (0.1, 0.2)
+_MOCO_V2 = _view("moco_v2", (0.2, 1.0), blur_probability=0.5)
+# Of each method's official code for ImageNet: the views it trains on.
+OFFICIAL_VIEWS = {
+    "moco_v1": [_view("moco_v1", (0.2, 1.0))],
+    "moco_v2": [_MOCO_V2],
+    "simsiam": [_MOCO_V2],
+    "simclr": [_simclr((0.08, 1.0), "bicubic", "simclr")],
+    "swav": [
+        _simclr((0.14, 1.0), "bilinear", "torchvision"),
+        _simclr((0.05, 0.14), "bilinear", "torchvision", size=96),
+    ],
+    "byol": _byol((0.08, 1.0), "bicubic", *_PAIR, "byol"),
+    "moco_v3": _byol((0.2, 1.0), "bilinear", *_PAIR),
+    "moco_v3_vit": _byol((0.08, 1.0), "bilinear", *_PAIR),
+    "barlow_twins": _byol((0.08, 1.0), "bicubic", *_PAIR),
+    "vicreg": _byol((0.08, 1.0), "bicubic", *_PAIR),
+    "dino": [
+        *_byol((0.4, 1.0), "bicubic", *_PAIR),
+        {
+            **_byol((0.05, 0.4), "bicubic", (0.5, 0.0), _PAIR[1])[0],
+            "size": 96,
+        },
+    ],
+    "mae": [
+        _view("crop_and_flip", (0.2, 1.0), "bicubic", flip_probability=0.5)
+    ],
+    "simmim": [_view("crop_and_flip", (0.67, 1.0), flip_probability=0.5)],
+    "ijepa": [_view("crop_and_flip", (0.3, 1.0), flip_probability=0.0)],
+}
+_SECTIONS = ("augment", "second_augment", "local_augment")
+
+
+@pytest.mark.parametrize("method", OFFICIAL_VIEWS)
+def test_views_of_imagenet_are_those_of_the_official_code(method):
+  config = _config("imagenet2012", method)
+  views = [config[x].to_dict() for x in _SECTIONS if x in config]
+  assert views == OFFICIAL_VIEWS[method]
+
+
+@pytest.mark.parametrize("method", configs.files())
+def test_views_of_cifar_are_not_blurred(method):
+  config = _config("cifar10", method)
+  for section in _SECTIONS:
+    if section in config:
+      assert not config[section].get("blur_probability", 0.0)
+      # Of the CIFAR recipes that are followed, solo-learn's is bicubic.
+      expected = "bicubic" if method in ("vicreg", "mae") else "bilinear"
+      assert config[section].get("method", "bilinear") == expected
+
+
+def test_rotations_of_cifar_are_of_padded_windows():
+  assert _config("cifar10", "rotation").augment.to_dict() == {
+      "name": "pad_crop_and_flip",
+      "padding": 4,
+  }

@@ -14,8 +14,10 @@ from jssl.augment.ops import adjust_saturation
 from jssl.augment.ops import flip_left_right
 from jssl.augment.ops import gaussian_blur
 from jssl.augment.ops import rotate90
+from jssl.augment.ops import shift_brightness
 from jssl.augment.ops import solarize
 from jssl.augment.ops import to_grayscale
+from jssl.augment.random_crop import random_pad_and_crop
 from jssl.augment.random_crop import random_resized_crop
 from jssl.augment.random_ops import random_affine
 from jssl.augment.random_ops import random_color_jitter
@@ -31,6 +33,7 @@ from jssl.augment.recipes import keep_size
 from jssl.augment.recipes import moco_v1
 from jssl.augment.recipes import moco_v2
 from jssl.augment.recipes import multi_crop
+from jssl.augment.recipes import pad_crop_and_flip
 from jssl.augment.recipes import RECIPES
 from jssl.augment.recipes import simclr
 from jssl.augment.resampling import affine
@@ -64,16 +67,19 @@ __all__ = (
     "moco_v1",
     "moco_v2",
     "multi_crop",
+    "pad_crop_and_flip",
     "random_affine",
     "random_color_jitter",
     "random_flip",
     "random_gaussian_blur",
     "random_grayscale",
+    "random_pad_and_crop",
     "random_resized_crop",
     "random_solarize",
     "resized_crop",
     "rgb_to_lab",
     "rotate90",
+    "shift_brightness",
     "simclr",
     "solarize",
     "standardize",

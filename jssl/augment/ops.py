@@ -1,8 +1,9 @@
 """Deterministic operations on one image, float [H, W, C] in [0, 1].
 
-Map them over a batch with `jax.vmap`: all arguments but sizes may be traced, so
-each image may have its own. Values agree with torchvision's operations on float
-tensors.
+Map them over a batch with `jax.vmap`: all arguments except sizes and modes may
+be traced, so each image may have its own. Values agree with torchvision's
+operations on float tensors; the color operations also come in TensorFlow's
+form, on which SimCLR and BYOL were built.
 """
 
 import jax
@@ -38,12 +39,43 @@ def adjust_brightness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
   return blend(image, 0.0, factor)
 
 
-def adjust_contrast(image: jax.Array, factor: float | jax.Array) -> jax.Array:
-  """Moves each value away from the mean luma of the whole image.
+def shift_brightness(image: jax.Array, delta: float | jax.Array) -> jax.Array:
+  """Adds `delta` and clips, as `tf.image.adjust_brightness` does.
+
+  Args:
+    image: float [H, W, C] in [0, 1].
+    delta: Scalar in [-1, 1]: -1 gives black, 0 the image itself, 1 white.
+
+  Returns:
+    float [H, W, C] in [0, 1].
+
+  Raises:
+    ValueError: If `image` is not one float image.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import augment
+    >>> augment.shift_brightness(jnp.full((1, 1, 3), 0.25), 0.5).tolist()
+    [[[0.75, 0.75, 0.75]]]
+  """
+  checks.check_image(image)
+  return jnp.clip(image + delta, 0.0, 1.0)
+
+
+def adjust_contrast(
+    image: jax.Array,
+    factor: float | jax.Array,
+    *,
+    per_channel: bool = False,
+) -> jax.Array:
+  """Moves each value away from the mean of the whole image.
 
   Args:
     image: float [H, W, C] in [0, 1], C = 1 or 3.
-    factor: Scalar, 0 or more: 0 gives an even gray, 1 the image itself.
+    factor: Scalar, 0 or more: 0 gives an even color, 1 the image itself.
+    per_channel: Whether each channel moves away from its own mean, as in
+      `tf.image.adjust_contrast`, rather than from the mean luma, as in
+      torchvision.
 
   Returns:
     float [H, W, C] in [0, 1].
@@ -58,15 +90,23 @@ def adjust_contrast(image: jax.Array, factor: float | jax.Array) -> jax.Array:
     >>> augment.adjust_contrast(image, 0.0).round(2).tolist()  # All gray.
     [[[0.5], [0.5]]]
   """
+  if per_channel:
+    checks.check_color(image)
+    return blend(image, channel_means(image), factor)
   return blend(image, jnp.mean(luma(image)), factor)
 
 
-def adjust_saturation(image: jax.Array, factor: float | jax.Array) -> jax.Array:
-  """Moves each pixel away from its own luma.
+def adjust_saturation(
+    image: jax.Array, factor: float | jax.Array, *, hsv: bool = False
+) -> jax.Array:
+  """Moves each pixel away from its own gray.
 
   Args:
     image: float [H, W, C] in [0, 1], C = 1 (returned as it is) or 3.
     factor: Scalar, 0 or more: 0 gives a gray picture, 1 the image itself.
+    hsv: Whether to multiply the saturation of HSV and keep its value, as in
+      `tf.image.adjust_saturation` (the gray of a pixel is its largest
+      channel), rather than to blend with the luma, as in torchvision.
 
   Returns:
     float [H, W, C] in [0, 1].
@@ -85,6 +125,8 @@ def adjust_saturation(image: jax.Array, factor: float | jax.Array) -> jax.Array:
   checks.check_color(image)
   if image.shape[-1] == 1:
     return image
+  if hsv:
+    return blend(image, largest_channel(image), hsv_factor(image, factor))
   return blend(image, luma(image), factor)
 
 
@@ -160,9 +202,13 @@ def to_grayscale(image: jax.Array) -> jax.Array:
 
 
 def gaussian_blur(
-    image: jax.Array, sigma: float | jax.Array, *, kernel_size: int
+    image: jax.Array,
+    sigma: float | jax.Array,
+    *,
+    kernel_size: int,
+    padding: str = "reflect",
 ) -> jax.Array:
-  """Blurs with a sampled Gaussian; the picture is reflected at its edges.
+  """Blurs with a sampled Gaussian of `kernel_size` taps.
 
   A banded matrix product on each side: with a sigma for each image, a vmapped
   depthwise convolution would run far slower.
@@ -170,14 +216,18 @@ def gaussian_blur(
   Args:
     image: float [H, W, C].
     sigma: Scalar > 0, the standard deviation in pixels.
-    kernel_size: Static odd number of taps along each axis.
+    kernel_size: Static odd number of taps along each axis. Less than about six
+      sigma cuts the Gaussian short, so that it blurs less.
+    padding: What lies outside the image: "reflect", its mirror image without
+      the edge (torchvision); "edge", its outermost pixels (Pillow); "zero",
+      black (a convolution with SAME padding, in SimCLR's and BYOL's code).
 
   Returns:
     float32 [H, W, C].
 
   Raises:
-    ValueError: If `image` is not one float image, or if `kernel_size` is even
-      or too large for it.
+    ValueError: If `image` is not one float image, if `kernel_size` is even or
+      reflects more than the image, or if `padding` is unknown.
 
   Example:
     >>> import jax.numpy as jnp
@@ -193,27 +243,41 @@ def gaussian_blur(
         f"kernel_size must be odd and positive, got {kernel_size}; take"
         f" {max(kernel_size, 0) + 1}."
     )
+  if padding not in ("reflect", "edge", "zero"):
+    raise ValueError(
+        'gaussian_blur expects the padding "reflect", "edge" or "zero", got'
+        f" {padding!r}."
+    )
   height, width, _ = image.shape
   radius = kernel_size // 2
-  if radius >= min(height, width):
+  if padding == "reflect" and radius >= min(height, width):
     raise ValueError(
         f"kernel_size {kernel_size} reflects {radius} pixels at each edge, but"
         f" the image is {height} x {width}; take at most"
-        f" {2 * min(height, width) - 1}."
+        f" {2 * min(height, width) - 1}, or another padding."
     )
 
-  def band(length: int) -> jax.Array:
-    # [length, length + 2 radius]: row i holds the taps around output pixel i.
-    offset = jnp.arange(length + 2 * radius) - radius
-    offset = offset - jnp.arange(length)[:, None]
-    taps = jnp.exp(-0.5 * (offset / sigma) ** 2)
-    taps = jnp.where(jnp.abs(offset) <= radius, taps, 0.0)
-    return taps / jnp.sum(taps, axis=1, keepdims=True)
+  def taps(offset: jax.Array) -> jax.Array:
+    weights = jnp.exp(-0.5 * (offset / sigma) ** 2)
+    return jnp.where(jnp.abs(offset) <= radius, weights, 0.0)
 
-  edges = ((radius, radius), (radius, radius), (0, 0))
-  padded = jnp.pad(image, edges, mode="reflect")
+  def band(length: int) -> jax.Array:
+    # Row i holds the weights of output pixel i: [length, length].
+    i, j = jnp.arange(length)[:, None], jnp.arange(length)
+    weights = taps(j - i)
+    if padding == "reflect":
+      weights += jnp.where(j > 0, taps(i + j), 0.0)
+      end = 2 * (length - 1)
+      weights += jnp.where(j < length - 1, taps(end - i - j), 0.0)
+    elif padding == "edge":
+      outside = jnp.arange(1, radius + 1)
+      before = jnp.sum(taps(i + outside), axis=1, keepdims=True)
+      weights += jnp.where(j == 0, before, 0.0)
+      weights += jnp.where(j == length - 1, before[::-1], 0.0)
+    return weights / jnp.sum(taps(jnp.arange(-radius, radius + 1)))
+
   return jnp.einsum(
-      "ih,hwc,jw->ijc", band(height), padded, band(width), precision=PRECISION
+      "ih,hwc,jw->ijc", band(height), image, band(width), precision=PRECISION
   )
 
 
@@ -301,6 +365,35 @@ def luma(image: jax.Array) -> jax.Array:
   red, green, blue = image[..., 0:1], image[..., 1:2], image[..., 2:3]
   # Spelled out: elementwise work fuses, a reduction of 3 channels does not.
   return 0.2989 * red + 0.587 * green + 0.114 * blue
+
+
+def largest_channel(image: jax.Array) -> jax.Array:
+  """Returns the value of HSV, [H, W, 1]."""
+  if image.shape[-1] == 1:
+    return image
+  red, green, blue = image[..., 0:1], image[..., 1:2], image[..., 2:3]
+  return jnp.maximum(jnp.maximum(red, green), blue)
+
+
+def hsv_factor(image: jax.Array, factor: float | jax.Array) -> jax.Array:
+  """Returns `factor`, lowered where the saturation of HSV would exceed 1.
+
+  Args:
+    image: float [H, W, C] in [0, 1].
+    factor: Scalar, 0 or more.
+
+  Returns:
+    [H, W, 1]: the factor of each channel's distance from the largest one.
+  """
+  value = largest_channel(image)
+  chroma = value + largest_channel(-image)
+  safe_chroma = jnp.where(chroma > _GRAY, chroma, 1.0)
+  return jnp.minimum(factor, jnp.where(chroma > _GRAY, value / safe_chroma, 1))
+
+
+def channel_means(image: jax.Array) -> jax.Array:
+  """Returns the mean of each channel, [C]."""
+  return jnp.mean(image, axis=(0, 1))
 
 
 def blend(

@@ -1,4 +1,4 @@
-"""The random resized crop, in the true geometry of the picture."""
+"""Random crops, in the true geometry of the picture."""
 
 import math
 
@@ -26,8 +26,8 @@ def random_resized_crop(
 
   The box is drawn as in Szegedy et al. (2015), https://arxiv.org/abs/1409.4842,
   by torchvision's rules, in the true geometry of the picture: where a picture
-  of another shape was stretched onto this canvas, the crop shows it unstretched
-  and its area is counted in true pixels.
+  was shrunk to fit this canvas, the crop shows it with its true proportions and
+  its area is counted in true pixels.
 
   Args:
     key: A PRNG key.
@@ -36,7 +36,8 @@ def random_resized_crop(
     scale: Lowest and highest part of the picture's area that the box covers.
     ratio: Lowest and highest width / height of the box; its logarithm is drawn.
     extent: The true (height, width) of the picture in pixels, [2], may be
-      traced. None means the image's own.
+      traced, of which the top left corner of `image` holds what fits (see
+      `make_views`). None means the image's own.
     method: See `resized_crop`.
     antialias: See `resized_crop`.
 
@@ -60,9 +61,65 @@ def random_resized_crop(
   canvas = jnp.asarray(image.shape[:2], jnp.float32)
   extent = canvas if extent is None else jnp.asarray(extent, jnp.float32)
   box = sample_crop_box(key, extent, scale=scale, ratio=ratio)
-  box *= jnp.tile(canvas / extent, 2)
+  box *= jnp.tile(resampling.held_size(canvas, extent) / extent, 2)
   return resampling.resized_crop(
       image, box, size, method=method, antialias=antialias
+  )
+
+
+def random_pad_and_crop(
+    key: jax.Array,
+    image: jax.Array,
+    size: int | tuple[int, int],
+    *,
+    padding: int = 0,
+) -> jax.Array:
+  """Cuts out a window at a random place, after padding with black.
+
+  Args:
+    key: A PRNG key.
+    image: float [H, W, C].
+    size: Static height and width of the window; an int means a square.
+    padding: Black pixels added at each edge first.
+
+  Returns:
+    float32 [h, w, C].
+
+  Raises:
+    ValueError: If `padding` is negative, or the window does not fit.
+
+  Example:
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    >>> key = jax.random.key(1)
+    >>> augment.random_pad_and_crop(key, image, 32, padding=4).shape
+    (32, 32, 3)
+  """
+  checks.check_image(image)
+  checks.check_limit("padding", padding)
+  sides = checks.height_and_width(size)
+  room = [n + 2 * padding - m for n, m in zip(image.shape, sides)]
+  if min(room) < 0:
+    raise ValueError(
+        f"a window of {sides[0]} x {sides[1]} does not fit an image of"
+        f" {image.shape[0]} x {image.shape[1]} with a padding of {padding};"
+        " lower the size, or pad more."
+    )
+  corner = jax.random.randint(key, (2,), 0, jnp.array(room) + 1) - padding
+
+  def pick(start: jax.Array, in_size: int, out_size: int) -> jax.Array:
+    # One 1 per row, or none in the padding: [out_size, in_size].
+    source = start + jnp.arange(out_size)[:, None]
+    return (source == jnp.arange(in_size)).astype(jnp.float32)
+
+  # Under vmap, two small products are faster than a gather.
+  return jnp.einsum(
+      "ih,hwc,jw->ijc",
+      pick(corner[0], image.shape[0], sides[0]),
+      image,
+      pick(corner[1], image.shape[1], sides[1]),
+      precision=resampling.PRECISION,
   )
 
 

@@ -14,6 +14,9 @@ from jssl.augment import checks
 from jssl.augment import ops
 from jssl.augment import resampling
 
+# Whose color operations: see `random_color_jitter`.
+OPERATIONS = ("torchvision", "simclr", "byol")
+
 
 def random_color_jitter(
     key: jax.Array,
@@ -24,11 +27,18 @@ def random_color_jitter(
     saturation: float,
     hue: float,
     probability: float = 1.0,
+    operations: str = "torchvision",
 ) -> jax.Array:
   """Changes brightness, contrast, saturation and hue, in random order.
 
   Each image draws its own factors, uniform in [max(0, 1 - x), 1 + x] for the
   first three and in [-x, x] turns for hue, and its own order of the four.
+
+  The operations of the papers' code differ. "torchvision" takes the contrast
+  from the mean luma and the saturation from each pixel's luma. "simclr" is
+  TensorFlow's: the contrast from the mean of each channel, the saturation that
+  of HSV. "byol" is the same with a brightness that is added, in [-x, x] (also
+  in the first version of SimCLR's code). All clip after each operation.
 
   Args:
     key: A PRNG key.
@@ -39,12 +49,14 @@ def random_color_jitter(
     saturation: Largest change of the factor, 0 or more.
     hue: Largest turn, in [0, 0.5].
     probability: How often the image is changed at all.
+    operations: "torchvision", "simclr" or "byol".
 
   Returns:
     float [H, W, C] in [0, 1].
 
   Raises:
-    ValueError: If a strength or `probability` is out of range.
+    ValueError: If a strength or `probability` is out of range, or `operations`
+      is unknown.
 
   Example:
     >>> import jax
@@ -66,6 +78,11 @@ def random_color_jitter(
   checks.check_limit("saturation", saturation)
   checks.check_limit("hue", hue, highest=0.5)
   checks.check_color(image)
+  if operations not in OPERATIONS:
+    raise ValueError(
+        f"operations must be one of {', '.join(OPERATIONS)}, got"
+        f" {operations!r}."
+    )
 
   def jitter(key: jax.Array, image: jax.Array) -> jax.Array:
     order, due_before_hue, factors, turn = _draw_jitter(
@@ -74,10 +91,10 @@ def random_color_jitter(
     # Under vmap a switch computes all its branches at each of four positions.
     # Three are blends that differ in their target only: blend before the hue
     # and again after it, each time in the positions that are due.
-    image = _blend_in_order(image, order, factors, due_before_hue)
+    image = _blend_in_order(image, order, factors, due_before_hue, operations)
     if hue > 0:
       image = ops.adjust_hue(image, turn)
-    return _blend_in_order(image, order, factors, ~due_before_hue)
+    return _blend_in_order(image, order, factors, ~due_before_hue, operations)
 
   return _sometimes(jitter, key, image, probability)
 
@@ -118,6 +135,7 @@ def random_gaussian_blur(
     kernel_size: int,
     sigma: tuple[float, float] = (0.1, 2.0),
     probability: float = 0.5,
+    padding: str = "reflect",
 ) -> jax.Array:
   """Blurs with `probability`, each image with its own sigma.
 
@@ -127,6 +145,7 @@ def random_gaussian_blur(
     kernel_size: Static odd number of taps along each axis.
     sigma: Lowest and highest standard deviation in pixels, drawn uniformly.
     probability: How often.
+    padding: See `gaussian_blur`.
 
   Returns:
     float32 [H, W, C].
@@ -149,7 +168,9 @@ def random_gaussian_blur(
 
   def blur(key: jax.Array, image: jax.Array) -> jax.Array:
     drawn = jax.random.uniform(key, minval=sigma[0], maxval=sigma[1])
-    return ops.gaussian_blur(image, drawn, kernel_size=kernel_size)
+    return ops.gaussian_blur(
+        image, drawn, kernel_size=kernel_size, padding=padding
+    )
 
   return _sometimes(blur, key, image, probability)
 
@@ -227,6 +248,7 @@ def random_affine(
     scale: tuple[float, float] = (1.0, 1.0),
     shear: float = 0.0,
     fill: float = 0.0,
+    extent: jax.Array | None = None,
 ) -> jax.Array:
   """Rotates, moves, zooms and slants about the center, and resizes to `size`.
 
@@ -243,6 +265,8 @@ def random_affine(
     scale: Lowest and highest magnification; its logarithm is drawn.
     shear: Largest slant of the vertical, in degrees below 90, either direction.
     fill: What lies outside the image.
+    extent: The true (height, width) of a picture on a canvas, [2], may be
+      traced, as in `random_resized_crop`. None means the image's own.
 
   Returns:
     float32 [h, w, C].
@@ -271,7 +295,8 @@ def random_affine(
   zoom = jnp.exp(middle + zoom * math.log(scale[1] / scale[0]) / 2)
   # The inverse map, from the result to the image: R(angle) Shear / zoom.
   cos, sin = jnp.cos(angle) / zoom, jnp.sin(angle) / zoom
-  aspect = image.shape[0] / image.shape[1]
+  height, width = image.shape[:2] if extent is None else extent
+  aspect = height / width
   linear = jnp.array([
       [cos, (cos * slant - sin) * aspect],
       [sin / aspect, sin * slant + cos],
@@ -280,6 +305,14 @@ def random_affine(
   shift = 2 * translate * jnp.stack([x, y])
   offset = -jnp.sum(linear * shift, axis=1, keepdims=True)
   matrix = jnp.concatenate([linear, offset], axis=1)
+  if extent is not None:
+    # From the picture to its part of the canvas: x and y from -1 to 1 there.
+    canvas = jnp.asarray(image.shape[:2], jnp.float32)
+    held = resampling.held_size(canvas, extent)
+    share = (held / canvas)[::-1, None]
+    matrix = share * matrix + jnp.pad(share - 1, ((0, 0), (2, 0)))
+    row, column = jnp.indices(image.shape[:2])[..., None]
+    image = jnp.where((row < held[0]) & (column < held[1]), image, fill)
   return resampling.affine(image, matrix, size, fill=fill)
 
 
@@ -311,7 +344,11 @@ def _draw_jitter(
 
 
 def _blend_in_order(
-    image: jax.Array, order: jax.Array, factors: jax.Array, due: jax.Array
+    image: jax.Array,
+    order: jax.Array,
+    factors: jax.Array,
+    due: jax.Array,
+    operations: str,
 ) -> jax.Array:
   """Adjusts brightness (0), contrast (1), saturation (2) as `order` has it.
 
@@ -320,16 +357,27 @@ def _blend_in_order(
     order: Int [3], which of them each position holds.
     factors: float [3], of brightness, contrast, saturation.
     due: Bool [3], the positions to apply.
+    operations: See `random_color_jitter`.
 
   Returns:
     float [H, W, C] in [0, 1].
   """
   for position in range(3):
     which = order[position]
-    gray = ops.luma(image)
-    colorless = jnp.where(which == 1, jnp.mean(gray), gray)
+    factor = factors[which]
+    if operations == "torchvision":
+      gray = ops.luma(image)
+      colorless = jnp.where(which == 1, jnp.mean(gray), gray)
+    else:
+      means, largest = ops.channel_means(image), ops.largest_channel(image)
+      colorless = jnp.where(which == 1, means, largest)
+      saturation = ops.hsv_factor(image, factor)
+      factor = jnp.where(which == 2, saturation, factor)
     target = jnp.where(which == 0, 0.0, colorless)
-    changed = ops.blend(image, target, factors[which])
+    changed = ops.blend(image, target, factor)
+    if operations == "byol":
+      shifted = ops.shift_brightness(image, factors[0] - 1.0)
+      changed = jnp.where(which == 0, shifted, changed)
     image = jnp.where(due[position], changed, image)
   return image
 

@@ -1,8 +1,22 @@
 """The augmentations of the papers, each one function of a key and an image.
 
 A recipe takes one float image [H, W, C] in [0, 1], the size of the view, and
-optionally the true (height, width) of a picture stretched onto the canvas. Fix
-the size with `functools.partial(moco_v2, size=224)` to pass it to `make_views`.
+optionally the true (height, width) of a picture on a canvas. Fix the size with
+`functools.partial(moco_v2, size=224)` to pass it to `make_views`.
+
+Where a recipe takes them:
+
+- `method` resizes crops: "bilinear", or "bicubic", clipped to [0, 1] after it
+  as 8-bit pictures are.
+- `operations` says whose image library to follow. "torchvision" is that of the
+  methods written in PyTorch: crops with antialiasing, torchvision's color
+  operations, a blur that repeats the edge (Pillow's). "simclr" and "byol" are
+  those of the official code of SimCLR and BYOL: crops without antialiasing
+  (TensorFlow's), their color operations (see `random_color_jitter`), a blur
+  that sees black outside the view.
+
+Blurs take sigma from 0.1 to 2 and never cut the Gaussian short: SimCLR's and
+BYOL's kernel of a tenth of the side (23 taps at 224), and 13 taps at least.
 """
 
 from collections.abc import Callable
@@ -14,6 +28,7 @@ import jax.numpy as jnp
 from jssl.augment import checks
 from jssl.augment import random_ops
 from jssl.augment import resampling
+from jssl.augment.random_crop import random_pad_and_crop
 from jssl.augment.random_crop import random_resized_crop
 
 
@@ -24,6 +39,7 @@ def moco_v1(
     *,
     extent: jax.Array | None = None,
     scale: tuple[float, float] = (0.2, 1.0),
+    method: str = "bilinear",
 ) -> jax.Array:
   """The augmentation of MoCo v1 (He et al., 2020).
 
@@ -36,6 +52,7 @@ def moco_v1(
     size: Static side of the view.
     extent: The true (height, width) of the picture, [2], or None.
     scale: Range of the crop's share of the picture's area.
+    method: Of resizing crops, see the module.
 
   Returns:
     float32 [size, size, C] in [0, 1].
@@ -53,7 +70,7 @@ def moco_v1(
     (24, 24, 3)
   """
   crop_key, gray_key, jitter_key, flip_key = jax.random.split(key, 4)
-  image = random_resized_crop(crop_key, image, size, scale=scale, extent=extent)
+  image = _crop(crop_key, image, size, scale, extent, method)
   image = random_ops.random_grayscale(gray_key, image, probability=0.2)
   image = random_ops.random_color_jitter(
       jitter_key, image, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4
@@ -69,6 +86,7 @@ def moco_v2(
     extent: jax.Array | None = None,
     scale: tuple[float, float] = (0.2, 1.0),
     blur_probability: float = 0.5,
+    method: str = "bilinear",
 ) -> jax.Array:
   """The augmentation of MoCo v2 (Chen et al., 2020).
 
@@ -83,6 +101,7 @@ def moco_v2(
     scale: Range of the crop's share of the picture's area; (0.08, 1.0) is
       usual for CIFAR.
     blur_probability: How often to blur; 0 is usual for CIFAR.
+    method: Of resizing crops, see the module.
 
   Returns:
     float32 [size, size, C] in [0, 1].
@@ -107,6 +126,7 @@ def moco_v2(
       scale=scale,
       jitter=(0.4, 0.4, 0.4, 0.1),
       blur_probability=blur_probability,
+      method=method,
   )
 
 
@@ -119,10 +139,13 @@ def simclr(
     scale: tuple[float, float] = (0.08, 1.0),
     strength: float = 1.0,
     blur_probability: float = 0.5,
+    method: str = "bilinear",
+    operations: str = "torchvision",
 ) -> jax.Array:
   """The augmentation of SimCLR (Chen et al., 2020).
 
-  See https://arxiv.org/abs/2002.05709, appendix A.
+  See https://arxiv.org/abs/2002.05709, appendix A, and its official code, whose
+  crops are bicubic.
 
   Args:
     key: A PRNG key.
@@ -133,6 +156,9 @@ def simclr(
     strength: Of the color jitter; the paper takes 1 for ImageNet and 0.5 for
       CIFAR.
     blur_probability: How often to blur; the paper takes 0 for CIFAR.
+    method: Of resizing crops, see the module.
+    operations: See the module. The paper's own are "simclr", its first version
+      adds brightness as "byol" does; SwAV and others take "torchvision".
 
   Returns:
     float32 [size, size, C] in [0, 1].
@@ -157,6 +183,8 @@ def simclr(
       scale=scale,
       jitter=tuple(strength * x for x in (0.8, 0.8, 0.8, 0.2)),
       blur_probability=blur_probability,
+      method=method,
+      operations=operations,
   )
 
 
@@ -169,12 +197,15 @@ def byol(
     scale: tuple[float, float] = (0.08, 1.0),
     blur_probability: float = 1.0,
     solarize_probability: float = 0.0,
+    method: str = "bilinear",
+    operations: str = "torchvision",
 ) -> jax.Array:
   """The augmentation of BYOL (Grill et al., 2020), for one of its two views.
 
   See https://arxiv.org/abs/2006.07733, appendix B. The defaults are those of
   the first view; the second blurs with 0.1 and solarizes with 0.2. Barlow
-  Twins, VICReg, MoCo v3 and DINO use the same two.
+  Twins, VICReg, MoCo v3 and DINO use the same two with torchvision's
+  operations; crops are bicubic in all of them except MoCo v3.
 
   Args:
     key: A PRNG key.
@@ -184,6 +215,8 @@ def byol(
     scale: Range of the crop's share of the picture's area.
     blur_probability: How often to blur.
     solarize_probability: How often to invert the values above 0.5.
+    method: Of resizing crops, see the module.
+    operations: See the module. The paper's own are "byol".
 
   Returns:
     float32 [size, size, C] in [0, 1].
@@ -211,6 +244,8 @@ def byol(
       jitter=(0.4, 0.4, 0.2, 0.1),
       blur_probability=blur_probability,
       solarize_probability=solarize_probability,
+      method=method,
+      operations=operations,
   )
 
 
@@ -221,6 +256,8 @@ def crop_and_flip(
     *,
     extent: jax.Array | None = None,
     scale: tuple[float, float] = (0.2, 1.0),
+    method: str = "bilinear",
+    flip_probability: float = 0.5,
 ) -> jax.Array:
   """The augmentation of MAE (He et al., 2022), and of pretext tasks.
 
@@ -231,6 +268,8 @@ def crop_and_flip(
     extent: The true (height, width) of the picture, [2], or None.
     scale: Range of the crop's share of the picture's area; SimMIM takes
       (0.67, 1.0) and I-JEPA (0.3, 1.0).
+    method: Of resizing crops, see the module; MAE takes "bicubic".
+    flip_probability: How often to mirror; I-JEPA takes 0.
 
   Returns:
     float32 [size, size, C] in [0, 1].
@@ -248,7 +287,49 @@ def crop_and_flip(
     (24, 24, 3)
   """
   crop_key, flip_key = jax.random.split(key)
-  image = random_resized_crop(crop_key, image, size, scale=scale, extent=extent)
+  image = _crop(crop_key, image, size, scale, extent, method)
+  return random_ops.random_flip(flip_key, image, probability=flip_probability)
+
+
+def pad_crop_and_flip(
+    key: jax.Array,
+    image: jax.Array,
+    size: int,
+    *,
+    extent: jax.Array | None = None,
+    padding: int = 4,
+) -> jax.Array:
+  """The usual augmentation of CIFAR, which RotNet (Gidaris et al., 2018) takes.
+
+  Pads with black, cuts out a window of the size before, and flips. A picture of
+  another size than `size` is first resized, its central square if need be.
+
+  Args:
+    key: A PRNG key.
+    image: float [H, W, C] in [0, 1].
+    size: Static side of the view.
+    extent: The true (height, width) of the picture, [2], or None.
+    padding: Black pixels added at each edge, so the largest shift.
+
+  Returns:
+    float32 [size, size, C] in [0, 1].
+
+  Raises:
+    ValueError: If the image is no [H, W, C], or `padding` is negative.
+
+  Example:
+    >>> import functools
+    >>> import jax
+    >>> from jssl import augment
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    >>> recipe = functools.partial(augment.pad_crop_and_flip, size=32)
+    >>> jax.jit(recipe)(jax.random.key(1), image).shape
+    (32, 32, 3)
+  """
+  crop_key, flip_key = jax.random.split(key)
+  if extent is not None or image.shape[:2] != (size, size):
+    image = evaluation(image, size, extent=extent)
+  image = random_pad_and_crop(crop_key, image, size, padding=padding)
   return random_ops.random_flip(flip_key, image)
 
 
@@ -313,8 +394,7 @@ def digits(
     key: A PRNG key.
     image: float [H, W, C] in [0, 1], light strokes on black.
     size: Static side of the view.
-    extent: Taken as every recipe takes it, and not used: digits fill a square
-      canvas unstretched.
+    extent: The true (height, width) of the picture, [2], or None.
     scale: Range of the digit's size in the view; above 1 its edges are cut.
     shear: Largest slant, in degrees; 0 treats both axes alike.
 
@@ -333,7 +413,6 @@ def digits(
     >>> jax.jit(recipe)(jax.random.key(1), image).shape
     (16, 16, 1)
   """
-  del extent
   move_key, jitter_key = jax.random.split(key)
   image = random_ops.random_affine(
       move_key,
@@ -343,6 +422,7 @@ def digits(
       translate=0.1,
       scale=scale,
       shear=shear,
+      extent=extent,
   )
   return random_ops.random_color_jitter(
       jitter_key, image, brightness=0.3, contrast=0.2, saturation=0.0, hue=0.0
@@ -356,7 +436,7 @@ def evaluation(
     crop_fraction: float = 1.0,
     extent: jax.Array | None = None,
 ) -> jax.Array:
-  """The central square of the picture, unstretched; nothing is random.
+  """The central square of the picture; nothing is random.
 
   Args:
     image: float [H, W, C].
@@ -385,14 +465,32 @@ def evaluation(
     )
   canvas = jnp.asarray(image.shape[:2], jnp.float32)
   extent = canvas if extent is None else jnp.asarray(extent, jnp.float32)
-  sides = crop_fraction * jnp.min(extent) * canvas / extent
-  box = jnp.concatenate([(canvas - sides) / 2, sides])
+  held = resampling.held_size(canvas, extent)
+  sides = crop_fraction * jnp.min(extent) * held / extent
+  box = jnp.concatenate([(held - sides) / 2, sides])
   return resampling.resized_crop(image, box, size)
 
 
 def blur_kernel_size(size: int) -> int:
-  """Returns the odd number nearest a tenth of `size`, 3 or more (224: 23)."""
-  return max(3, 2 * (size // 20) + 1)
+  """Returns the odd number nearest a tenth of `size`, 13 or more (224: 23).
+
+  13 taps hold three times the largest sigma of the papers, 2, on either side.
+  """
+  return max(13, 2 * (size // 20) + 1)
+
+
+def _crop(key, image, size, scale, extent, method, operations="torchvision"):
+  """The random resized crop that recipes begin with, in [0, 1]."""
+  settings = {"method": method}
+  if operations != "torchvision":
+    # TensorFlow's bicubic is another one, and it does not low-pass.
+    if method == "bicubic":
+      settings["method"] = "keys_cubic"
+    settings["antialias"] = False
+  image = random_resized_crop(
+      key, image, size, scale=scale, extent=extent, **settings
+  )
+  return image if method == "bilinear" else jnp.clip(image, 0.0, 1.0)
 
 
 def _standard(
@@ -405,10 +503,12 @@ def _standard(
     jitter,
     blur_probability,
     solarize_probability=0.0,
+    method="bilinear",
+    operations="torchvision",
 ):
   """What SimCLR began and others followed; they differ in the numbers."""
   crop_key, jitter_key, gray_key, blur_key, flip_key = jax.random.split(key, 5)
-  image = random_resized_crop(crop_key, image, size, scale=scale, extent=extent)
+  image = _crop(crop_key, image, size, scale, extent, method, operations)
   brightness, contrast, saturation, hue = jitter
   image = random_ops.random_color_jitter(
       jitter_key,
@@ -418,6 +518,7 @@ def _standard(
       saturation=saturation,
       hue=hue,
       probability=0.8,
+      operations=operations,
   )
   image = random_ops.random_grayscale(gray_key, image, probability=0.2)
   image = random_ops.random_gaussian_blur(
@@ -425,6 +526,7 @@ def _standard(
       image,
       kernel_size=blur_kernel_size(size),
       probability=blur_probability,
+      padding="edge" if operations == "torchvision" else "zero",
   )
   image = random_ops.random_solarize(
       jax.random.fold_in(key, 5), image, probability=solarize_probability
@@ -463,5 +565,6 @@ RECIPES = {
     "simclr": simclr,
     "byol": byol,
     "crop_and_flip": crop_and_flip,
+    "pad_crop_and_flip": pad_crop_and_flip,
     "digits": digits,
 }

@@ -1,6 +1,7 @@
 """Resampling one image: a crop resized by matrix products, and a warp."""
 
 from collections.abc import Callable, Sequence
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +36,10 @@ def resized_crop(
     box: (top, left, height, width) in pixels, inside the image. Pixel i covers
       [i, i + 1].
     size: Static height and width of the result; an int means a square.
-    method: "bilinear", or "bicubic" (a = -0.5 with antialias, else -0.75),
-      which may overshoot the range of its input by a few percent.
+    method: "bilinear"; "bicubic", PyTorch's (a = -0.5 with antialias, else
+      -0.75 with clamped taps); or "keys_cubic", that of TensorFlow and JAX
+      (a = -0.5, taps outside the box left out; the same as "bicubic" with
+      antialias). The cubic ones may overshoot the range of their input.
     antialias: Whether to low-pass what is reduced.
 
   Returns:
@@ -57,11 +60,27 @@ def resized_crop(
   checks.check_image(image)
   out_height, out_width = checks.height_and_width(size)
   kernel = _resize_kernel(method, antialias)
-  make_weights = _antialiased_weights if antialias else _interpolation_weights
+  if antialias or method == "keys_cubic":
+    make_weights = functools.partial(_renormalized_weights, widen=antialias)
+  else:
+    make_weights = _clamped_weights
   top, left, height, width = jnp.asarray(box, jnp.float32)
   rows = make_weights(kernel, top, height, image.shape[0], out_height)
   columns = make_weights(kernel, left, width, image.shape[1], out_width)
   return jnp.einsum("ih,hwc,jw->ijc", rows, image, columns, precision=PRECISION)
+
+
+def held_size(canvas: jax.Array, extent: jax.Array) -> jax.Array:
+  """Returns the (height, width) of the part of a canvas that holds a picture.
+
+  A side that is longer than the canvas was shrunk to it, a shorter one was
+  kept; the picture lies in the top left corner (see `jssl.data`).
+
+  Args:
+    canvas: Height and width of the canvas, [2].
+    extent: True height and width of the picture, [2].
+  """
+  return jnp.minimum(canvas, jnp.asarray(extent, jnp.float32))
 
 
 def affine(
@@ -130,8 +149,11 @@ def _resize_kernel(
   if method == "bicubic":
     # Both values of Keys' parameter are PyTorch's.
     return lambda x: _cubic(jnp.abs(x), -0.5 if antialias else -0.75)
+  if method == "keys_cubic":
+    return lambda x: _cubic(jnp.abs(x), -0.5)
   raise ValueError(
-      f'resized_crop knows the methods "bilinear" and "bicubic", got {method!r}'
+      'resized_crop expects the method "bilinear", "bicubic" or "keys_cubic",'
+      f" got {method!r}."
   )
 
 
@@ -142,32 +164,37 @@ def _cubic(x: jax.Array, a: float) -> jax.Array:
   return jnp.where(x < 1, near, jnp.where(x < 2, far, 0.0))
 
 
-def _antialiased_weights(
+def _renormalized_weights(
     kernel: Callable[[jax.Array], jax.Array],
     start: jax.Array,
     length: jax.Array,
     in_size: int,
     out_size: int,
+    *,
+    widen: bool,
 ) -> jax.Array:
-  """Weights [out_size, in_size] of a low-passed resize of one axis."""
+  """Weights [out_size, in_size] of one axis, without pixels outside the box.
+
+  With `widen` the kernel grows with the reduction, which is the low-pass.
+  """
   scale = length / out_size
   center = start + (jnp.arange(out_size) + 0.5) * scale
   pixel = jnp.arange(in_size)
   distance = pixel + 0.5 - center[:, None]
   covered = jnp.minimum(pixel + 1, start + length) - jnp.maximum(pixel, start)
-  weights = kernel(distance / jnp.maximum(scale, 1.0))
+  weights = kernel(distance / jnp.maximum(scale, 1.0) if widen else distance)
   weights *= jnp.clip(covered, 0.0, 1.0)
   return weights / jnp.sum(weights, axis=1, keepdims=True)
 
 
-def _interpolation_weights(
+def _clamped_weights(
     kernel: Callable[[jax.Array], jax.Array],
     start: jax.Array,
     length: jax.Array,
     in_size: int,
     out_size: int,
 ) -> jax.Array:
-  """Weights [out_size, in_size] of a plain interpolation of one axis."""
+  """Weights [out_size, in_size] of one axis, taps clamped to the box."""
   position = start + (jnp.arange(out_size) + 0.5) * length / out_size - 0.5
   # Rounding may carry the end of a box past the last pixel.
   first = jnp.maximum(jnp.floor(start), 0)

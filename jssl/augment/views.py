@@ -22,7 +22,8 @@ def make_views(
   Args:
     key: A PRNG key, the same on every device.
     batch: "image" [B, H, W, C], uint8 or float in [0, 1]; optionally "extent"
-      [B, 2], the true (height, width) of pictures stretched onto the canvas;
+      [B, 2], the true (height, width) of pictures on a canvas, in whose top
+      left corner a side longer than it was shrunk to it and a shorter one kept;
       optionally "position" int [B], in the global batch, arange(B) if missing.
     recipes: Functions (key, image, *, extent) -> view of one float32 image.
 

@@ -22,7 +22,7 @@ def measure(config: ConfigDict, *, peer: bool = False) -> dict[str, Any]:
     config: See `jssl.config.base`; its data set is not opened.
     peer: Whether torchvision draws the same views of the same images, image by
       image with parameters of its own, as a data loader does; in turn with the
-      other. For SimCLR.
+      other. For SimCLR, with torchvision's operations on both sides.
 
   Returns:
     "seconds" a batch (median of five), "images_per_second", "views"; with a
@@ -32,6 +32,8 @@ def measure(config: ConfigDict, *, peer: bool = False) -> dict[str, Any]:
     ValueError: If the peer does not know the method.
     ImportError: If torchvision is not there.
   """
+  if peer and "operations" in config.augment:
+    config.augment.operations = "torchvision"
   run = step.random_run(config)
   batch = dict(run.feed.hold())
   views = jax.jit(run.method.views)

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from jssl import build
+from jssl.augment.recipes import blur_kernel_size
 from jssl.benchmarks.timing import seconds_of
 from jssl.config import ConfigDict
 from jssl.losses import nt_xent
@@ -34,7 +35,7 @@ def transforms(config: ConfigDict, images: np.ndarray) -> Callable[[], Any]:
     images: uint8 `[B, H, W, 3]`.
 
   Raises:
-    ValueError: If the config is of another method.
+    ValueError: If the config is of another method or other operations.
     ImportError: If torchvision is not there.
   """
   torch, v2 = _torch("torch"), _torch("torchvision.transforms.v2")
@@ -43,19 +44,26 @@ def transforms(config: ConfigDict, images: np.ndarray) -> Callable[[], Any]:
         f"--peer knows the augmentation simclr, not {config.augment.name!r}:"
         " pass --method=simclr."
     )
+  if config.augment.operations != "torchvision":
+    raise ValueError(
+        "--peer compares torchvision's operations, but"
+        f" config.augment.operations is {config.augment.operations!r}."
+    )
   strength = config.augment.strength
   jitter = v2.ColorJitter(*(strength * x for x in (0.8, 0.8, 0.8, 0.2)))
   parts = [
       v2.RandomResizedCrop(
-          config.image_size, scale=config.augment.scale, antialias=True
+          config.image_size,
+          scale=config.augment.scale,
+          interpolation=v2.InterpolationMode(config.augment.method),
+          antialias=True,
       ),
       v2.RandomHorizontalFlip(),
       v2.RandomApply([jitter], p=0.8),
       v2.RandomGrayscale(p=0.2),
   ]
   if config.augment.blur_probability:
-    side = config.image_size // 20 * 2 + 1  # The paper's tenth of the side.
-    blur = v2.GaussianBlur(side, (0.1, 2.0))
+    blur = v2.GaussianBlur(blur_kernel_size(config.image_size), (0.1, 2.0))
     parts.append(v2.RandomApply([blur], p=config.augment.blur_probability))
   transform = v2.Compose([*parts, v2.ToDtype(torch.float32, scale=True)])
   images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())

@@ -1,11 +1,13 @@
 """Deterministic image operations: values, gradients, jit, vmap, errors."""
 
+import colorsys
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from jssl import augment
 
@@ -16,7 +18,7 @@ resized_crop = jax.jit(
 
 METHODS = [
     (method, antialias)
-    for method in ("bilinear", "bicubic")
+    for method in ("bilinear", "bicubic", "keys_cubic")
     for antialias in (True, False)
 ]
 
@@ -33,7 +35,7 @@ def _kernel(method, antialias, x):
   x = abs(x)
   if method == "bilinear":
     return max(0.0, 1 - x)
-  a = -0.5 if antialias else -0.75
+  a = -0.5 if antialias or method == "keys_cubic" else -0.75
   if x < 1:
     return (a + 2) * x**3 - (a + 3) * x**2 + 1
   return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
@@ -45,11 +47,12 @@ def _slow_weights(start, length, in_size, out_size, method, antialias):
   scale = length / out_size
   for i in range(out_size):
     center = start + (i + 0.5) * scale
-    if antialias:
+    if antialias or method == "keys_cubic":
+      width = max(scale, 1) if antialias else 1
       for j in range(in_size):
         covered = min(j + 1, start + length) - max(j, start)
         weights[i, j] = min(max(covered, 0), 1) * _kernel(
-            method, True, (j + 0.5 - center) / max(scale, 1)
+            method, True, (j + 0.5 - center) / width
         )
       weights[i] /= weights[i].sum()
     else:
@@ -67,6 +70,8 @@ def _golden_calls(reference):
   image = reference["image"]
   box, size = reference["crop"], int(reference["size"])
   for method, antialias in METHODS:
+    if method == "keys_cubic":
+      continue  # Not PyTorch's.
     yield (
         f"resized_crop_{method}" + "_antialias" * antialias,
         resized_crop(image, box, size, method=method, antialias=antialias),
@@ -154,6 +159,95 @@ def test_resized_crop_of_the_whole_image_is_the_image():
     np.testing.assert_allclose(crop, image, atol=1e-6)
 
 
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("size", [(11, 9), (37, 40)])
+def test_keys_cubic_is_that_of_jax_and_tensorflow(antialias, size):
+  image = _photo()
+  actual = resized_crop(
+      image, (0, 0, 24, 20), size, method="keys_cubic", antialias=antialias
+  )
+  expected = jax.image.resize(
+      image, (*size, 3), method="cubic", antialias=antialias
+  )
+  np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def _in_hsv(image, change):
+  """Changes (hue, saturation, value) of each pixel, by Python's colorsys."""
+  changed = [
+      colorsys.hsv_to_rgb(*change(*colorsys.rgb_to_hsv(*map(float, pixel))))
+      for pixel in image.reshape(-1, 3)
+  ]
+  return np.reshape(changed, image.shape)
+
+
+# TensorFlow's definitions in https://www.tensorflow.org/api_docs/python/tf/image
+@pytest.mark.parametrize("factor", [0.0, 0.2, 1.0, 1.8])
+def test_saturation_of_hsv_is_multiplied_and_clipped(factor):
+  image = _photo()
+  image[:4] = image[:4, :, :1]  # Gray pixels stay gray.
+  image[4] = 0.0
+  image[5] = [1.0, 0.0, 0.3]
+  expected = _in_hsv(image, lambda h, s, v: (h, min(s * factor, 1.0), v))
+  actual = augment.adjust_saturation(image, factor, hsv=True)
+  np.testing.assert_allclose(actual, expected, atol=1e-6)
+  if factor == 1.8:  # Torchvision's is another.
+    assert np.abs(augment.adjust_saturation(image, factor) - actual).max() > 0.1
+
+
+@pytest.mark.parametrize("delta", [-0.2, 0.05, 0.5])
+def test_hue_is_that_of_hsv(delta):
+  image = _photo()
+  expected = _in_hsv(image, lambda h, s, v: ((h + delta) % 1.0, s, v))
+  np.testing.assert_allclose(
+      augment.adjust_hue(image, delta), expected, atol=1e-5
+  )
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.2, 1.8])
+def test_contrast_per_channel_keeps_the_mean_of_each(factor):
+  image = 0.2 + 0.6 * _photo() * np.float32([1.0, 0.5, 0.1])
+  expected = np.empty_like(image)
+  for c in range(3):
+    mean = image[..., c].mean()
+    expected[..., c] = np.clip((image[..., c] - mean) * factor + mean, 0, 1)
+  actual = augment.adjust_contrast(image, factor, per_channel=True)
+  np.testing.assert_allclose(actual, expected, atol=1e-6)
+  assert np.abs(augment.adjust_contrast(image, factor) - actual).max() > 0.1
+
+
+@pytest.mark.parametrize("delta", [-1.0, -0.3, 0.0, 0.4])
+def test_brightness_is_shifted_and_clipped(delta):
+  image = _photo()
+  np.testing.assert_allclose(
+      augment.shift_brightness(image, delta),
+      np.clip(image.astype(np.float64) + delta, 0, 1),
+      atol=1e-6,
+  )
+
+
+# The same edges in SciPy's words.
+EDGES = {"reflect": "mirror", "edge": "nearest", "zero": "constant"}
+
+
+@pytest.mark.parametrize("padding", EDGES)
+@pytest.mark.parametrize("kernel_size, sigma", [(1, 1.0), (7, 0.8), (15, 2.0)])
+def test_blur_is_a_correlation_with_a_gaussian(padding, kernel_size, sigma):
+  image = _photo(16, 21)
+  taps = np.exp(
+      -0.5 * ((np.arange(kernel_size) - kernel_size // 2) / sigma) ** 2
+  )
+  expected = image.astype(np.float64)
+  for axis in (0, 1):
+    expected = ndimage.correlate1d(
+        expected, taps / taps.sum(), axis, mode=EDGES[padding]
+    )
+  actual = augment.gaussian_blur(
+      image, sigma, kernel_size=kernel_size, padding=padding
+  )
+  np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
 def test_affine_identity_and_quarter_turn():
   image = _photo(17, 17)
   identity = jnp.array([[1.0, 0, 0], [0, 1, 0]])
@@ -197,12 +291,33 @@ CALLS = {
         ),
         2.5,
     ),
+    "resized_crop_keys_cubic": (
+        lambda image, x: augment.resized_crop(
+            image, (x, 1, 9 + x, 8), 7, method="keys_cubic", antialias=False
+        ),
+        2.5,
+    ),
+    "shift_brightness": (augment.shift_brightness, 0.2),
+    "adjust_contrast_per_channel": (
+        functools.partial(augment.adjust_contrast, per_channel=True),
+        0.6,
+    ),
+    "adjust_saturation_hsv": (
+        functools.partial(augment.adjust_saturation, hsv=True),
+        1.5,
+    ),
     "adjust_brightness": (augment.adjust_brightness, 1.3),
     "adjust_contrast": (augment.adjust_contrast, 0.6),
     "adjust_saturation": (augment.adjust_saturation, 1.5),
     "adjust_hue": (augment.adjust_hue, 0.3),
     "gaussian_blur": (
         lambda image, x: augment.gaussian_blur(image, x, kernel_size=5),
+        1.2,
+    ),
+    "gaussian_blur_edge": (
+        lambda image, x: augment.gaussian_blur(
+            image, x, kernel_size=5, padding="edge"
+        ),
         1.2,
     ),
     "solarize": (augment.solarize, 0.4),
@@ -267,6 +382,7 @@ def test_single_channel_has_no_color_to_change():
   image = _photo(channels=1)
   for same in (
       augment.adjust_saturation(image, 0.2),
+      augment.adjust_saturation(image, 0.2, hsv=True),
       augment.adjust_hue(image, 0.2),
       augment.to_grayscale(image),
   ):
@@ -305,6 +421,12 @@ IMAGE = _photo()
     [
         (lambda: augment.gaussian_blur(IMAGE, 1.0, kernel_size=4), "got 4;"),
         (lambda: augment.gaussian_blur(IMAGE, 1.0, kernel_size=41), "at most"),
+        (
+            lambda: augment.gaussian_blur(
+                IMAGE, 1.0, kernel_size=3, padding="same"
+            ),
+            "\"zero\", got 'same'",
+        ),
         (
             lambda: augment.resized_crop(IMAGE, (0, 0, 9, 9), 8, method="box"),
             "'box'",

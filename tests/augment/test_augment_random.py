@@ -153,6 +153,49 @@ def test_crop_of_a_stretched_picture_has_the_true_geometry():
   np.testing.assert_allclose(height, np.round(height), atol=1e-2)
 
 
+def test_crop_of_a_picture_on_a_canvas_is_that_of_the_picture():
+  picture = _photo(15, 26)
+  canvas = np.full((30, 30, 3), 9.0, np.float32)
+  canvas[:15, :26] = picture
+  crop = jax.jit(
+      jax.vmap(
+          functools.partial(augment.random_resized_crop, size=8),
+          in_axes=(0, None),
+      )
+  )
+  held = functools.partial(
+      augment.random_resized_crop, size=8, extent=jnp.array([15, 26])
+  )
+  np.testing.assert_allclose(
+      jax.jit(jax.vmap(held, in_axes=(0, None)))(_keys(50), canvas),
+      crop(_keys(50), picture),
+      atol=1e-5,
+  )
+
+
+def test_window_of_a_padded_image_is_drawn_from_all_places():
+  image = _photo(6, 5)
+  padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+  cut = functools.partial(augment.random_pad_and_crop, size=(6, 5), padding=2)
+  views = jax.jit(jax.vmap(cut, in_axes=(0, None)))(_keys(2000), image)
+  places = np.stack(
+      [padded[y : y + 6, x : x + 5] for y in range(5) for x in range(5)]
+  )
+  distance = np.abs(np.asarray(views)[:, None] - places).max(axis=(2, 3, 4))
+  assert np.all(distance.min(axis=1) < 1e-5)
+  counts = np.bincount(distance.argmin(axis=1), minlength=25)
+  assert 45 < counts.min() and counts.max() < 120  # 80 expected, sigma 9.
+
+
+def test_window_without_padding_is_inside():
+  image = _photo(9, 7)
+  cut = jax.jit(augment.random_pad_and_crop, static_argnames="size")
+  whole = cut(jax.random.key(0), image, size=(9, 7))
+  np.testing.assert_allclose(whole, image, atol=1e-6)
+  with pytest.raises(ValueError, match="10 x 7 does not fit .* 9 x 7"):
+    augment.random_pad_and_crop(jax.random.key(0), image, (10, 7))
+
+
 def test_crop_of_the_true_shape_needs_no_extent():
   image = _photo(20, 30)
   crop = jax.jit(augment.random_resized_crop, static_argnames="size")
@@ -167,10 +210,34 @@ def test_crop_of_the_true_shape_needs_no_extent():
 STRENGTHS = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
 
 
-def test_jitter_applies_all_four_in_any_order():
+# Brightness, contrast and saturation of each library; hue is the same.
+OPERATIONS = {
+    "torchvision": (
+        augment.adjust_brightness,
+        augment.adjust_contrast,
+        augment.adjust_saturation,
+    ),
+    "simclr": (
+        augment.adjust_brightness,
+        functools.partial(augment.adjust_contrast, per_channel=True),
+        functools.partial(augment.adjust_saturation, hsv=True),
+    ),
+    "byol": (
+        lambda x, factor: augment.shift_brightness(x, factor - 1),
+        functools.partial(augment.adjust_contrast, per_channel=True),
+        functools.partial(augment.adjust_saturation, hsv=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("operations", OPERATIONS)
+def test_jitter_applies_all_four_in_any_order(operations):
   image = _photo(6, 6)
   keys = _keys(150)
-  jitter = lambda key: augment.random_color_jitter(key, image, **STRENGTHS)
+  jitter = lambda key: augment.random_color_jitter(
+      key, image, **STRENGTHS, operations=operations
+  )
+  brightness, contrast, saturation = OPERATIONS[operations]
   jittered = jax.jit(jax.vmap(jitter))(keys)
   draw = lambda key: random_ops._draw_jitter(
       jax.random.split(key)[1], (0.8, 0.8, 0.8), 0.2
@@ -179,9 +246,9 @@ def test_jitter_applies_all_four_in_any_order():
 
   def in_order(order, factors, turn):
     steps = (
-        lambda x: augment.adjust_brightness(x, factors[0]),
-        lambda x: augment.adjust_contrast(x, factors[1]),
-        lambda x: augment.adjust_saturation(x, factors[2]),
+        lambda x: brightness(x, factors[0]),
+        lambda x: contrast(x, factors[1]),
+        lambda x: saturation(x, factors[2]),
         lambda x: augment.adjust_hue(x, turn),
     )
     apply = lambda x, step: (jax.lax.switch(step, steps, x), None)
@@ -219,21 +286,24 @@ def test_jitter_draws_factors_and_orders_uniformly():
   np.testing.assert_array_equal(factors[:, 2], 1.0)
 
 
-def test_jitter_of_no_strength_is_the_identity():
+@pytest.mark.parametrize("operations", OPERATIONS)
+def test_jitter_of_no_strength_is_the_identity(operations):
   image = _photo()
-  strengths = dict.fromkeys(STRENGTHS, 0.0)
-  jitter = jax.jit(functools.partial(augment.random_color_jitter, **strengths))
+  settings = dict.fromkeys(STRENGTHS, 0.0) | {"operations": operations}
+  jitter = jax.jit(functools.partial(augment.random_color_jitter, **settings))
   same = jitter(jax.random.key(0), image)
   np.testing.assert_allclose(same, image, atol=1e-6)
 
 
-def test_jitter_gradient_is_finite():
+@pytest.mark.parametrize("operations", OPERATIONS)
+def test_jitter_gradient_is_finite(operations):
   image = _photo()
   image[:4] = image[:4, :, :1]
   image[4:6] = 0.0
   image[6:8] = 1.0
   loss = lambda x, key: jnp.sum(
-      augment.random_color_jitter(key, x, **STRENGTHS) ** 2
+      augment.random_color_jitter(key, x, **STRENGTHS, operations=operations)
+      ** 2
   )
   gradients = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(
       image, _keys(50)
@@ -325,6 +395,25 @@ def test_affine_translates_and_shears():
   assert -20.1 < degrees.min() < -18 and 18 < degrees.max() < 20.1
 
 
+def test_affine_of_a_picture_on_a_canvas_is_that_of_the_picture():
+  picture = _photo(9, 14)
+  canvas = np.full((20, 20, 3), 9.0, np.float32)
+  canvas[:9, :14] = picture
+  warp = functools.partial(
+      augment.random_affine,
+      size=(18, 28),
+      degrees=20.0,
+      translate=0.1,
+      scale=(0.8, 1.2),
+      shear=10.0,
+      fill=0.5,
+  )
+  alone = jax.jit(jax.vmap(warp, in_axes=(0, None)))(_keys(20), picture)
+  on_canvas = functools.partial(warp, extent=jnp.array([9, 14]))
+  held = jax.jit(jax.vmap(on_canvas, in_axes=(0, None)))(_keys(20), canvas)
+  np.testing.assert_allclose(held, alone, atol=1e-4)
+
+
 def test_affine_without_settings_is_the_identity():
   image = _photo(9, 14)
   warp = jax.jit(augment.random_affine, static_argnames="size")
@@ -386,6 +475,16 @@ IMAGE = _photo()
         (
             lambda: augment.random_solarize(KEY, IMAGE, threshold=128),
             "threshold must be .* got 128",
+        ),
+        (
+            lambda: augment.random_color_jitter(
+                KEY, IMAGE, **STRENGTHS, operations="tensorflow"
+            ),
+            "torchvision, simclr, byol, got 'tensorflow'",
+        ),
+        (
+            lambda: augment.random_pad_and_crop(KEY, IMAGE, 8, padding=-1),
+            "padding must be .* got -1",
         ),
         (
             lambda: augment.random_affine(KEY, IMAGE, 8, degrees=-3.0),

@@ -211,9 +211,9 @@ def test_evaluation_of_a_square_is_the_image():
 
 
 @pytest.mark.parametrize(
-    "size, expected", [(16, 3), (32, 3), (64, 7), (96, 9), (224, 23)]
+    "size, expected", [(16, 13), (96, 13), (128, 13), (160, 17), (224, 23)]
 )
-def test_blur_kernel_is_the_odd_number_nearest_a_tenth(size, expected):
+def test_blur_kernel_is_a_tenth_and_holds_six_sigma(size, expected):
   assert recipes.blur_kernel_size(size) == expected
 
 

@@ -93,30 +93,148 @@ def test_operations_are_those_of_the_paper(name, calls):
   assert len({key for _, key, _ in calls}) == len(ORDER)
   settings = _settings(calls)
   assert settings[CROP].pop("extent") is extent
-  assert settings[CROP] == dict(size=SIZE, scale=(area, 1.0))
+  assert settings[CROP] == dict(size=SIZE, scale=(area, 1.0), method="bilinear")
+  assert settings[JITTER].pop("operations") == "torchvision"
   assert settings[JITTER] == pytest.approx(_jitter(*jitter))
   assert settings[GRAY] == dict(probability=0.2)
-  assert settings[BLUR] == dict(kernel_size=3, probability=blur)
+  assert settings[BLUR] == dict(
+      kernel_size=13, probability=blur, padding="edge"
+  )
   assert settings[SOLARIZE] == dict(probability=solarize)
   assert settings[FLIP] == {}
 
 
 def test_settings_of_a_recipe_reach_their_operation(calls):
   augment.simclr(
-      KEY, _image(), 100, strength=0.5, scale=(0.3, 0.9), blur_probability=0.0
+      KEY, _image(), 224, strength=0.5, scale=(0.3, 0.9), blur_probability=0.0
   )
   settings = _settings(calls)
   # The paper's for CIFAR.
+  assert settings[JITTER].pop("operations") == "torchvision"
   assert settings[JITTER] == pytest.approx(_jitter(0.4, 0.4, 0.4, 0.1))
   assert settings[CROP]["scale"] == (0.3, 0.9)
-  assert settings[BLUR] == dict(kernel_size=11, probability=0.0)
+  assert settings[BLUR]["kernel_size"] == 23
+  assert settings[BLUR]["probability"] == 0.0
+
+
+RESIZED = {
+    "moco_v1": augment.moco_v1,
+    "moco_v2": augment.moco_v2,
+    "simclr": augment.simclr,
+    "byol": augment.byol,
+    "crop_and_flip": augment.crop_and_flip,
+}
+
+
+@pytest.mark.parametrize("name", RESIZED)
+def test_every_recipe_resizes_its_crop_as_asked(name, calls):
+  for method in ("bilinear", "bicubic"):
+    calls.clear()
+    RESIZED[name](KEY, _image(), SIZE, method=method)
+    settings = _settings(calls)[CROP]
+    assert settings["method"] == method
+    assert settings.get("antialias", True)
+
+
+@pytest.mark.parametrize("name", ["simclr", "byol"])
+@pytest.mark.parametrize("recipe", [augment.simclr, augment.byol])
+def test_operations_are_those_of_the_official_code(recipe, name, calls):
+  recipe(KEY, _image(), SIZE, method="bicubic", operations=name)
+  settings = _settings(calls)
+  assert settings[CROP]["method"] == "keys_cubic"
+  assert settings[CROP]["antialias"] is False
+  assert settings[JITTER]["operations"] == name
+  assert settings[BLUR]["padding"] == "zero"
+
+
+@pytest.mark.parametrize("name", RESIZED)
+def test_bicubic_views_stay_within_the_range(name):
+  # The kernel overshoots at each edge of a checkerboard.
+  board = jnp.indices((20, 20)).sum(axis=0) // 3 % 2
+  image = jnp.broadcast_to(board[..., None], (20, 20, 3)).astype(jnp.float32)
+  keys = jax.random.split(KEY, 20)
+  crop = functools.partial(
+      augment.random_resized_crop, size=40, method="bicubic"
+  )
+  crops = jax.jit(jax.vmap(crop, in_axes=(0, None)))(keys, image)
+  assert crops.max() > 1.05 and crops.min() < -0.05
+  recipe = functools.partial(RESIZED[name], size=40, method="bicubic")
+  views = jax.jit(jax.vmap(recipe, in_axes=(0, None)))(keys, image)
+  assert views.max() <= 1 + 1e-6 and views.min() >= -1e-6
+  assert np.ptp(views) > 0.9
+
+
+@pytest.mark.parametrize("size", [16, 32, 96, 224])
+def test_no_blur_is_cut_short(size):
+  # Its variance is that of the Gaussian up to the largest sigma, 2.
+  width = max(size, 33)
+  dot = jnp.zeros((width, width, 1)).at[width // 2, width // 2].set(1.0)
+  blurred = augment.gaussian_blur(
+      dot, 2.0, kernel_size=recipes.blur_kernel_size(size), padding="edge"
+  )
+  profile = np.asarray(blurred.sum(axis=(1, 2)), np.float64)
+  variance = np.sum(profile * (np.arange(width) - width // 2) ** 2)
+  assert 0.96 * 4 < variance < 1.01 * 4
+
+
+def test_cifar_views_are_windows_of_the_padded_picture():
+  image = np.asarray(_image())
+  recipe = functools.partial(augment.pad_crop_and_flip, size=20)
+  views = jax.jit(jax.vmap(recipe, in_axes=(0, None)))(
+      jax.random.split(KEY, 400), image
+  )
+  padded = np.pad(image, ((4, 4), (4, 4), (0, 0)))
+  windows = np.stack(
+      [padded[y : y + 20, x : x + 20] for y in range(9) for x in range(9)]
+  )
+  windows = np.concatenate([windows, windows[:, :, ::-1]])
+  distance = np.stack(
+      [np.abs(windows - view).max(axis=(1, 2, 3)) for view in views]
+  )
+  assert np.all(distance.min(axis=1) < 1e-4)
+  chosen = distance.argmin(axis=1)
+  assert 0.4 < np.mean(chosen >= 81) < 0.6
+  assert len(np.unique(chosen)) > 140  # Of 162.
+
+
+def test_cifar_views_of_another_size_are_of_the_central_square():
+  y, x = np.indices((30, 40))
+  image = jnp.asarray(np.stack([y, x], axis=-1), jnp.float32)
+  recipe = functools.partial(augment.pad_crop_and_flip, size=15, padding=0)
+  canvas = jnp.full((50, 50, 2), 7.0).at[:30, :40].set(image)
+  for view in (
+      recipe(KEY, image),
+      recipe(KEY, canvas, extent=jnp.array([30, 40])),
+  ):
+    assert view.shape == (15, 15, 2)
+    np.testing.assert_allclose(view[7, 7], [14.5, 19.5], atol=0.1)
+    np.testing.assert_allclose(np.ptp(view[..., 0]), 28, atol=0.5)
+
+
+def test_flips_are_left_out_of_crops_as_asked():
+  ramp = jnp.broadcast_to(jnp.linspace(0, 1, 20)[None, :, None], (20, 20, 1))
+  share = {}
+  for probability in (0.0, 0.5):
+    recipe = functools.partial(
+        augment.crop_and_flip, size=8, flip_probability=probability
+    )
+    views = jax.jit(jax.vmap(recipe, in_axes=(0, None)))(
+        jax.random.split(KEY, 200), ramp
+    )
+    share[probability] = np.mean(views[:, 0, 0, 0] > views[:, 0, -1, 0])
+  assert share[0.0] == 0 and 0.4 < share[0.5] < 0.6
 
 
 def test_digits_move_and_zoom_by_default_as_before(calls):
   augment.digits(KEY, _image(), SIZE)
   assert [name for name, _, _ in calls] == ["random_affine", JITTER]
   assert _settings(calls)["random_affine"] == dict(
-      size=SIZE, degrees=15.0, translate=0.1, scale=(0.8, 1.2), shear=10.0
+      size=SIZE,
+      degrees=15.0,
+      translate=0.1,
+      scale=(0.8, 1.2),
+      shear=10.0,
+      extent=None,
   )
   augment.digits(KEY, _image(), 10, scale=(1.2, 1.8))
   assert calls[2][2] | dict(size=10, scale=(1.2, 1.8)) == calls[2][2]
@@ -131,9 +249,14 @@ def test_mae_crops_and_flips_and_no_more(calls):
   assert calls[0][1] != calls[1][1]  # Each has a key of its own.
   settings = _settings(calls)
   assert settings[CROP].pop("extent") is extent
-  assert settings == {CROP: dict(size=SIZE, scale=(0.2, 1.0)), FLIP: {}}
+  assert settings == {
+      CROP: dict(size=SIZE, scale=(0.2, 1.0), method="bilinear"),
+      FLIP: dict(probability=0.5),
+  }
   augment.crop_and_flip(KEY, _image(), 8, scale=(0.67, 1.0))
-  assert calls[2][2] == dict(size=8, scale=(0.67, 1.0), extent=None)
+  assert calls[2][2] == dict(
+      size=8, scale=(0.67, 1.0), extent=None, method="bilinear"
+  )
 
 
 def _by_hand(key, image, *, blur, jitter=(0.4, 0.4, 0.4, 0.1), scale=0.2):
@@ -147,7 +270,7 @@ def _by_hand(key, image, *, blur, jitter=(0.4, 0.4, 0.4, 0.1), scale=0.2):
   image = augment.random_grayscale(keys[2], image, probability=0.2)
   if blur:
     image = augment.random_gaussian_blur(
-        keys[3], image, kernel_size=3, probability=0.5
+        keys[3], image, kernel_size=13, probability=0.5, padding="edge"
     )
   return augment.random_flip(keys[4], image)
 
