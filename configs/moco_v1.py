@@ -39,7 +39,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   )
   name = configs.set_name(dataset)
   if name == "imagenet2012":
-    config.optimizer.schedule = configs.staircase(drops=(120, 160))
+    config.optimizer.schedule = configs.staircase(drops=(120 / 200, 160 / 200))
     return config
   config.method.update(momentum=0.99, queue_size=4096)
   if name == "digits":

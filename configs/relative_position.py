@@ -41,7 +41,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
     config.image_size = 225
     config.method.tile_size = 64
     config.optimizer.schedule = configs.staircase(
-        drops=(15, 25), warmup_epochs=5.0
+        drops=(15 / 35, 25 / 35), warmup_epochs=5.0
     )
     return config
   config.method.update(dim=128, hidden_dim=1024)

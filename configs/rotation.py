@@ -32,7 +32,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
   if name == "imagenet2012":
     config.epochs = 35.0
     config.optimizer.schedule = configs.staircase(
-        drops=(15, 25), warmup_epochs=5.0
+        drops=(15 / 35, 25 / 35), warmup_epochs=5.0
     )
   elif name == "digits":
     config.batch_size = 64
@@ -48,6 +48,6 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
         reference_batch_size=128, weight_decay=5e-4, nesterov=True
     )
     config.optimizer.schedule = configs.staircase(
-        drops=(60, 120, 160), factor=0.2
+        drops=(60 / 200, 120 / 200, 160 / 200), factor=0.2
     )
   return config

@@ -46,7 +46,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
     config.batch_size = 2048
     config.optimizer.exclude_names = ("class_token",)
     config.optimizer.schedule = configs.staircase(
-        drops=(700,), warmup_epochs=10.0
+        drops=(700 / 800,), warmup_epochs=10.0
     )
     config.optimizer.schedule.start = 2e-6
     return config

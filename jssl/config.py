@@ -223,7 +223,7 @@ def staircase(
   """Returns a schedule section: see `jssl.optim.staircase`."""
   return {
       "name": "staircase",
-      "drop_epochs": drops,
+      "drops": drops,
       "factor": factor,
       "warmup_epochs": warmup_epochs,
   }

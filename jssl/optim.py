@@ -155,18 +155,19 @@ def staircase(
     *,
     epochs: float,
     steps_per_epoch: float,
-    drop_epochs: Sequence[float] = (120, 160),
+    drops: Sequence[float] = (0.6, 0.8),
     factor: float = 0.1,
     warmup_epochs: float = 0,
     start: float = 0.0,
 ) -> Schedule:
-  """Multiplies the learning rate by a factor at given epochs, as MoCo v1.
+  """Multiplies the learning rate by a factor at given times, as MoCo v1.
 
   Args:
     peak: The learning rate before the first drop, at least 0.
-    epochs: Length of the training; not used, drops are in absolute epochs.
+    epochs: Length of the training, the warm-up included.
     steps_per_epoch: Steps an epoch.
-    drop_epochs: Epochs at which the learning rate drops, the warm-up included.
+    drops: When the learning rate drops, in shares of the training; MoCo v1's
+      drops at 120 and 160 of 200 epochs.
     factor: Multiplied at each drop, at least 0.
     warmup_epochs: Length of a linear warm-up.
     start: The learning rate at the first step of a warm-up, at least 0.
@@ -176,7 +177,7 @@ def staircase(
 
   Raises:
     ValueError: If a value is negative, or the warm-up ends after the first
-      drop.
+      drop, or drops are no shares.
 
   Example:
     >>> from jssl import optim
@@ -184,18 +185,23 @@ def staircase(
     >>> [round(float(rate(step)), 4) for step in (0, 1200, 1600)]
     [0.1, 0.01, 0.001]
   """
-  del epochs
   check_not_negative(
       peak=peak, factor=factor, warmup_epochs=warmup_epochs, start=start
   )
-  if warmup_epochs > min(drop_epochs, default=math.inf):
+  if not all(0 < share <= 1 for share in drops):
+    raise ValueError(
+        f"drops is {tuple(drops)}; expected shares of the training in (0, 1],"
+        " such as 0.6 for epoch 120 of 200."
+    )
+  first = epochs * min(drops, default=math.inf)
+  if warmup_epochs > first:
     raise ValueError(
         f"A warm-up of {warmup_epochs} epochs does not end before the first"
-        f" drop of drop_epochs {tuple(drop_epochs)}; lower warmup_epochs or"
-        " drop later."
+        f" drop of drops {tuple(drops)}, at epoch {first:g}; lower"
+        " warmup_epochs or drop later."
     )
-  drops = {round(epoch * steps_per_epoch): factor for epoch in drop_epochs}
-  schedule = optax.piecewise_constant_schedule(peak, drops)
+  steps = {round(share * epochs * steps_per_epoch): factor for share in drops}
+  schedule = optax.piecewise_constant_schedule(peak, steps)
   warmup_steps = round(warmup_epochs * steps_per_epoch)
   if not warmup_steps:
     return schedule

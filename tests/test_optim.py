@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from jssl import optim
+from jssl.nets import ViT
 import tiny
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -384,9 +385,22 @@ def test_a_warm_up_that_does_not_fit_is_refused(warmup):
 )
 def test_staircase_drops_when_its_epochs_begin(step, expected):
   schedule = optim.staircase(
-      0.03, epochs=200, steps_per_epoch=5, drop_epochs=(120, 160)
+      0.03, epochs=200, steps_per_epoch=5, drops=(0.6, 0.8)
   )
   np.testing.assert_allclose(schedule(step), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("epochs", [10, 100, 200])
+def test_staircase_drops_in_a_training_of_any_length(epochs):
+  schedule = optim.staircase(1.0, epochs=epochs, steps_per_epoch=10)
+  values = [schedule(epochs * 10 * x // 10) for x in (5, 7, 9)]
+  np.testing.assert_allclose(values, [1.0, 0.1, 0.01], rtol=1e-5)
+
+
+@pytest.mark.parametrize("drops", [(120, 160), (0.0,), (0.5, 1.1)])
+def test_drops_that_are_no_shares_are_refused(drops):
+  with pytest.raises(ValueError, match="drops is .*; expected shares"):
+    optim.staircase(1.0, epochs=200, steps_per_epoch=10, drops=drops)
 
 
 def test_staircase_warms_up_from_zero():
@@ -395,7 +409,7 @@ def test_staircase_warms_up_from_zero():
       0.1,
       epochs=35,
       steps_per_epoch=10,
-      drop_epochs=(15, 25),
+      drops=(15 / 35, 25 / 35),
       warmup_epochs=5,
   )
   expected = {0: 0.0, 25: 0.05, 49: 0.098, 50: 0.1, 149: 0.1, 150: 0.01}
@@ -405,12 +419,14 @@ def test_staircase_warms_up_from_zero():
 
 
 def test_a_staircase_that_drops_in_its_warm_up_is_refused():
-  with pytest.raises(ValueError, match="warm-up of 20 .* drop_epochs \\(15,"):
+  with pytest.raises(
+      ValueError, match="warm-up of 20 .* drops .* at epoch 15; lower"
+  ):
     optim.staircase(
         0.1,
         epochs=35,
         steps_per_epoch=10,
-        drop_epochs=(15, 25),
+        drops=(15 / 35, 25 / 35),
         warmup_epochs=20,
     )
 
@@ -442,6 +458,33 @@ def test_a_line_without_a_length_follows_the_training(epochs):
   np.testing.assert_allclose(schedule(0), 0.996, rtol=1e-6)
   np.testing.assert_allclose(schedule(epochs * 5 / 2), 0.998, rtol=1e-6)
   assert schedule(epochs * 5) == 1.0
+
+
+def test_layer_decay_treats_the_net_of_beit_as_its_authors_do():
+  net = ViT(
+      8,
+      depth=2,
+      heads=1,
+      patch_size=4,
+      image_size=8,
+      positions="relative",
+      pooling="patches",
+      layer_scale=0.1,
+      key_bias=False,
+  )
+  images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+  shapes = jax.eval_shape(net.init, jax.random.key(0), images)
+  ones = jax.tree.map(lambda x: jnp.ones(x.shape), shapes["params"])
+  decay = optim.layer_decay(0.5)
+  scaled, _ = decay.update(ones, decay.init(ones))
+  expected = {"patch": 0.125, "class_token": 0.125, "norm": 1.0}
+  # The shared table counts as the last layer there.
+  expected |= {"relative_positions": 1.0, "class_relative_positions": 1.0}
+  expected |= {"block_1": 0.25, "block_2": 0.5}
+  assert set(scaled) == set(expected)
+  for name, factor in expected.items():
+    for x in jax.tree.leaves(scaled[name]):
+      np.testing.assert_allclose(x, factor)
 
 
 @pytest.mark.parametrize("name", ["cosine", "staircase"])
@@ -492,8 +535,8 @@ def test_constant_stays():
         ("cosine", {"warmup_epochs": 2, "end": 0.9}),
         ("linear", {"start": 0.1, "warmup_epochs": 3}),
         ("linear", {"start": 0.1, "warmup_epochs": 0}),
-        ("staircase", {"drop_epochs": (5,)}),
-        ("staircase", {"drop_epochs": (5,), "warmup_epochs": 2}),
+        ("staircase", {"drops": (0.5,)}),
+        ("staircase", {"drops": (0.5,), "warmup_epochs": 2}),
     ],
 )
 @pytest.mark.parametrize("steps_per_epoch", [10, 2.5])

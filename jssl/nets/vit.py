@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.interpolate
 
+from jssl.augment import resampling
 from jssl.nets.patches import grid_of
 
 _POOLINGS = ("token", "mean", "patches")
@@ -293,8 +294,7 @@ class ViT(nn.Module):
     else:
       table = self.patch_positions
       if table.shape[:2] != grid:
-        rows, columns = map(_bicubic, table.shape[:2], grid)
-        table = _resize(table, rows, columns)
+        table = _resize_positions(table, grid)
     return table.astype(self.dtype)
 
   def attention_bias(self, grid: tuple[int, int]) -> jax.Array | None:
@@ -313,7 +313,11 @@ class ViT(nn.Module):
     sizes = [2 * side - 1 for side in grid]
     if table.shape[:2] != tuple(sizes):
       rows, columns = map(_by_distance, table.shape[:2], sizes)
-      table = _resize(table, rows, columns)
+      # A TPU would round to bfloat16.
+      exact = jax.lax.Precision.HIGHEST
+      table = jnp.einsum(
+          "ai,bj,ijh->abh", rows, columns, table, precision=exact
+      )
     places = np.indices(grid).reshape(2, -1)
     apart = places[:, :, None] - places[:, None]  # [2, T, T]
     apart += np.asarray(grid)[:, None, None] - 1
@@ -591,30 +595,16 @@ def sincos_2d(dim: int, grid: tuple[int, int]) -> jax.Array:
   return jnp.asarray(np.concatenate(parts, axis=1), jnp.float32)
 
 
-def _resize(table, rows, columns):
-  """Resizes `[i, j, D]` by weights `[a, i]` and `[b, j]`: `[a, b, D]`."""
-  exact = jax.lax.Precision.HIGHEST  # A TPU would round to bfloat16.
-  return jnp.einsum("ai,bj,ijd->abd", rows, columns, table, precision=exact)
+def _resize_positions(table, grid):
+  """Resizes a table `[h, w, D]` as DINO's code does.
 
-
-def _bicubic(size: int, new: int) -> np.ndarray:
-  """Weights that resize one side of a table as DINO's code does: `[new, size]`.
-
-  PyTorch's bicubic kernel, a = -0.75, without antialiasing; what lies beyond
-  the border is its last entry. DINO asks for a side of `new + 0.1` and gets
-  `new`, so that entries lie a little denser than they would by `new / size`.
+  It asks for sides longer by a tenth of a patch and gets the whole ones, so
+  that entries lie a little denser than those of a resized image would.
   """
-  place = (np.arange(new) + 0.5) * size / (new + 0.1) - 0.5
-  first = np.floor(place).astype(int)
-  weights = np.zeros((new, size))
-  a = -0.75
-  for tap in range(-1, 3):
-    x = np.abs(place - first - tap)
-    near = ((a + 2) * x - (a + 3)) * x**2 + 1
-    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-    taken = np.clip(first + tap, 0, size - 1)
-    weights[np.arange(new), taken] += np.where(x <= 1, near, far)
-  return weights.astype(np.float32)
+  box = [old * new / (new + 0.1) for old, new in zip(table.shape, grid)]
+  return resampling.resized_crop(
+      table, (0.0, 0.0, *box), grid, method="bicubic", antialias=False
+  )
 
 
 def _by_distance(size: int, new: int) -> np.ndarray:

@@ -127,7 +127,7 @@ def test_simmim():
       1e-2,
       epochs=3,
       steps_per_epoch=2,
-      drop_epochs=(1.5,),
+      drops=(0.5,),
       warmup_epochs=1,
       start=1e-3,
   )
