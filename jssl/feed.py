@@ -123,12 +123,18 @@ def resident(config: ConfigDict, images: data.Images) -> Feed:
   )
 
 
-def streamed(config: ConfigDict, source: data.Source) -> Feed:
+def streamed(
+    config: ConfigDict,
+    source: data.Source,
+    sample: data.Images | None = None,
+) -> Feed:
   """Feeds a set of any size, decoded and moved ahead of the steps.
 
   Args:
     config: See `jssl.config.base`.
     source: The set. A broken picture gives its place to the next one.
+    sample: Some of its pictures, decoded: they show whether it has labels, and
+      what need not be remarked again.
 
   Raises:
     ValueError: If the set is smaller than a batch, or its pictures differ in
@@ -139,14 +145,16 @@ def streamed(config: ConfigDict, source: data.Source) -> Feed:
   read = chunks.reader(source, geometry)
   if config.data.cache:
     read = cache.cached(read, source, geometry, config.data.cache)
-  labelled = bool(source.classes)
+  # All labels may be -1, as those of a test split that are kept secret.
+  classes = source.classes if sample is None else sample.classes
+  remarked = set() if sample is None else set(sample.remarks)
   local = jax.local_device_count()
 
   def to_devices(batch):
     """Adds the dimensions of devices and steps: `[devices, 1, B, ...]`."""
     inputs = {
         "image": batch.image,
-        "label": batch.label if labelled else None,
+        "label": batch.label if classes else None,
         "extent": batch.extent if geometry.canvas else None,
     }
     inputs = {
@@ -154,7 +162,8 @@ def streamed(config: ConfigDict, source: data.Source) -> Feed:
         for name, x in inputs.items()
         if x is not None
     }
-    return Call(1, inputs, batch.replaced, batch.notes)
+    notes = [*batch.notes, *_remarked(batch.remarks, remarked)]
+    return Call(1, inputs, batch.replaced, notes)
 
   def calls(start, stop, steps):
     del steps  # Their pictures would have to wait for each other.
@@ -174,7 +183,7 @@ def streamed(config: ConfigDict, source: data.Source) -> Feed:
   return Feed(
       size=source.length,
       shape=geometry.shape,
-      classes=source.classes,
+      classes=classes,
       hold=dict,
       select=lambda held, inputs: {**held, **inputs},
       calls=calls,
@@ -226,6 +235,17 @@ def _ahead(batches, to_devices):
   while coming is not None:
     ready, coming = coming, next(moved, None)
     yield ready
+
+
+def _remarked(remarks, known):
+  """Says what was remarked of a picture for the first time."""
+  notes = []
+  for kind, found in chunks.tally(remarks).items():
+    if kind not in known:
+      text = chunks.KINDS[kind].format(value=found.value)
+      notes.append(f"{found.name} is one of the pictures that {text}")
+  known.update(kind for _, (kind, _) in remarks)
+  return notes
 
 
 def _checked(calls, config, source):

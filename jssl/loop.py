@@ -280,6 +280,8 @@ def _greet(run, recorder, checkpoints, *, resuming, state):
         " scores say little"
     )
   recorder.left_out(list(dict.fromkeys(train.skipped + test.skipped)))
+  for note in dict.fromkeys(train.notes + test.notes):
+    recorder.say(f"WARNING: {note}")
   if resuming and step < run.total_steps:
     recorder.say(f"going on from step {step} of {run.total_steps}")
   elif resuming:

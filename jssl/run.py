@@ -80,7 +80,7 @@ def prepare(config: ConfigDict) -> Run:
   train = some_images(config, source)
   test = some_images(config, open_source(config, "test"))
   if feeds.streams(config, source):
-    feed = feeds.streamed(config, source)
+    feed = feeds.streamed(config, source, train)
   else:
     _check_memory(train)
     feed = feeds.resident(config, train)
@@ -129,7 +129,7 @@ def assemble(
       fingerprint=fingerprint,
   )
   batch = encoder.example_batch(config)
-  return Run(
+  run = Run(
       config=config,
       method=method,
       learning_rate=lambda step: schedule(step // config.accumulate_steps),
@@ -143,6 +143,9 @@ def assemble(
       encode=encode,
       init=jax.jit(lambda key: init_state(method, optimizer, key, batch)),
   )
+  if config.batch_size < 2 * config.net.groups:
+    _check_step(run, batch)
+  return run
 
 
 def initial_state(run: Run) -> TrainState:
@@ -359,6 +362,25 @@ def _entry(config, name):
   for key in name.split("."):
     config = config[key]
   return config
+
+
+def _check_step(run, example):
+  """Has losses and norms refuse a batch of too few images, uncompiled."""
+  size, devices = run.config.batch_size, jax.local_device_count()
+  shape = (devices, size // jax.device_count())
+  batch = {
+      name: jax.ShapeDtypeStruct((*shape, *x.shape[1:]), x.dtype)
+      for name, x in example.items()
+  }
+  step = make_step(run.method, run.optimizer, parallel.AXIS_NAME)
+  try:
+    jax.eval_shape(
+        parallel.map_devices(step, in_axes=(None, 0)),
+        jax.eval_shape(run.init, jax.random.key(0)),
+        batch,
+    )
+  except ValueError as error:
+    raise ValueError(f"config.batch_size is {size}: {error}") from error
 
 
 def _check_memory(images):

@@ -1,5 +1,7 @@
 """Training from a stream, beside training from the device's memory."""
 
+import shutil
+
 import jax
 import numpy as np
 from PIL import Image
@@ -27,8 +29,8 @@ def photos(tmp_path_factory):
   return folder
 
 
-def _config(folder, **changes):
-  config = tiny_run.config("simclr")
+def _config(folder, method="simclr", **changes):
+  config = tiny_run.config(method)
   config.epochs = 2.0
   config.data.name = f"folder:{folder}"
   config.data.workers = 0
@@ -143,6 +145,90 @@ def test_too_many_broken_pictures_are_refused(photos, tmp_path, stream):
   refused = r"of \d+ pictures of .*max_broken=0.1 (.|\n)*a/0..\.png: "
   with pytest.raises(ValueError, match=refused):
     loop.train(config, str(tmp_path / "run"))
+
+
+def _with_labels(monkeypatch, known):
+  """Opens sets of which only so many pictures have a label."""
+  opened = data.open_source
+
+  def open_source(*arguments, **options):
+    source = opened(*arguments, **options)
+
+    def read(indices):
+      return [
+          record if index < known else record._replace(label=-1)
+          for index, record in zip(indices, source.read(indices))
+      ]
+
+    return source._replace(read=read)
+
+  monkeypatch.setattr(data, "open_source", open_source)
+
+
+def _supcon(photos, stream):
+  changes = {"data.stream": stream, "optimizer.schedule.warmup_epochs": 1.0}
+  return _config(photos, "supcon", **changes)
+
+
+@pytest.mark.parametrize("stream", ["always", "never"])
+def test_labels_that_are_all_unknown_are_none(photos, monkeypatch, stream):
+  _with_labels(monkeypatch, 0)
+  run = runs.prepare(_supcon(photos, stream))
+  assert run.feed.classes == () and run.config.resolved.classes == []
+  (note,) = run.train.notes
+  assert "no picture of" in note and "(train) has a label" in note
+  for call in run.feed.calls(0, 1, 1):
+    held = run.feed.hold()
+    first = jax.tree.map(lambda x: x[0, 0], call.inputs)
+    assert "label" not in run.feed.select(held, first)
+  with pytest.raises(ValueError, match="no labels, and supcon learns"):
+    runs.initial_state(run)
+
+
+@pytest.mark.parametrize("stream", ["always", "never"])
+def test_some_unknown_labels_are_said_and_trained_with(
+    photos, monkeypatch, tmp_path, capfd, stream
+):
+  _with_labels(monkeypatch, 40)
+  losses, _ = _train(_supcon(photos, stream), tmp_path)
+  assert len(losses) == 12 and np.isfinite(losses).all()
+  told = capfd.readouterr().err
+  assert "13 of 53 pictures of " in told and "have no label (-1)" in told
+
+
+@pytest.mark.parametrize("stream", ["always", "never"])
+def test_what_is_remarked_is_said_once(photos, tmp_path, capfd, stream):
+  folder = tmp_path / "photos"
+  shutil.copytree(photos, folder)
+  for i in range(6):
+    deep = np.full((20, 24), 4000 + i, np.uint16)
+    Image.fromarray(deep).save(folder / "a" / f"{2 * i:03}.png")
+    (folder / "b" / f"{i}.heic").write_bytes(b"")
+  config = _config(folder, **{"data.stream": stream, "data.train": "all"})
+  _train(config, tmp_path / "run")
+  told = capfd.readouterr().err.splitlines()
+  (deep,) = [line for line in told if "16 bits" in line and "(all)" in line]
+  assert "6 of 60 pictures" in deep and "above 4,005" in deep
+  assert deep.endswith("(the first: a/000.png)")
+  assert not [line for line in told if "is one of the pictures" in line]
+  (others,) = [line for line in told if ".heic" in line]
+  assert "6 ending in .heic" in others and "convert" in others
+
+
+def test_a_stream_remarks_what_its_sample_did_not_show(photos, tmp_path, capfd):
+  folder = tmp_path / "photos"
+  shutil.copytree(photos, folder)
+  for i in range(10, 30, 2):
+    deep = np.full((20, 24), 4000, np.uint16)
+    Image.fromarray(deep).save(folder / "a" / f"{i:03}.png")
+  config = _config(
+      folder,
+      **{"data.stream": "always", "data.train": "all", "eval.max_images": 2},
+  )
+  _train(config, tmp_path / "run")
+  told = capfd.readouterr().err.splitlines()
+  (deep,) = [line for line in told if "is one of the pictures" in line]
+  assert "above 4,000" in deep and "a/0" in deep
 
 
 def test_a_stream_is_not_larger_than_its_batch(photos):

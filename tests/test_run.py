@@ -1,6 +1,10 @@
 """Runs: the encoder they leave, the export of their step, their batches."""
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -173,3 +177,31 @@ def test_a_watch_sees_each_row_as_it_is_written(tmp_path, data_dir):
   # A run that goes on, or is done, shows what there was at once.
   loop.train(config, str(tmp_path), watch=lambda rows: seen.append(len(rows)))
   assert seen == [1, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "method,reason",
+    [
+        ("simclr", "nt_xent got a global batch of 1 image"),
+        ("moco_v3", "batch_info_nce got a global batch of 1 image"),
+    ],
+)
+def test_a_batch_of_one_is_refused_before_a_step_is_compiled(
+    tmp_path, data_dir, method, reason
+):
+  done = subprocess.run(
+      [
+          *(sys.executable, "-m", "jssl.train", f"--data_dir={data_dir}"),
+          *(f"--config={method}:digits", f"--workdir={tmp_path}"),
+          *("--config.batch_size=1", "--config.net.width=8"),
+      ],
+      env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", "JAX_LOG_COMPILES": "1"},
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+  assert done.returncode == 1
+  assert f"config.batch_size is 1: {reason}" in done.stderr
+  compiled = set(re.findall(r"Compiling \w+\(([^)]*)\)", done.stderr))
+  assert compiled  # Small things are, and are said to be.
+  assert not compiled & {"step", "dispatch", "<lambda>"}

@@ -1,6 +1,7 @@
 """Decoded pictures on disk, for sets that are read many times."""
 
 from collections.abc import Sequence
+import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import zlib
 import numpy as np
 
 from jssl.data import chunks
+from jssl.data import images
 from jssl.data.chunks import Chunk
 from jssl.data.chunks import Geometry
 from jssl.data.chunks import Reader
@@ -28,7 +30,9 @@ def cached(
 ) -> Reader:
   """Makes a reader that decodes each picture once, and then finds it on disk.
 
-  A picture is written when it is first read. Several threads, processes and
+  A picture is written when it is first read. Of a folder whose files have
+  changed since then (their names, sizes or times), and of a set that holds
+  other pictures, all are decoded again. Several threads, processes and
   hosts may share the folder. What an interruption leaves half-written fails
   its checksum and is written again; a disk that is full leaves the rest to be
   decoded every time.
@@ -46,11 +50,12 @@ def cached(
   folder = _folder_of(source, geometry, pathlib.Path(folder).expanduser())
 
   def read_cached(indices: Sequence[int]) -> Chunk:
-    try:
-      with _Files(folder, source.length, geometry) as files:
-        return _read_through(files, read, indices, geometry)
-    except OSError as error:  # Not even an empty file.
-      return _noted(read(indices), folder, error)
+    with contextlib.ExitStack() as stack:
+      try:
+        files = stack.enter_context(_Files(folder, source.length, geometry))
+      except OSError as error:  # Not even an empty file.
+        return _noted(read(indices), folder, error)
+      return _read_through(files, read, indices, geometry)
 
   return read_cached
 
@@ -61,6 +66,7 @@ def _folder_of(source, geometry, folder):
       "pictures": source.name,
       "count": source.length,
       "fingerprint": source.fingerprint and source.fingerprint(),
+      "contents": images.fingerprint(source),
       "size": geometry.size,
       "canvas": geometry.canvas,
       "channels": geometry.channels,
@@ -79,10 +85,14 @@ class _Files:
     self._open = []
 
   def __enter__(self):
-    self._paths[0].parent.mkdir(parents=True, exist_ok=True)
-    for path, size in zip(self._paths, self._sizes):
-      self._open.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))
-      os.truncate(self._open[-1], size)  # Holes take no space.
+    try:
+      self._paths[0].parent.mkdir(parents=True, exist_ok=True)
+      for path, size in zip(self._paths, self._sizes):
+        self._open.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))
+        os.truncate(self._open[-1], size)  # Holes take no space.
+    except OSError:
+      self.__exit__()
+      raise
     return self
 
   def __exit__(self, *error):
@@ -119,7 +129,10 @@ def _read_through(files, read, indices, geometry):
   chunk = chunks.empty(len(indices), geometry)
   missing = []
   for row, index in enumerate(indices):
-    found = files.find(int(index))
+    try:
+      found = files.find(int(index))
+    except OSError:  # As if it were not there.
+      found = None
     if found is None:
       missing.append(row)
       continue
@@ -135,7 +148,7 @@ def _read_through(files, read, indices, geometry):
   for i, row in enumerate(missing):
     chunk.name[row] = new.name[i]
   chunk.broken.update({missing[i]: why for i, why in new.broken.items()})
-  chunk = chunk._replace(notes=new.notes)
+  chunk = chunk._replace(notes=new.notes, remarks=new.remarks)
   try:
     for i, row in enumerate(missing):
       if i not in new.broken:

@@ -1,12 +1,14 @@
 """Some pictures of a source, read and decoded together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import itertools
 from typing import NamedTuple
 
 import numpy as np
 
-from jssl.data.decode import decode
+from jssl.data.decode import decode_remarked
+from jssl.data.decode import KINDS
+from jssl.data.decode import Remark
 from jssl.data.source import Record
 from jssl.data.source import Source
 
@@ -43,7 +45,8 @@ class Chunk(NamedTuple):
     label: int32 `[n]`, -1 without one.
     name: What to call each in a message.
     broken: "name: reason" of those that could not be decoded, by their row.
-    notes: What a user should know beside that.
+    notes: What a user should know of how they were read.
+    remarks: What a user should know of pictures, each with a picture's name.
   """
 
   image: np.ndarray
@@ -52,6 +55,21 @@ class Chunk(NamedTuple):
   name: list[str]
   broken: dict[int, str]
   notes: tuple[str, ...] = ()
+  remarks: tuple[tuple[str, Remark], ...] = ()
+
+
+class Tally(NamedTuple):
+  """The pictures that the same is remarked of.
+
+  Attributes:
+    count: Their number.
+    value: Their largest value, see `Remark`.
+    name: The first one's name.
+  """
+
+  count: int  # type: ignore[assignment]
+  value: int
+  name: str
 
 
 Reader = Callable[[Sequence[int]], Chunk]
@@ -88,11 +106,11 @@ def reader(source: Source, geometry: Geometry) -> Reader:
 
 def decode_records(records: Sequence[Record], geometry: Geometry) -> Chunk:
   """Decodes pictures; what cannot be decoded is named in `broken`."""
-  chunk = empty(len(records), geometry)
+  chunk, remarks = empty(len(records), geometry), []
   for row, record in enumerate(records):
     chunk.name[row], chunk.label[row] = record.name, record.label
     try:
-      pixels, extent = decode(
+      pixels, extent, found = decode_remarked(
           record.encoded, geometry.canvas, channels=geometry.channels
       )
       if pixels.shape[:2] != geometry.size:
@@ -101,9 +119,40 @@ def decode_records(records: Sequence[Record], geometry: Geometry) -> Chunk:
             f" {geometry.size[0]}x{geometry.size[1]} as the others"
         )
       chunk.image[row], chunk.extent[row] = pixels, extent
+      remarks += [(record.name, remark) for remark in found]
     except ValueError as error:
       chunk.broken[row] = f"{record.name}: {error}"
-  return chunk
+  return chunk._replace(remarks=tuple(remarks))
+
+
+def tally(remarks: Iterable[tuple[str, Remark]]) -> dict[str, Tally]:
+  """Counts remarks by their kind.
+
+  Args:
+    remarks: As in a `Chunk`.
+  """
+  tallies: dict[str, Tally] = {}
+  for name, (kind, value) in remarks:
+    known = tallies.get(kind, Tally(0, 0, name))
+    tallies[kind] = Tally(known.count + 1, max(known.value, value), known.name)
+  return tallies
+
+
+def sentences(
+    tallies: Mapping[str, Tally], total: int, name: str
+) -> tuple[str, ...]:
+  """Says what is remarked of pictures, in a sentence for each kind.
+
+  Args:
+    tallies: By their kind, see `tally`.
+    total: Number of pictures that were looked at.
+    name: What to call them.
+  """
+  return tuple(
+      f"{found.count:,} of {total:,} pictures of {name}"
+      f" {KINDS[kind].format(value=found.value)} (the first: {found.name})"
+      for kind, found in tallies.items()
+  )
 
 
 def read_whole(read: Reader, indices: Sequence[int], size: int) -> Chunk:
@@ -124,6 +173,7 @@ def read_whole(read: Reader, indices: Sequence[int], size: int) -> Chunk:
     ValueError: If the next hundred pictures are broken as well.
   """
   chunk = read(indices)
+  remarks = chunk.remarks
   for row, reason in chunk.broken.items():
     steps = range(1, min(_TRIES, size - 1) + 1)
     others = (read([(int(indices[row]) + i) % size]) for i in steps)
@@ -135,4 +185,5 @@ def read_whole(read: Reader, indices: Sequence[int], size: int) -> Chunk:
       )
     chunk.image[row], chunk.extent[row] = whole.image[0], whole.extent[0]
     chunk.label[row], chunk.name[row] = whole.label[0], whole.name[0]
-  return chunk
+    remarks += whole.remarks
+  return chunk._replace(remarks=remarks)

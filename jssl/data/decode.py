@@ -2,11 +2,16 @@
 
 import functools
 import io
+import struct
+from typing import Any, NamedTuple
+import zlib
 
 import numpy as np
 from PIL import ExifTags
 from PIL import Image
 from PIL import ImageOps
+
+from jssl.data.source import retry
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # Those of photographs and drawings. Pillow knows more, whatever a file is
@@ -24,6 +29,54 @@ _FORMATS = (
     "PPM",
     "TGA",  # Last: it has no mark of its own.
 )
+_PNG_MARK = b"\x89PNG\r\n\x1a\n"
+# Pixels of a side. A longer one is a lie, or takes Pillow a lot of memory: it
+# has a pointer for each row.
+_LONGEST = 2**20
+_PART = struct.Struct(">I4s")
+_UNSIGNED = 1  # TIFF's SampleFormat.
+
+
+class Remark(NamedTuple):
+  """What a user should know of a picture that was decoded.
+
+  Attributes:
+    kind: A key of `KINDS`.
+    value: The number that belongs to it, if one does.
+  """
+
+  kind: str
+  value: int = 0
+
+
+# What is said of all pictures of a kind; {value} is their largest.
+KINDS = {
+    "pages": "hold several pages or frames, and only the first is read",
+    "channels": (
+        "have more channels than are read: up to {value}, and only the first"
+        " ones are"
+    ),
+    "cmyk": "are in CMYK, and are converted to RGB without their color profile",
+    "dark": (
+        "have 16 bits per value but no value above {value:,}, where 65,535 is"
+        " white, so that they are nearly black; rescale them to the full range"
+        " or convert them to 8 bits"
+    ),
+}
+
+
+class Decoded(NamedTuple):
+  """A decoded picture.
+
+  Attributes:
+    pixels: uint8 `[H, W, channels]`.
+    extent: Its true (height, width).
+    remarks: What a user should know of it.
+  """
+
+  pixels: np.ndarray
+  extent: tuple[int, int]
+  remarks: tuple[Remark, ...]
 
 
 def read_size(encoded: bytes) -> tuple[int, int]:
@@ -37,7 +90,13 @@ def read_size(encoded: bytes) -> tuple[int, int]:
   """
   try:
     with _open(encoded) as picture:
-      return _upright_size(picture, _orientation(picture))
+      size = picture.size
+      if picture.format == "TIFF":  # Pillow may have turned it already.
+        size = tuple(
+            _tag(picture, tag)
+            for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
+        )
+      return _height_and_width(size, turned=_orientation(picture) >= 5)
   except Exception as error:  # Broken bytes raise nearly any type in Pillow.
     raise ValueError(_reason(encoded, error)) from error
 
@@ -51,39 +110,77 @@ def decode(
   true geometry (from the size returned) and resampled from the canvas.
 
   Args:
-    encoded: The bytes of a picture file: JPEG, PNG, WebP, GIF (its first
-      picture), BMP, TIFF, AVIF, JPEG 2000, PNM or TGA; of 179 million pixels
-      at most, which is Pillow's guard against bombs.
+    encoded: The bytes of a picture file: JPEG, PNG, WebP, GIF, BMP, TIFF (the
+      first picture of each), AVIF, JPEG 2000, PNM or TGA; of 179 million pixels
+      at most, which is Pillow's guard against bombs, and a million on a side.
     canvas: Side of the square, or None to keep the picture's own size.
-    channels: 1 (grey), 3 (RGB, transparency over white) or 4 (RGBA).
+    channels: 1 (gray) or 3 (RGB), both with transparency over white, or 4
+      (RGBA).
 
   Returns:
     The pixels, uint8 `[H, W, channels]` with H = W = canvas if that is given,
     and the true (height, width).
 
   Raises:
-    ValueError: If the bytes are not a whole picture, with the reason.
+    ValueError: If the bytes are not a whole picture, or it is not known which
+      of its values is white (floating-point numbers, integers of 32 bits or
+      with a sign); with the reason.
+    OSError: If the memory of the machine runs out, several times.
   """
+  return decode_remarked(encoded, canvas, channels=channels)[:2]
+
+
+def decode_remarked(
+    encoded: bytes, canvas: int | None = None, *, channels: int = 3
+) -> Decoded:
+  """Decodes as `decode` does, and says what a user should know.
+
+  Args:
+    encoded: As in `decode`.
+    canvas: As in `decode`.
+    channels: As in `decode`.
+
+  Raises:
+    ValueError: As in `decode`.
+    OSError: As in `decode`.
+  """
+  work = functools.partial(_decode, encoded, canvas, channels)
   try:
-    with _open(encoded) as picture:
-      orientation = _orientation(picture)
-      extent = _upright_size(picture, orientation)
-      if canvas is not None:
-        # JPEG can decode at 1/2, 1/4 or 1/8: still twice the canvas or more.
-        picture.draft(picture.mode, (2 * canvas, 2 * canvas))
-      if orientation != 1:
-        ImageOps.exif_transpose(picture, in_place=True)
-      fitted = _to_channels(picture, channels)
-      if canvas is not None and fitted.size != (canvas, canvas):
-        # To reduce, Hamming is as sharp as bicubic in two thirds of its time.
-        method = Image.Resampling.HAMMING
-        if min(fitted.size) < canvas:
-          method = Image.Resampling.BICUBIC
-        fitted = fitted.resize((canvas, canvas), method, reducing_gap=2.0)
-      pixels = np.asarray(fitted)
+    return retry(work, "A picture", "decoded")
+  except OSError as error:
+    if isinstance(error.__cause__, MemoryError):
+      raise
+    raise ValueError(_reason(encoded, error)) from error
   except Exception as error:  # Broken bytes raise nearly any type in Pillow.
     raise ValueError(_reason(encoded, error)) from error
-  return pixels.reshape(*pixels.shape[:2], channels), extent
+
+
+def _decode(encoded: bytes, canvas: int | None, channels: int) -> Decoded:
+  _check_checksums(encoded)
+  with _open(encoded) as picture:
+    orientation = _orientation(picture)
+    stored = picture.size
+    if canvas is not None:
+      # JPEG can decode at 1/2, 1/4 or 1/8: still twice the canvas or more.
+      picture.draft(picture.mode, (2 * canvas, 2 * canvas))
+    reduced = picture.size != stored
+    if orientation != 1:
+      ImageOps.exif_transpose(picture, in_place=True)
+    fitted, remarks = _to_channels(picture, encoded, channels)
+    if reduced:
+      extent = _height_and_width(stored, turned=orientation >= 5)
+    else:
+      extent = _height_and_width(fitted.size)
+    if canvas is not None and fitted.size != (canvas, canvas):
+      # To reduce, Hamming is as sharp as bicubic in two thirds of its time.
+      method = Image.Resampling.HAMMING
+      if min(fitted.size) < canvas:
+        method = Image.Resampling.BICUBIC
+      fitted = fitted.resize((canvas, canvas), method, reducing_gap=2.0)
+    pixels = np.asarray(fitted).reshape(*fitted.size[::-1], channels)
+    if _has_pages(picture):
+      remarks.append(Remark("pages"))
+  return Decoded(pixels, extent, tuple(remarks))
 
 
 @functools.cache
@@ -93,10 +190,46 @@ def _known() -> list[str]:
 
 
 def _open(encoded: bytes) -> Image.Image:
-  return Image.open(io.BytesIO(encoded), formats=_known())
+  picture = Image.open(io.BytesIO(encoded), formats=_known())
+  if max(picture.size) > _LONGEST:
+    width, height = picture.size
+    raise ValueError(
+        f"it says that it is {width:,} pixels wide and {height:,} high;"
+        f" expected {_LONGEST:,} at most"
+    )
+  return picture
+
+
+def _check_checksums(encoded: bytes) -> None:
+  """Refuses a PNG whose pixels are not those that were written.
+
+  Pillow checks what stands before the pixels, but neither them nor what says
+  behind them which side is up.
+  """
+  if not encoded.startswith(_PNG_MARK):
+    return
+  at = len(_PNG_MARK)
+  while at + 8 <= len(encoded):  # Length, kind, content and checksum.
+    length, kind = _PART.unpack_from(encoded, at)
+    stop = at + 8 + length
+    if kind == b"IEND":
+      return
+    if kind in (b"IDAT", b"eXIf"):
+      if stop + 4 > len(encoded):
+        raise ValueError("image file is truncated")
+      found = int.from_bytes(encoded[stop : stop + 4], "big")
+      if zlib.crc32(memoryview(encoded)[at + 4 : stop]) != found:
+        raise ValueError(
+            f"its bytes have changed: the checksum of a part {kind.decode()} is"
+            " wrong"
+        )
+    at = stop + 4
 
 
 def _orientation(picture: Image.Image) -> int:
+  """Returns 1 for an upright picture, 5 to 8 for one that needs a quarter turn,
+  perhaps mirrored.
+  """
   try:
     found = picture.getexif().get(ExifTags.Base.Orientation, 1)
   except Exception:  # A broken tag spoils no picture.
@@ -104,25 +237,111 @@ def _orientation(picture: Image.Image) -> int:
   return found if found in range(1, 9) else 1
 
 
-def _upright_size(picture: Image.Image, orientation: int) -> tuple[int, int]:
-  width, height = picture.size
-  if 5 <= orientation <= 8:  # A quarter turn, perhaps mirrored.
-    width, height = height, width
-  return height, width
+def _height_and_width(
+    size: tuple[int, ...], *, turned: bool = False
+) -> tuple[int, int]:
+  width, height = size
+  return (width, height) if turned else (height, width)
 
 
-def _to_channels(picture: Image.Image, channels: int) -> Image.Image:
+def _tag(picture: Any, tag: int, default: Any = None) -> Any:
+  """Returns the largest value of a tag of a TIFF."""
+  found = picture.tag_v2.get(tag, default)
+  return max(found, default=default) if isinstance(found, tuple) else found
+
+
+def _has_pages(picture: Image.Image) -> bool:
+  try:  # Of phones' pictures, the others are previews and maps.
+    return picture.format != "MPO" and getattr(picture, "is_animated", False)
+  except Exception:  # What follows a whole picture may be broken.
+    return True
+
+
+def _to_channels(
+    picture: Image.Image, encoded: bytes, channels: int
+) -> tuple[Image.Image, list[Remark]]:
   """Converts any of Pillow's modes to 8 bits and so many channels."""
-  if picture.mode == "F":
-    raise ValueError("its floating-point pixels have no known range")
-  if picture.mode.startswith("I"):  # Pillow would clip 16 bits, not scale them.
-    picture = picture.convert("I").point(lambda v: v / 256).convert("L")
-  if channels == 3 and picture.has_transparency_data:
-    picture = picture.convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    picture = Image.alpha_composite(white, picture)
+  remarks = []
+  bits, brightest = _bits(picture, encoded), 0
+  if picture.format == "TIFF":
+    count = _tag(picture, ExifTags.Base.SamplesPerPixel, 1)
+    if count > len(picture.getbands()):
+      remarks.append(Remark("channels", count))
+  if picture.mode == "CMYK":
+    remarks.append(Remark("cmyk"))
+  _check_range(picture)
+  if picture.mode.startswith("I"):
+    picture, brightest = _to_eight_bits(picture, bits or 16)
+  elif bits == 16 and picture.mode in ("RGB", "RGBA"):
+    # Pillow has kept the upper one of two bytes.
+    extrema = picture.convert("RGB").getextrema()
+    brightest = max(high for _, high in extrema) * 256 + 255
+  if bits == 16 and 0 < brightest < 2**15:
+    remarks.append(Remark("dark", brightest))
+  if picture.has_transparency_data:
+    picture = _with_alpha(picture, bits)
+    if channels < 4:
+      white = Image.new("RGBA", picture.size, "white")
+      picture = Image.alpha_composite(white, picture)
   mode = _MODES[channels]
-  return picture if picture.mode == mode else picture.convert(mode)
+  return picture if picture.mode == mode else picture.convert(mode), remarks
+
+
+def _bits(picture: Image.Image, encoded: bytes) -> int:
+  """Returns the bits per value of a PNG or TIFF, 0 for formats that scale."""
+  if picture.format == "PNG":
+    return encoded[24]
+  if picture.format == "TIFF":
+    return _tag(picture, ExifTags.Base.BitsPerSample, 1)
+  return 0
+
+
+def _check_range(picture: Image.Image) -> None:
+  """Refuses values of which it is not known what is black and what is white."""
+  kind = None
+  if picture.mode.startswith("F"):
+    kind = "floating-point numbers"
+  elif picture.format == "TIFF":
+    signed = _tag(picture, ExifTags.Base.SampleFormat, _UNSIGNED) != _UNSIGNED
+    if picture.mode == "I" or signed:
+      kind = "integers with a sign" if signed else "integers of 32 bits"
+  if kind is None:
+    return
+  values = np.asarray(picture)
+  raise ValueError(
+      f"its values are {kind}, from {np.nanmin(values):g} to"
+      f" {np.nanmax(values):g}, and which of them is white is not known; scale"
+      " them to unsigned 8 or 16 bits"
+  )
+
+
+def _to_eight_bits(picture: Image.Image, bits: int) -> tuple[Image.Image, int]:
+  """Converts gray of more than 8 bits; returns its brightest value, too."""
+  values = np.asarray(picture)
+  brightest = int(values.max())
+  gray = (values >> (bits - 8)).astype(np.uint8)
+  if picture.format == "TIFF":
+    if _tag(picture, ExifTags.Base.PhotometricInterpretation) == 0:
+      gray = 255 - gray  # 0 is white. Pillow inverts 8 bits, but not these.
+  gray = Image.fromarray(gray)
+  hidden = picture.info.get("transparency")
+  if hidden is not None:
+    alpha = np.where(values == hidden, 0, 255).astype(np.uint8)
+    gray = Image.merge("LA", (gray, Image.fromarray(alpha)))
+  return gray, brightest
+
+
+def _with_alpha(picture: Image.Image, bits: int) -> Image.Image:
+  """Converts a picture of any mode that has transparency to RGBA."""
+  hidden = picture.info.get("transparency")
+  # The hidden color of a PNG has the bits of the file, the pixels have 8.
+  if picture.mode == "L" and bits in (2, 4):
+    picture.info["transparency"] = hidden * 255 // (2**bits - 1)
+  elif picture.mode == "RGB" and bits == 16:
+    picture.info["transparency"] = tuple(value >> 8 for value in hidden)
+  if picture.mode == "La":
+    picture = picture.convert("LA")
+  return picture if picture.mode == "RGBA" else picture.convert("RGBA")
 
 
 def _reason(encoded: bytes, error: Exception) -> str:

@@ -15,7 +15,9 @@ import numpy as np
 from jssl.data.listing import list_files
 from jssl.data.source import HELD_OUT
 from jssl.data.source import held_out
+from jssl.data.source import passes
 from jssl.data.source import Record
+from jssl.data.source import retry
 from jssl.data.source import Source
 from jssl.data.source import split_ranges
 
@@ -26,6 +28,7 @@ _SUFFIXES = frozenset(
 
 
 _LARGEST = 2**30  # Bytes of a file.
+_ENDINGS = 8  # Those of files passed over that are named.
 
 
 class _File(NamedTuple):
@@ -43,8 +46,8 @@ def open_folder(path: str, split: str) -> Source:
   relative file name: adding files does not move the others.
 
   Args:
-    path: The folder. Hidden files, and files whose suffix is not that of a
-      picture, are ignored.
+    path: The folder. Hidden files are ignored; files whose suffix is not that
+      of a picture are counted in the source's notes.
     split: As in `jssl.data.open_source`. A slice chooses by hash too, so it
       takes pictures of all classes.
 
@@ -55,12 +58,13 @@ def open_folder(path: str, split: str) -> Source:
   Raises:
     FileNotFoundError: If there is no such folder.
     ValueError: If it holds no pictures, or the split is unknown or empty.
+    OSError: If the system refuses to list it, several times.
   """
   dataset = f"folder:{path}"
   root = pathlib.Path(path).expanduser()
   if not path or not root.is_dir():
     raise FileNotFoundError(_missing(path, root))
-  splits, stray = _splits(root)
+  splits, stray, notes = _splits(root, dataset)
   names = {file.class_name for files in splits.values() for file in files}
   classes = tuple(sorted(names - {""}))
   sizes = {name: len(files) for name, files in splits.items()}
@@ -68,6 +72,7 @@ def open_folder(path: str, split: str) -> Source:
     raise ValueError(
         f"{dataset} holds no pictures: it needs files, or sub-folders of"
         f" files, that end in {', '.join(sorted(_SUFFIXES))}."
+        + "".join(f" {note}." for note in notes)
     )
   ranges = split_ranges(held_out(split, tuple(sizes)), sizes, dataset=dataset)
   files = sorted(file for name, a, b in ranges for file in splits[name][a:b])
@@ -87,44 +92,69 @@ def open_folder(path: str, split: str) -> Source:
       read=read,
       classes=tuple(map(_shown, classes)),
       skipped=tuple(map(_shown, stray)),
+      notes=tuple(map(_shown, notes)),
       fingerprint=lambda: _fingerprint(root, paths),
   )
 
 
 def _splits(
-    root: pathlib.Path,
-) -> tuple[dict[str, list[_File]], tuple[str, ...]]:
-  """Returns files by split, in the order of hashes, and "name: reason" of
-  stray ones.
+    root: pathlib.Path, dataset: str
+) -> tuple[dict[str, list[_File]], list[str], list[str]]:
+  """Returns files by split, in the order of hashes; "name: reason" of stray
+  ones; and what a user should know of all others.
   """
+  names, others, stray = list_files(root, _SUFFIXES)
+  notes = [_not_read(others, dataset)] if others else []
   held = [name for name in HELD_OUT if (root / name).is_dir()]
-  if held and (root / "train").is_dir():
-    names = ["train", *held]
-    found = {name: _pictures(root / name, root) for name in names}
-    splits = {name: _ranked(files)[0] for name, (files, _) in found.items()}
-    stray = tuple(line for _, lines in found.values() for line in lines)
-    return splits, stray
-  files, stray = _pictures(root, root)
-  ranked, hashes = _ranked(files)
-  count = bisect.bisect_left(hashes, 2**64 // 10)
-  count = min(max(count, 1), max(len(files) - 1, 0))
-  return {"train": ranked[count:], "test": ranked[:count]}, stray
+  if not held or not (root / "train").is_dir():
+    files, loose = _pictures(names, "")
+    ranked, hashes = _ranked(files)
+    count = bisect.bisect_left(hashes, 2**64 // 10)
+    count = min(max(count, 1), max(len(files) - 1, 0))
+    splits = {"train": ranked[count:], "test": ranked[:count]}
+    return splits, stray + loose, notes
+  splits, used = {}, 0
+  for split in ("train", *held):
+    files, loose = _pictures(names, f"{split}/")
+    splits[split], _ = _ranked(files)
+    stray += loose
+    used += len(files) + len(loose)
+  if used < len(names):
+    notes.append(
+        f"{len(names) - used:,} pictures of {dataset} are not read, because"
+        f" they lie outside of its folders {', '.join(splits)}"
+    )
+  return splits, stray, notes
 
 
-def _pictures(
-    folder: pathlib.Path, root: pathlib.Path
-) -> tuple[list[_File], tuple[str, ...]]:
-  """Lists the pictures below `folder`; with classes, loose ones are stray."""
-  prefix = "" if folder == root else folder.relative_to(root).as_posix() + "/"
+def _pictures(names: list[str], prefix: str) -> tuple[list[_File], list[str]]:
+  """Finds the pictures below a folder; with classes, loose ones are stray."""
   found = []
-  for name in list_files(folder, _SUFFIXES):
-    first, _, rest = name.partition("/")
-    found.append(_File(prefix + name, first if rest else ""))
+  for name in names:
+    if name.startswith(prefix):
+      first, _, rest = name.removeprefix(prefix).partition("/")
+      found.append(_File(name, first if rest else ""))
   if not any(file.class_name for file in found):
-    return found, ()
+    return found, []
   reason = "it lies beside the class folders, so it has no label"
-  stray = tuple(f"{f.name}: {reason}" for f in found if not f.class_name)
-  return [file for file in found if file.class_name], tuple(sorted(stray))
+  stray = [f"{f.name}: {reason}" for f in found if not f.class_name]
+  return [file for file in found if file.class_name], sorted(stray)
+
+
+def _not_read(others: dict[str, int], dataset: str) -> str:
+  """Says which files are passed over, by their endings."""
+  ranked = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+  parts = [
+      f"{count:,} ending in {suffix}" if suffix else f"{count:,} without ending"
+      for suffix, count in ranked[:_ENDINGS]
+  ]
+  if len(ranked) > _ENDINGS:
+    rest = sum(count for _, count in ranked[_ENDINGS:])
+    parts.append(f"{rest:,} with other endings")
+  return (
+      f"files of {dataset} that are not read: {', '.join(parts)}; convert"
+      " pictures among them to JPEG or PNG"
+  )
 
 
 def _ranked(files: list[_File]) -> tuple[list[_File], list[int]]:
@@ -139,29 +169,43 @@ def _hash(file: _File) -> int:
 
 
 def _fingerprint(root: pathlib.Path, names: list[str]) -> int:
-  """A checksum of names and sizes: contents would have to be read."""
+  """A checksum of names, sizes and times: contents would have to be read."""
   checksum = 0
   for name in names:
     try:
-      size = os.stat(root / name).st_size
+      found = os.stat(root / name)
+      about = found.st_size, found.st_mtime_ns
     except OSError:
-      size = -1
-    line = f"{name}\0{size}\n"
+      about = -1, -1
+    line = f"{name}\0{about[0]}\0{about[1]}\n"
     checksum = zlib.crc32(line.encode(errors="surrogateescape"), checksum)
   return checksum
 
 
 def _read_bytes(path: pathlib.Path) -> bytes:
-  """Reads a plain file; another one might never end."""
-  try:
-    # A pipe would wait for its writer.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-      about = os.fstat(file.fileno())
-      if stat.S_ISREG(about.st_mode) and about.st_size <= _LARGEST:
-        return file.read()
-  except OSError:
-    pass
-  return b""  # Skipped and named, as any picture that cannot be decoded.
+  """Reads a plain file; another one might never end.
+
+  Returns:
+    What it holds; nothing, if it is not to be read: it is skipped and named, as
+    any picture that cannot be decoded.
+
+  Raises:
+    OSError: If the system refuses to read it, several times.
+  """
+
+  def read():
+    try:
+      # A pipe would wait for its writer.
+      with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        about = os.fstat(file.fileno())
+        if stat.S_ISREG(about.st_mode) and about.st_size <= _LARGEST:
+          return file.read()
+    except OSError as error:
+      if passes(error):
+        raise
+    return b""
+
+  return retry(read, f"The file {_shown(str(path))}")
 
 
 def _shown(name: str) -> str:

@@ -1,6 +1,6 @@
 """A data set as one array in memory: source in, arrays out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import concurrent.futures
 import contextlib
 import os
@@ -14,6 +14,7 @@ from jssl.data import chunks
 from jssl.data import folder_source
 from jssl.data.chunks import Geometry
 from jssl.data.decode import read_size
+from jssl.data.decode import Remark
 from jssl.data.source import Record
 from jssl.data.source import Source
 
@@ -33,6 +34,9 @@ class Images(NamedTuple):
       fitted to a canvas; None if they were not.
     classes: Names of the classes, `()` without labels.
     skipped: "name: reason" for each picture that could not be decoded.
+    notes: What else a user should know of them.
+    remarks: What was remarked of pictures when they were decoded, by kind; in
+      words, it is among the notes.
   """
 
   image: np.ndarray
@@ -40,6 +44,8 @@ class Images(NamedTuple):
   extent: np.ndarray | None
   classes: tuple[str, ...]
   skipped: tuple[str, ...]
+  notes: tuple[str, ...] = ()
+  remarks: Mapping[str, chunks.Tally] = {}
 
 
 def labels_of(images: Images) -> np.ndarray:
@@ -187,7 +193,11 @@ def sample(source: Source, count: int) -> Source:
 
 
 def fingerprint(source: Source) -> int:
-  """Returns a checksum of some of the pictures: tells if they are others."""
+  """Returns a checksum of how many pictures there are and of what is in some.
+
+  Args:
+    source: See `open_source`.
+  """
   checksum = source.length
   for record in (few := sample(source, _SAMPLED)).read(range(few.length)):
     checksum = zlib.crc32(record.encoded, checksum)
@@ -211,10 +221,12 @@ def _decode_all(
   label = np.empty((source.length,), np.int32)
   extent = np.empty((source.length, 2), np.int32)
   read = chunks.reader(source, geometry)
+  remarks: list[tuple[str, Remark]] = []
 
   def fill(indices: range) -> list[tuple[int, str]]:
     chunk, rows = read(indices), slice(indices.start, indices.stop)
     image[rows], extent[rows], label[rows] = chunk[:3]
+    remarks.extend(chunk.remarks)
     return [(indices[row], why) for row, why in chunk.broken.items()]
 
   broken = _map_chunks(fill, source, pool)
@@ -225,12 +237,32 @@ def _decode_all(
     raise ValueError(_all_broken(source, broken[0][1]))
   skipped = source.skipped + tuple(reason for _, reason in broken)
   labelled = bool(source.classes) and label.max() >= 0
+  tallies = chunks.tally(sorted(remarks))
+  notes = source.notes + chunks.sentences(tallies, source.length, source.name)
+  unknown = int((label < 0).sum())
+  if labelled and unknown:
+    notes += (
+        (
+            f"{unknown:,} of {len(label):,} pictures of {source.name} have no"
+            " label (-1): evaluations that need one leave them out, and to"
+            " supcon each is the only picture of its class"
+        ),
+    )
+  elif source.classes and not labelled:
+    notes += (
+        (
+            f"no picture of {source.name} has a label (all are -1), so that it"
+            " is taken as a set without labels"
+        ),
+    )
   return Images(
       image=image,
       label=label if labelled else None,
       extent=None if geometry.canvas is None else extent,
       classes=source.classes if labelled else (),
       skipped=skipped,
+      notes=notes,
+      remarks=tallies,
   )
 
 

@@ -1,15 +1,21 @@
 """The files below a folder; those of a large one are listed once."""
 
+import collections
 from collections.abc import Collection
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import pathlib
 import time
+from typing import NamedTuple
 import zipfile
 
 import numpy as np
+
+from jssl.data.source import passes
+from jssl.data.source import retry
 
 # Smaller folders are listed in no time.
 _REMEMBERED = 20_000
@@ -18,8 +24,23 @@ _REMEMBERED = 20_000
 _SETTLED_NS = 2 * 10**9
 
 
-def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> list[str]:
-  """Returns the files below a folder, by their names relative to it.
+class Listing(NamedTuple):
+  """The files below a folder.
+
+  Attributes:
+    names: Of the files that are wanted, relative to the folder, with "/"
+      between their parts, in no order.
+    others: How many files have another suffix, by that suffix, in lower case.
+    unread: "name: reason" for each folder that cannot be listed.
+  """
+
+  names: list[str]
+  others: dict[str, int]
+  unread: list[str]
+
+
+def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> Listing:
+  """Lists the files below a folder.
 
   A listing of many files is kept in `~/.cache/jssl` (or `$XDG_CACHE_HOME`), and
   used as long as no folder in it has changed.
@@ -29,20 +50,42 @@ def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> list[str]:
       followed, unless they lead to a folder that they lie in.
     suffixes: Those wanted, in lower case, with their dot.
 
-  Returns:
-    Names with "/" between their parts, in no order.
+  Raises:
+    OSError: If the system refuses to list a folder, several times.
   """
   memory = _memory_of(folder, suffixes)
   known = _recall(folder, memory)
   if known is not None:
     return known
   start = time.time_ns()
+  listing, changed = retry(
+      lambda: _walk(folder, suffixes), f"The folder {folder}", "listed"
+  )
+  settled = max(changed.values(), default=0) < start - _SETTLED_NS
+  if len(listing.names) >= _REMEMBERED and settled and not listing.unread:
+    _remember(memory, listing, changed)
+  return listing
+
+
+def _walk(folder, suffixes):
+  """Returns the listing, and when each folder was changed, in nanoseconds."""
   names: list[str] = []
+  others: collections.Counter[str] = collections.Counter()
+  unread: list[str] = []
   changed: dict[str, int] = {}
+
+  def cannot(error):
+    if passes(error):
+      raise error
+    at = os.path.relpath(error.filename, folder)
+    unread.append(f"{at}: the folder cannot be listed ({error.strerror})")
+
   # Of a folder, those that it lies in.
   above = [_id(os.stat(x)) for x in pathlib.Path(folder).resolve().parents]
   around = {str(folder): tuple(above)}
-  for parent, folders, files in os.walk(folder, followlinks=True):
+  for parent, folders, files in os.walk(
+      folder, onerror=cannot, followlinks=True
+  ):
     here = os.stat(parent)
     inside = around.pop(parent)
     if _id(here) in inside:  # A link to what it lies in.
@@ -54,16 +97,15 @@ def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> list[str]:
     at = os.path.relpath(parent, folder)
     changed[at] = here.st_mtime_ns
     prefix = "" if at == "." else at.replace(os.sep, "/") + "/"
-    names += [
-        prefix + name
-        for name in files
-        if not name.startswith(".")
-        and os.path.splitext(name)[1].lower() in suffixes
-    ]
-  settled = max(changed.values(), default=0) < start - _SETTLED_NS
-  if len(names) >= _REMEMBERED and settled:
-    _remember(memory, names, changed)
-  return names
+    for name in files:
+      if name.startswith("."):
+        continue
+      suffix = os.path.splitext(name)[1].lower()
+      if suffix in suffixes:
+        names.append(prefix + name)
+      else:
+        others[suffix] += 1
+  return Listing(names, dict(others), unread), changed
 
 
 def _id(found):
@@ -78,7 +120,7 @@ def _memory_of(folder, suffixes):
 
 
 def _recall(folder, memory):
-  """Returns the names, None if they are not known or not sure."""
+  """Returns the listing, None if it is not known or not sure."""
   try:
     with np.load(memory) as found:
       folders = _split(found["folders"].tobytes())
@@ -88,7 +130,7 @@ def _recall(folder, memory):
       for at, changed in zip(folders, found["changed"], strict=True):
         if os.stat(folder / at).st_mtime_ns != changed:
           return None
-      return names
+      return Listing(names, json.loads(str(found["others"])), [])
   except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
     return None
 
@@ -98,7 +140,7 @@ def _leaves(name):
   return name.startswith("/") or ".." in name.split("/")
 
 
-def _remember(memory, names, changed):
+def _remember(memory, listing, changed):
   temporary = memory.with_name(f"{memory.name}.{os.getpid()}.tmp")
   try:
     memory.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +149,8 @@ def _remember(memory, names, changed):
           file,
           folders=np.frombuffer(_joined(changed), np.uint8),
           changed=np.fromiter(changed.values(), np.int64),
-          names=np.frombuffer(_joined(names), np.uint8),
+          names=np.frombuffer(_joined(listing.names), np.uint8),
+          others=json.dumps(listing.others),
       )
     os.replace(temporary, memory)
   except OSError:

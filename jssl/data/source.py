@@ -1,9 +1,30 @@
 """A source: encoded pictures at random access, wherever they come from."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+import errno
+import os
+import time
+from typing import NamedTuple, TypeVar
 
 HELD_OUT = ("test", "validation", "val")  # In order of preference.
+# Seconds before each further try of what the system refused.
+_WAITS = (0.1, 0.5, 2.0, 5.0)
+# Errors of one file, which the next try would meet as well.
+_LASTING = {
+    errno.EACCES,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENODEV,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENXIO,
+    errno.EOPNOTSUPP,
+    errno.EPERM,
+}
+_TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
+_T = TypeVar("_T")
 
 
 class Record(NamedTuple):
@@ -32,8 +53,10 @@ class Source(NamedTuple):
     channels: 1 (grey), 3 (RGB) or 4 (RGBA).
     size: (height, width) of every picture, or None where it is not declared.
     skipped: "name: reason" for pictures found but not taken up.
-    fingerprint: Returns a checksum that tells these pictures from others; None
-      where the name tells enough.
+    notes: What else a user should know, such as which files are not read.
+    fingerprint: Returns a checksum of the names, sizes and times of change of
+      the files; None where they are not known (`jssl.data.fingerprint` reads
+      some pictures).
   """
 
   name: str
@@ -43,7 +66,64 @@ class Source(NamedTuple):
   channels: int = 3
   size: tuple[int, int] | None = None
   skipped: tuple[str, ...] = ()
+  notes: tuple[str, ...] = ()
   fingerprint: Callable[[], int] | None = None
+
+
+def passes(error: BaseException) -> bool:
+  """Whether an error is the system's at that moment, not the picture's.
+
+  Args:
+    error: Of reading or decoding. Without an `errno` it is the picture's, but
+      for a `MemoryError`.
+  """
+  if isinstance(error, MemoryError):
+    return True
+  number = getattr(error, "errno", None)
+  return number is not None and number not in _LASTING
+
+
+def retry(work: Callable[[], _T], what: str, done: str = "read") -> _T:
+  """Works again, after a while, if an error passes (see `passes`).
+
+  Args:
+    work: Reads or decodes.
+    what: What that is, and
+    done: what is done with it, as the message of an error calls it.
+
+  Returns:
+    What `work` returns.
+
+  Raises:
+    OSError: If there is an error of the system at every try.
+  """
+  for wait in (*_WAITS, None):
+    try:
+      return work()
+    except (OSError, MemoryError) as error:
+      if not passes(error):
+        raise
+      if wait is None:
+        raise OSError(_refused(error, what, done)) from error
+      time.sleep(wait)
+  raise AssertionError  # The last try returns or raises.
+
+
+def _refused(error: OSError | MemoryError, what: str, done: str) -> str:
+  if isinstance(error, MemoryError):
+    number, cause = errno.ENOMEM, os.strerror(errno.ENOMEM)
+  else:
+    number, cause = error.errno, error.strerror
+  remedy = "The same command goes on once that is mended."
+  if number in _TOO_MANY_FILES:
+    remedy = "Allow more open files, such as by ulimit -n 65536."
+  elif number == errno.ENOMEM:
+    remedy = "Free memory, or lower config.data.workers."
+  return (
+      f"{what} could not be {done}, in {len(_WAITS) + 1} tries over"
+      f" {sum(_WAITS):g} seconds: {cause}. That is the system's fault, not the"
+      f" picture's. {remedy}"
+  )
 
 
 def held_out(split: str, splits: Sequence[str]) -> str:

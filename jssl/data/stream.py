@@ -22,6 +22,7 @@ import numpy as np
 
 from jssl.data import chunks
 from jssl.data import order
+from jssl.data.decode import Remark
 
 # Pictures a worker decodes in one go: batched reads are faster, and a batch is
 # shared among many workers.
@@ -42,7 +43,8 @@ class Batch(NamedTuple):
     label: int32 `[B]`, -1 without one.
     replaced: "name: reason" for each picture that could not be decoded, whose
       place another one took.
-    notes: What a user should know beside that.
+    notes: What a user should know of how pictures were read.
+    remarks: What a user should know of pictures, see `chunks.Chunk`.
   """
 
   image: np.ndarray
@@ -50,6 +52,7 @@ class Batch(NamedTuple):
   label: np.ndarray
   replaced: list[str]
   notes: list[str]
+  remarks: list[tuple[str, Remark]]
 
 
 class _Chunks(NamedTuple):
@@ -79,6 +82,7 @@ class _Chunks(NamedTuple):
         chunk.label,
         list(chunk.broken.values()),
         list(chunk.notes),
+        list(chunk.remarks),
     )
 
 
@@ -173,11 +177,12 @@ def count_workers(workers: int) -> int:
 
 
 def _join(parts):
-  image, extent, label, replaced, notes = zip(*parts)
+  image, extent, label, replaced, notes, remarks = zip(*parts)
   return Batch(
       *map(np.concatenate, (image, extent, label)),
       replaced=list(itertools.chain(*replaced)),
       notes=list(itertools.chain(*notes)),
+      remarks=list(itertools.chain(*remarks)),
   )
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import copy
 import difflib
+import errno
 import io
 import json
 import os
@@ -15,12 +17,29 @@ import tensorflow_datasets as tfds
 from jssl.data import digits
 from jssl.data import photos
 from jssl.data.source import held_out
+from jssl.data.source import passes
 from jssl.data.source import Record
+from jssl.data.source import retry
 from jssl.data.source import Source
 from jssl.data.source import split_ranges
 
 # Sets that come with a package: prepared on first use, without a network.
 _EMBEDDED = {"digits": digits.Digits, "photos": photos.Photos}
+# Of the system, at one moment: array_record has them in the text of an error.
+_PASSING = (
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ECONNRESET,
+    errno.EHOSTUNREACH,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENETUNREACH,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOTCONN,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+)
 
 
 def open_tfds(
@@ -200,7 +219,7 @@ def _source(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Source:
             label=int(record["label"]) if record and labelled else -1,
             name=f"{name} {split} #{index}",
         )
-        for index, record in zip(indices, _read(records, indices))
+        for index, record in zip(indices, _read(records, indices, name))
     ]
 
   *size, channels = image.shape
@@ -214,11 +233,32 @@ def _source(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Source:
   )
 
 
-def _read(records, indices):
+def _read(records, indices, name):
   """Reads records, None for those that are broken: they spoil all others."""
-  try:
-    return records.__getitems__(indices)
-  except Exception:  # Of the file or the format, of nearly any type.
-    if len(indices) == 1:
-      return [None]
-    return [_read(records, [index])[0] for index in indices]
+
+  def read():
+    try:
+      return records.__getitems__(indices)
+    except Exception as error:  # Of the file or the format, of nearly any type.
+      number = _passing(error)
+      if number is None:
+        return None
+      # A reader that could not open its file once never can.
+      records.data_source = copy.copy(records.data_source)
+      raise OSError(number, os.strerror(number)) from error
+
+  found = retry(read, name)
+  if found is not None:
+    return found
+  if len(indices) == 1:
+    return [None]
+  return [_read(records, [index], name)[0] for index in indices]
+
+
+def _passing(error):
+  """Returns the number of an error of the system that passes, or None."""
+  if isinstance(error, MemoryError):
+    return errno.ENOMEM
+  if passes(error):
+    return error.errno
+  return next((n for n in _PASSING if os.strerror(n) in str(error)), None)

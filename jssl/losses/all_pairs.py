@@ -31,7 +31,8 @@ def nt_xent(
     log(2 N - 1) is chance for a global batch of N images.
 
   Raises:
-    ValueError: If shapes do not fit or the temperature is not positive.
+    ValueError: If shapes do not fit, the temperature is not positive or the
+      global batch has fewer than 2 images.
 
   Reference:
     Chen et al., A Simple Framework for Contrastive Learning of Visual
@@ -46,6 +47,7 @@ def nt_xent(
     (2.7081, 2.7081)
   """
   x, positive = _two_views(z0, z1, temperature)
+  check_global_batch(len(x), axis_name, name="nt_xent", purpose="a negative")
   logits, own, every = _similarities(x, temperature, axis_name)
   others = own[:, None] != every
   normalizer = jax.nn.logsumexp(logits, axis=1, where=others)
@@ -155,7 +157,9 @@ def supcon(
 
   Args:
     embeddings: Of V views of each image, `[V, B, D]`, normalised here.
-    labels: Class of each image, int `[B]`.
+    labels: Class of each image, int `[B]`. -1 is an image without a label: its
+      own other views are its only positives, as in `nt_xent`, and it is a
+      negative for all other images.
     temperature: Divisor of the cosine similarities, above 0.
     axis_name: Axis that the batch is split over, or None. Positives and
       negatives are those of the global batch.
@@ -166,8 +170,8 @@ def supcon(
     (the only view of the only image of its class) counts as 0.
 
   Raises:
-    ValueError: If shapes do not fit, the temperature is not positive or there
-      are fewer than 2 embeddings to compare.
+    ValueError: If shapes do not fit, the temperature is not positive or the
+      global batch has fewer than 2 images.
 
   Reference:
     Khosla et al., Supervised Contrastive Learning, 2020, equation 2.
@@ -188,15 +192,15 @@ def supcon(
     )
   check_temperature(temperature)
   views, size, _ = embeddings.shape
-  check_global_batch(
-      views * size, axis_name, name="supcon", purpose="a comparison"
-  )
+  check_global_batch(size, axis_name, name="supcon", purpose="a negative")
   x = l2_normalize(jnp.moveaxis(embeddings, 0, 1))  # [B, V, D]
   logits, own, every = _similarities(x, temperature, axis_name)
   others = own[:, None] != every
   every_label = jnp.repeat(parallel.all_gather(labels, axis_name), views)
-  same = jnp.repeat(labels, views)[:, None] == every_label
-  positives = same & others
+  label = jnp.repeat(labels, views)[:, None]
+  same_class = (label == every_label) & (label >= 0)
+  same_image = own[:, None] // views == every // views
+  positives = (same_class | same_image) & others
   normalizer = jax.nn.logsumexp(logits, axis=1, where=others)
   count = jnp.sum(positives, axis=1)
   cost = jnp.where(positives, normalizer[:, None] - logits, 0.0)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl import parallel
+from jssl.losses.checks import check_global_batch
 from jssl.losses.checks import check_temperature
 
 
@@ -29,8 +30,9 @@ def sinkhorn(
     1; over the global batch columns sum to about N / P.
 
   Raises:
-    ValueError: If scores are not a matrix or epsilon or iterations is not
-      positive.
+    ValueError: If scores are not a matrix, epsilon or iterations is not
+      positive or the global batch has fewer than 2 rows: a single one would
+      belong to all prototypes alike, whatever its scores.
 
   Reference:
     Caron et al., Unsupervised Learning of Visual Features by Contrasting
@@ -52,6 +54,9 @@ def sinkhorn(
   check_temperature(epsilon, name="epsilon")
   if iterations < 1:
     raise ValueError(f"iterations is {iterations}; expected 1 or more.")
+  check_global_batch(
+      len(scores), axis_name, name="sinkhorn", purpose="an equal partition"
+  )
   scores = jax.lax.stop_gradient(scores).astype(jnp.float32)
   log_q = scores / epsilon
   # In logarithms: one distant image or prototype would underflow to 0 / 0.
@@ -88,7 +93,8 @@ def swav(
     log(P) is chance. No gradient flows through the assignments.
 
   Raises:
-    ValueError: If shapes do not fit or a setting is not positive.
+    ValueError: If shapes do not fit, a setting is not positive or the global
+      batch has fewer than 2 images.
 
   Reference:
     Caron et al., Unsupervised Learning of Visual Features by Contrasting

@@ -10,6 +10,7 @@ import optax
 
 from jssl import parallel
 from jssl.embeddings import l2_normalize
+from jssl.losses.checks import check_global_batch
 from jssl.losses.checks import check_pair
 from jssl.losses.checks import check_temperature
 
@@ -110,10 +111,14 @@ def batch_info_nce_logits(
     positive, int32 `[B]`.
 
   Raises:
-    ValueError: If shapes do not fit or the temperature is not positive.
+    ValueError: If shapes do not fit, the temperature is not positive or the
+      global batch has fewer than 2 images.
   """
   check_pair(query=query, key=key)
   check_temperature(temperature)
+  check_global_batch(
+      len(query), axis_name, name="batch_info_nce", purpose="a negative"
+  )
   query = l2_normalize(query)
   keys = parallel.all_gather(l2_normalize(key), axis_name)
   logits = jnp.matmul(query, keys.T, precision=jax.lax.Precision.HIGHEST)
@@ -147,7 +152,8 @@ def batch_info_nce(
     a global batch of N images.
 
   Raises:
-    ValueError: If shapes do not fit or the temperature is not positive.
+    ValueError: If shapes do not fit, the temperature is not positive or the
+      global batch has fewer than 2 images.
 
   Reference:
     Chen et al., An Empirical Study of Training Self-Supervised Vision

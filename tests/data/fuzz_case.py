@@ -15,6 +15,7 @@ import resource
 import sys
 import time
 import warnings
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -28,7 +29,22 @@ _MODES = {
     "GIF": ("L", "P"),
     "WEBP": ("RGB", "RGBA"),
     "BMP": ("1", "L", "P", "RGB"),
+    "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"),
+    "JPEG2000": ("L", "LA", "RGB", "RGBA"),
+    "PPM": ("1", "L", "RGB"),
+    "TGA": ("L", "LA", "P", "RGB", "RGBA"),
+    "MPO": ("L", "RGB"),
 }
+# What else a file may be; where a format does not know it, it ignores it.
+_OPTIONS = (
+    {},
+    {"exif": True},  # A quarter turn.
+    {"transparency": True},
+    {"compression": "tiff_lzw", "exif": True},
+    {"pages": True},
+)
+_PAGED = ("GIF", "WEBP", "PNG", "TIFF", "MPO")
+_PNG_MARK = b"\x89PNG\r\n\x1a\n"
 
 
 def originals() -> list[bytes]:
@@ -44,11 +60,40 @@ def originals() -> list[bytes]:
           picture = Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
         elif mode != "RGB":
           picture = picture.convert(mode)
-        for options in ({}, {"exif": _exif()}):
-          file = io.BytesIO()
-          picture.save(file, name, **options)
-          made.append(file.getvalue())
-  return made
+        for options in _OPTIONS:
+          made.append(_save(picture, name, **options))
+  return list(dict.fromkeys(made))
+
+
+def _save(
+    picture, name, exif=False, transparency=False, pages=False, **options
+):
+  if exif:
+    options["exif"] = _exif()
+  if transparency and name in ("PNG", "GIF") and "A" not in picture.mode:
+    options["transparency"] = (9, 9, 9) if picture.mode == "RGB" else 1
+  if pages and name in _PAGED:
+    options |= {"save_all": True, "append_images": [picture.rotate(180)]}
+  if name != "TIFF" or picture.size == (1, 1):
+    options.pop("compression", None)
+  file = io.BytesIO()
+  picture.save(file, name, **options)
+  return file.getvalue()
+
+
+def mend(content: bytes) -> bytes:
+  """Corrects the checksums of a PNG, so that what it holds is decoded."""
+  if not content.startswith(_PNG_MARK):
+    return content
+  mended, at = bytearray(content), len(_PNG_MARK)
+  while at + 12 <= len(mended):
+    stop = at + 8 + int.from_bytes(mended[at : at + 4])
+    if stop + 4 > len(mended):
+      break
+    checksum = zlib.crc32(mended[at + 4 : stop])
+    mended[stop : stop + 4] = checksum.to_bytes(4)
+    at = stop + 4
+  return bytes(mended)
 
 
 def _exif():
@@ -93,6 +138,8 @@ def main(count: int, seed: int) -> None:
   slowest = 0.0
   for _ in range(count):
     content = spoil(chance.choice(whole), chance)
+    if chance.random() < 0.5:
+      content = mend(content)
     start = time.perf_counter()
     for canvas, channels in ((24, 3), (None, chance.choice((1, 3, 4)))):
       try:

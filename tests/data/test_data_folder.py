@@ -1,6 +1,9 @@
 """Folders of pictures: layouts, formats, broken files, the canvas."""
 
+import errno
 import io
+import itertools
+import os
 import shutil
 
 import numpy as np
@@ -9,7 +12,9 @@ import pytest
 
 from jssl.data import decode
 from jssl.data import load
+from jssl.data import load_source
 from jssl.data import open_source
+from jssl.data import source as sources
 
 
 def _pixels(height, width, seed=0):
@@ -289,10 +294,158 @@ def test_transparency_is_laid_over_white():
   np.testing.assert_array_equal(decode(encoded, channels=4)[0], rgba)
 
 
-def test_sixteen_bits_are_scaled_and_floats_refused():
+def test_sixteen_bits_are_scaled():
   deep = np.array([[0, 257, 32768, 65535]], np.uint16)
   for suffix in ("PNG", "TIFF"):
     pixels, _ = decode(_encode(Image.fromarray(deep), suffix), channels=1)
     assert pixels[0, :, 0].tolist() == [0, 1, 128, 255]
-  with pytest.raises(ValueError, match="floating-point"):
-    decode(_encode(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF"))
+
+
+def test_a_folder_of_turned_tiffs_has_one_size(tmp_path):
+  """Forty good files of a scanner that was held upright."""
+  exif = Image.Exif()
+  for i in range(40):
+    exif[0x0112] = 5 + i % 4
+    _save(tmp_path / f"{i}.tif", _pixels(30, 40, i), exif=exif)
+  images = load(f"folder:{tmp_path}", "all")
+  assert images.image.shape == (40, 40, 30, 3) and images.skipped == ()
+  images = load(f"folder:{tmp_path}", "all", canvas=16)
+  assert set(map(tuple, images.extent)) == {(40, 30)}
+
+
+def test_files_that_are_not_read_are_counted_by_their_ending(animals):
+  for i in range(60):
+    (animals / "cat" / f"{i}.HEIC").write_bytes(b"")
+  (animals / "dog" / "notes").write_text("")
+  (animals / "labels.csv").write_text("")
+  (animals / ".DS_Store").write_bytes(b"")
+  for split in ("train", "test"):
+    (note,) = load(f"folder:{animals}", split).notes
+    assert "60 ending in .heic, 1 without ending, 1 ending in .csv" in note
+    assert "convert" in note and "DS_Store" not in note
+  folder = animals / "many"
+  for i in range(20):
+    _save(folder / "a.png", _pixels(4, 4))
+    (folder / f"1.x{i}").write_text("")
+  (note,) = load(f"folder:{folder}", "all").notes
+  assert "1 ending in .x0," in note and "12 with other endings" in note
+
+
+def test_a_folder_of_other_files_alone_says_which(tmp_path):
+  for i in range(3):
+    (tmp_path / f"{i}.heic").write_bytes(b"")
+  with pytest.raises(ValueError, match="no pictures.*3 ending in .heic"):
+    load(f"folder:{tmp_path}", "train")
+
+
+def test_pictures_outside_of_the_splits_are_counted(tmp_path):
+  for name in ("train/a/1", "train/2", "test/a/3", "4", "extra/5", "extra/b/6"):
+    _save(tmp_path / f"{name}.png", _pixels(4, 4))
+  images = load(f"folder:{tmp_path}", "train")
+  assert len(images.image) == 1
+  assert images.skipped == (
+      "train/2.png: it lies beside the class folders, so it has no label",
+  )
+  (note,) = images.notes
+  assert note.startswith("3 pictures of ") and "train, test" in note
+
+
+def test_pages_depth_and_channels_are_counted(animals):
+  frames = [Image.fromarray(_pixels(6, 5, i)) for i in range(3)]
+  for i in range(5):
+    frames[0].save(
+        animals / "cat" / f"pages{i}.tif", save_all=True, append_images=frames
+    )
+  for i, top in enumerate((1000, 4095, 60_000)):
+    deep = np.full((6, 5), top, np.uint16)
+    _save(animals / "dog" / f"deep{i}.png", deep)
+  frames[0].convert("CMYK").save(animals / "dog" / "print.jpg")
+  images = load(f"folder:{animals}", "all")
+  assert len(images.image) == 24 + 9 and images.skipped == ()
+  notes = sorted(images.notes)
+  assert len(notes) == 3
+  assert notes[0].startswith("1 of 33 pictures of ") and "CMYK" in notes[0]
+  assert notes[1].startswith("2 of 33 pictures of ")
+  assert "no value above 4,095" in notes[1] and "dog/deep0.png" in notes[1]
+  assert notes[2].startswith("5 of 33 pictures of ")
+  assert "several pages" in notes[2] and "cat/pages0.tif" in notes[2]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+  """No time passes between the three tries."""
+  monkeypatch.setattr(sources, "_WAITS", (0.0, 0.0))
+
+
+def _failing(function, number, failures, match):
+  """Fails so many times for what matches."""
+  tries = itertools.count()
+
+  def call(path, *arguments, **options):
+    if match in str(path) and next(tries) < failures:
+      raise OSError(number, os.strerror(number), str(path))
+    return function(path, *arguments, **options)
+
+  return call
+
+
+_PASSING = ("EMFILE", "ENFILE", "EIO", "ESTALE", "ENOMEM", "ETIMEDOUT")
+
+
+@pytest.mark.parametrize("name", _PASSING)
+def test_an_error_of_the_system_is_no_broken_picture(
+    animals, monkeypatch, impatient, name
+):
+  number = getattr(errno, name)
+  source = open_source(f"folder:{animals}", "all")
+  whole = load_source(source)
+  monkeypatch.setattr(os, "open", _failing(os.open, number, 2, "cat/03.png"))
+  images = load_source(source)
+  assert images.skipped == ()
+  np.testing.assert_array_equal(images.image, whole.image)
+  monkeypatch.undo()
+  monkeypatch.setattr(sources, "_WAITS", (0.0, 0.0))
+  monkeypatch.setattr(os, "open", _failing(os.open, number, 9, "cat/03.png"))
+  with pytest.raises(OSError, match="cat/03.png could not be read.*") as error:
+    load_source(source)
+  assert os.strerror(number) in str(error.value)
+  assert ("ulimit" in str(error.value)) == (name in ("EMFILE", "ENFILE"))
+
+
+@pytest.mark.parametrize("name", ["ENOENT", "EACCES", "ELOOP"])
+def test_an_error_of_the_file_is_a_broken_picture(animals, monkeypatch, name):
+  number = getattr(errno, name)
+  monkeypatch.setattr(os, "open", _failing(os.open, number, 9, "cat/03.png"))
+  (line,) = load(f"folder:{animals}", "all").skipped
+  assert line.startswith("cat/03.png: ")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_left_out(
+    animals, monkeypatch, impatient
+):
+  whole = _names(animals, "all")
+  failing = lambda number, times: monkeypatch.setattr(
+      os, "scandir", _failing(scandir, number, times, "cat")
+  )
+  scandir = os.scandir
+  failing(errno.EMFILE, 2)
+  assert _names(animals, "all") == whole
+  failing(errno.EMFILE, 9)
+  with pytest.raises(OSError, match="could not be listed.*Too many open"):
+    open_source(f"folder:{animals}", "all")
+  failing(errno.EACCES, 9)
+  images = load(f"folder:{animals}", "all")
+  assert images.classes == ("dog",)
+  (line,) = images.skipped
+  assert line.startswith("cat: the folder cannot be listed (Permission")
+
+
+def test_a_source_knows_files_by_names_sizes_and_times(tmp_path):
+  for i in range(3):
+    _save(tmp_path / f"{i}.bmp", _pixels(6, 5))
+  known = lambda: open_source(f"folder:{tmp_path}", "all").fingerprint()
+  before = known()
+  assert known() == before
+  about = os.stat(tmp_path / "1.bmp")
+  os.utime(tmp_path / "1.bmp", ns=(0, about.st_mtime_ns + 1))
+  assert known() != before

@@ -41,6 +41,23 @@ def _bytes(mode="RGB", size=(30, 20), name="PNG", **options):
   return file.getvalue()
 
 
+def _blank():
+  return Image.new("RGB", (30, 20))
+
+
+def _turned():
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  return exif
+
+
+def _spoilt():
+  """A PNG in which one byte of pixels has changed."""
+  content = bytearray(_bytes(compress_level=0))
+  content[content.index(b"IDAT") + 100] ^= 1
+  return bytes(content)
+
+
 def _bomb(side):
   """A PNG of a few bytes that says it is huge."""
   header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
@@ -68,6 +85,14 @@ WHOLE = {
     "a_jpeg.bmp": _bytes(name="JPEG"),
     "UPPER.PNG": _bytes(),
     "two\nlines.png": _bytes(),
+    "turned.tif": _bytes(name="TIFF", exif=_turned()),
+    "pages.tif": _bytes(name="TIFF", save_all=True, append_images=[_blank()]),
+    "moving.gif": _bytes(
+        name="GIF", save_all=True, append_images=[Image.new("RGB", (30, 20), 1)]
+    ),
+    "print.tif": _bytes("CMYK", name="TIFF"),
+    "gray_alpha.png": _bytes("LA"),
+    "hidden.png": _bytes("L", transparency=0),
 }
 BROKEN = {
     "empty.png": b"",
@@ -77,6 +102,10 @@ BROKEN = {
     "bomb.png": _bomb(2**31 - 1),
     "bomb2.png": _bomb(15_000),
     "half.jpg": _bytes(size=(400, 300), name="JPEG")[:500],
+    "checksum.png": _spoilt(),
+    "float.tif": _bytes("F", name="TIFF"),
+    "signed.tif": _bytes("I", name="TIFF"),
+    "long.png": _bytes("1", size=(3_000_000, 1)),
 }
 
 
@@ -154,7 +183,7 @@ def test_links_in_a_ring_are_followed_once(tmp_path):
   (tmp_path / "a" / "to_b").symlink_to("../b")
   (tmp_path / "b" / "to_a").symlink_to("../a")
   (tmp_path / "a" / "up").symlink_to(tmp_path.parent)
-  names = listing.list_files(tmp_path, {".png"})
+  names = listing.list_files(tmp_path, {".png"}).names
   assert sorted(names) == ["a/a.png", "a/to_b/b.png", "b/b.png", "b/to_a/a.png"]
 
 
@@ -166,11 +195,11 @@ def test_a_remembered_list_cannot_lead_out(tmp_path, monkeypatch):
   photos.mkdir()
   (photos / "a.png").write_bytes(_bytes())
   os.utime(photos, (0, 0))
-  assert listing.list_files(photos, {".png"}) == ["a.png"]
+  assert listing.list_files(photos, {".png"}).names == ["a.png"]
   (memory,) = (tmp_path / "cache" / "jssl" / "listings").iterdir()
   for name in (b"../../secret.png", b"/etc/secret.png"):
     with np.load(memory) as found:
       content = dict(found)
     content["names"] = np.frombuffer(name, np.uint8)
     np.savez(memory, **content)
-    assert listing.list_files(photos, {".png"}) == ["a.png"]
+    assert listing.list_files(photos, {".png"}).names == ["a.png"]

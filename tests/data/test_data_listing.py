@@ -39,7 +39,7 @@ def _settle(folder):
 
 
 def _list(folder):
-  return sorted(listing.list_files(folder, (".jpg", ".png")))
+  return sorted(listing.list_files(folder, (".jpg", ".png")).names)
 
 
 EXPECTED = sorted(

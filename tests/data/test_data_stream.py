@@ -132,6 +132,31 @@ def test_a_source_of_broken_pictures_is_refused(tmp_path):
     _stream(read, size=9, stop=1)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_the_system_refuses_ends_the_stream(photos, workers):
+  _, read = _reader(photos)
+
+  def refused(indices):
+    if 7 in indices:
+      raise OSError("The file 7.png could not be read: Too many open files.")
+    return read(indices)
+
+  with pytest.raises(OSError, match="7.png could not be read"):
+    _stream(refused, stop=5, workers=workers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_remarks_come_with_the_batch(tmp_path, workers):
+  for i in range(8):
+    deep = np.full((9, 9), 1000 + i, np.uint16)
+    Image.fromarray(deep).save(tmp_path / f"{i}.png")
+  _, read = _reader(tmp_path)
+  (batch,) = _stream(read, size=8, stop=1, workers=workers)
+  tallies = chunks.tally(batch.remarks)
+  assert list(tallies) == ["dark"]
+  assert tallies["dark"][:2] == (8, 1007)
+
+
 _KILLED = """
 import os, pathlib, signal, sys
 from jssl import data
@@ -260,6 +285,70 @@ def test_the_cache_holds_each_canvas_and_content_apart(photos, tmp_path):
   third, seen = _cached(changed, tmp_path)
   third([0])
   assert seen == [0]
+
+
+def _edit(path, keep_time):
+  """Inverts a picture; its name and size stay."""
+  before = os.stat(path)
+  with Image.open(path) as picture:
+    pixels = 255 - np.asarray(picture)
+  Image.fromarray(pixels).save(path)
+  assert os.stat(path).st_size == before.st_size
+  if keep_time:
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("count,keep_time", [(20, True), (200, False)])
+def test_an_edited_picture_is_decoded_again(tmp_path, count, keep_time):
+  folder = tmp_path / "photos"
+  folder.mkdir()
+  for i in range(count):
+    Image.new("RGB", (10, 10), (i, i, i)).save(folder / f"{i:03}.bmp")
+  read, _ = _cached(folder, tmp_path / "cache")
+  assert read([7]).image[0, 0, 0, 0] == 7
+  _edit(folder / "007.bmp", keep_time)
+  read, seen = _cached(folder, tmp_path / "cache")
+  assert read([7]).image[0, 0, 0, 0] == 255 - 7 and seen == [7]
+  read, seen = _cached(folder, tmp_path / "cache")
+  assert read([7]).image[0, 0, 0, 0] == 255 - 7 and seen == []
+
+
+def test_two_sets_of_one_name_are_kept_apart(tmp_path):
+  """As of TensorFlow Datasets in two data_dirs."""
+  for i, name in enumerate(("one", "two")):
+    (tmp_path / name).mkdir()
+    for j in range(4):
+      picture = Image.new("RGB", (8, 8), (100 * i + j,) * 3)
+      picture.save(tmp_path / name / f"{j}.bmp")
+
+  def cached(name):
+    source = _source(tmp_path / name)
+    source = source._replace(name="cifar10 (train)", fingerprint=None)
+    geometry = data.measure(source, 8)
+    read = chunks.reader(source, geometry)
+    return cache.cached(read, source, geometry, tmp_path / "cache")
+
+  for _ in range(2):
+    for i, name in enumerate(("one", "two")):
+      assert cached(name)([3]).image[0, 0, 0, 0] == 100 * i + 3
+
+
+def test_what_the_system_refuses_is_not_the_fault_of_the_cache(
+    photos, tmp_path
+):
+  source, _ = _reader(photos)
+  geometry = data.measure(source, 8)
+  tries = []
+
+  def refused(indices):
+    tries.append(indices)
+    raise OSError("The file 7.png could not be read: Too many open files.")
+
+  read = cache.cached(refused, source, geometry, tmp_path)
+  with pytest.raises(OSError, match="7.png could not be read"):
+    read([1])
+  assert len(tries) == 1
+  _same(_cached(photos, tmp_path)[0]([1]), _reader(photos)[1]([1]))
 
 
 @pytest.mark.parametrize("damage", ["half a picture", "no pixels", "shorter"])

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import hashlib
+import io
 import os
 import shlex
 import subprocess
@@ -328,3 +329,79 @@ def test_a_broken_record_does_not_spoil_the_others(data_dir, monkeypatch):
   assert [first, last] == [whole[0], whole[2]]
   assert (lost.encoded, lost.label) == (b"", -1)
   assert lost.name == "jssl_tiny train #5"
+
+
+_NO_FILES = """
+import os, resource, sys
+from jssl import data
+from jssl.data import source as sources
+
+path, tries = sys.argv[1], int(sys.argv[2])
+first, source = (
+    data.open_source("digits", "train", data_dir=path) for _ in range(2)
+)
+known = [record.encoded for record in first.read([1, 2])]
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+held = []
+try:
+  while True:
+    held.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+  pass
+
+def wait(seconds):
+  global tries
+  tries -= 1
+  if not tries:
+    for file in held:
+      os.close(file)
+
+sources.time.sleep = wait
+try:
+  assert [x.encoded for x in source.read([1, 2])] == known
+  print("read")
+except OSError as error:
+  for file in held[:9]:
+    os.close(file)
+  print(error)
+"""
+
+
+@pytest.mark.parametrize("tries", [2, 9])
+def test_a_lack_of_open_files_is_no_broken_record(data_dir, tries):
+  done = subprocess.run(
+      [sys.executable, "-c", _NO_FILES, data_dir, str(tries)],
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  if tries == 2:
+    assert done.stdout == "read\n"
+  else:
+    assert "digits could not be read, in 5 tries" in done.stdout
+    assert "Too many open files" in done.stdout and "ulimit" in done.stdout
+
+
+def test_gray_sets_show_no_hidden_colors(tmp_path):
+  builder = JsslAlpha(data_dir=str(tmp_path), file_format="array_record")
+  builder.download_and_prepare()
+  images = load("jssl_alpha", "train", data_dir=tmp_path)
+  assert images.image.shape == (3, 5, 4, 1)
+  assert (images.image == 255).all()
+
+
+class JsslAlpha(JsslTiny):
+  """Gray pictures, wholly transparent, of colors that differ."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  SHAPE = (5, 4, 1)
+  SPLITS = {"train": (0, 3)}
+
+  def _generate_examples(self, split, start, stop):
+    for key, example in super()._generate_examples(split, start, stop):
+      hidden = Image.new("LA", (4, 5), (50 * key, 0))
+      file = io.BytesIO()
+      hidden.save(file, "PNG")
+      file.seek(0)
+      yield key, {**example, "image": file}

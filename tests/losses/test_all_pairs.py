@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_refused(name):
     loss(z0, z1, temperature=0)
 
 
-@pytest.mark.parametrize("name", ["dcl", "dclw"])
+@each_of_two_views
 def test_a_single_image_has_no_negative_and_is_refused(name):
   z0, z1 = _views(batch=1)
   with pytest.raises(ValueError, match=r"batch of 1 image.*at least 2"):
@@ -165,6 +165,25 @@ def test_supcon_of_labels_that_all_differ_is_nt_xent():
   )
 
 
+def test_supcon_of_images_without_labels_takes_their_own_views():
+  labels = np.array([0, -1, 0, 2, -1, 7, -1, 2])
+  z = _views()
+  value, gradient = value_and_supcon_gradient(z, labels, temperature=0.2)
+  # As if each were the only image of its class.
+  alone = np.array([0, 100, 0, 2, 101, 7, 102, 2])
+  slow = lambda z: _slow_supcon(z, alone, 0.2)
+  np.testing.assert_allclose(value, slow(z), rtol=TOLERANCE)
+  assert abs(value - _slow_supcon(z, labels, 0.2)) > 0.01
+  step = 1e-5 * np.random.default_rng(1).normal(size=z.shape)
+  change = slow(z + step) - slow(z - step)
+  np.testing.assert_allclose(2 * np.sum(step * gradient), change, rtol=1e-4)
+  np.testing.assert_allclose(
+      losses.supcon(z, np.full(8, -1), temperature=0.1),
+      losses.nt_xent(*z, temperature=0.1),
+      rtol=TOLERANCE,
+  )
+
+
 def test_supcon_of_constant_embeddings_is_chance():
   labels = np.array([0, 1, 0, 2, 1, 7, 0, 2])
   value = losses.supcon(jnp.ones((2, 8, 6)), labels, temperature=0.1)
@@ -193,4 +212,4 @@ def test_supcon_refuses_what_does_not_fit():
   with pytest.raises(ValueError, match="temperature is -1; expected"):
     losses.supcon(z, labels, temperature=-1)
   with pytest.raises(ValueError, match=r"batch of 1 image.*at least 2"):
-    losses.supcon(z[:1, :1], labels[:1], temperature=0.1)
+    losses.supcon(z[:, :1], labels[:1], temperature=0.1)

@@ -98,6 +98,11 @@ def test_sinkhorn_of_shards_is_that_of_the_global_batch(devices):
   )
 
 
+def test_sinkhorn_refuses_a_single_image():
+  with pytest.raises(ValueError, match=r"batch of 1 image.*at least 2"):
+    losses.sinkhorn(np.ones((1, 5)), epsilon=0.5, iterations=3)
+
+
 def test_sinkhorn_refuses_what_does_not_fit():
   with pytest.raises(ValueError, match=r"\(2, 8, 5\); expected \[B, P\]"):
     losses.sinkhorn(_scores(), epsilon=0.05, iterations=3)

@@ -49,6 +49,12 @@ CASES = {
         axis=1,
         rest=(LABELS,),
     ),
+    "supcon, some without labels": Case(
+        functools.partial(losses.supcon, temperature=0.2),
+        ((2, BATCH, 6),),
+        axis=1,
+        rest=(np.array([0, -1, 0, 2, -1, 7, -1, 2]),),
+    ),
     "negative_cosine": Case(_without_axis(losses.negative_cosine), PAIR),
     "barlow_twins": Case(losses.barlow_twins, PAIR),
     "vicreg": Case(losses.vicreg, PAIR),
@@ -118,6 +124,23 @@ def test_shards_equal_the_global_batch(name, devices):
   for shards, gradient in zip(gradients, global_gradients):
     joined = np.concatenate(list(shards), case.axis) / devices
     np.testing.assert_allclose(joined, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(CASES) - {"negative_cosine", "dino"})
+)
+def test_a_single_image_is_refused_across_the_batch(name):
+  """Its value would be the same whatever the embedding, without gradient."""
+  case = CASES[name]
+  one = [np.take(x, [0], case.axis) for x in _inputs(case)]
+  rest = [x[:1] for x in case.rest]
+  with pytest.raises(ValueError, match=r"global batch of 1 image.*at least 2"):
+    case.loss(*one, *rest, axis_name=None)
+  alone = jax.vmap(
+      lambda *x: case.loss(*x, *rest, axis_name="shards"), axis_name="shards"
+  )
+  with pytest.raises(ValueError, match=r"global batch of 1 image.*at least 2"):
+    alone(*[x[None] for x in one])
 
 
 def test_every_loss_across_the_batch_is_here():
