@@ -6,7 +6,6 @@ docs/fidelity.md says what each was compared with, and what differs on purpose.
 import functools
 
 import numpy as np
-import optax
 
 from jssl import optim
 from jssl.methods import METHODS
@@ -80,7 +79,7 @@ def test_moco_v3_vit():
       trajectories.reference("moco_v3_vit"),
       ViT(48, depth=2, heads=3, patch_size=8, positions="sincos"),
       1e-3,
-      functools.partial(optax.adamw, weight_decay=0.1),
+      functools.partial(optim.adamw, weight_decay=0.1, exclude_vectors=False),
       without_gradient=("net/norm/bias",),  # The head's BatchNorm undoes it.
   )
 
@@ -99,3 +98,20 @@ def test_simsiam():
   views = siamese.Views(trajectories.make_views(3))
   trajectory = trajectories.run(method, optimizer, views, seed=3)
   trajectories.check(trajectory, golden, PARAMS)
+
+
+def test_byol():
+  golden = trajectories.reference("byol")
+  imagenet = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+  net = ResNet((1, 1, 1, 1), width=16, **imagenet)
+  cosine = functools.partial(optim.cosine, epochs=3, steps_per_epoch=2)
+  momentum = cosine(0.9, end=1.0)
+  learning_rate = cosine(0.2, warmup_epochs=1)
+  _check_schedule(golden["momentum"], momentum)
+  _check_schedule(golden["learning_rate"], learning_rate)
+  method = METHODS["byol"](net, dim=16, hidden_dim=64, momentum=momentum)
+  optimizer = optim.lars(learning_rate, weight_decay=1e-4, momentum=0.9)
+  trajectory = trajectories.run(
+      method, optimizer, trajectories.make_views(6), seed=6
+  )
+  trajectories.check(trajectory, golden, PARAMS | TARGET)
