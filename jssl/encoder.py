@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jssl import augment
 from jssl import build
 from jssl import config as configs
+from jssl.augment import checks
 from jssl.checkpoint import Checkpoints
 from jssl.method import Method
 from jssl.step import init_state
@@ -36,12 +37,14 @@ def make_encode(
     channels: Number that images must have; None lets the net complain.
 
   Returns:
-    Jitted `encode(params, images, extent=None, *, stages=False)`: `params` is
-    the pair (params, carried) of a train state, `images` is `[B, H, W, C]`,
-    uint8 or float in [0, 1], of any size, `extent` the true heights and widths
-    `[B, 2]` of pictures that were stretched to a square. Returns the pooled
-    features `[B, D]`, or with `stages=True` a dict of them and of every stage.
-    It raises ValueError for images of another rank or number of channels.
+    `encode(params, images, extent=None, *, stages=False)`, compiled once for
+    each shape: `params` is the pair (params, carried) of a train state,
+    `images` is `[B, H, W, C]`, uint8 or float in [0, 1], of any size, `extent`
+    the true heights and widths `[B, 2]` of pictures that were stretched to a
+    square. Returns the pooled features `[B, D]`, or with `stages=True` a dict
+    of them and of every stage. It raises ValueError for what is no array, for
+    images of another rank or number of channels and, unless it is traced, for
+    floats outside of [0, 1] or NaN.
   """
   prepare = functools.partial(
       augment.evaluation, size=image_size, crop_fraction=crop_fraction
@@ -49,6 +52,14 @@ def make_encode(
 
   @functools.partial(jax.jit, static_argnames="stages")
   def encode(params, images, extent=None, *, stages=False):
+    images = augment.to_float(images)
+    images = jax.vmap(lambda x, e: prepare(x, extent=e))(images, extent)
+    features = method.encode(*params, images)
+    return features if stages else features["pooled"]
+
+  @functools.wraps(encode)
+  def checked(params, images, extent=None, *, stages=False):
+    checks.check_array(images)
     if images.ndim != 4:
       raise ValueError(
           f"images have shape {images.shape}; expected [B, H, W, C]. Add a"
@@ -59,12 +70,10 @@ def make_encode(
           f"images have {images.shape[-1]} channels; the encoder was trained on"
           f" {channels}. Convert them."
       )
-    images = augment.to_float(jnp.asarray(images))
-    images = jax.vmap(lambda x, e: prepare(x, extent=e))(images, extent)
-    features = method.encode(*params, images)
-    return features if stages else features["pooled"]
+    checks.check_values(images)
+    return encode(params, images, extent, stages=stages)
 
-  return encode
+  return checked
 
 
 @jax.jit
@@ -278,9 +287,10 @@ def load_encoder(path: str) -> tuple[Callable[..., Any], PyTree]:
     `(encode, params)`: `encode(params, images)` gives the pooled features
     `[B, D]` of images `[B, H, W, C]`, uint8 or float in [0, 1], of any size;
     `stages=True` gives a dict of them and of every stage. Features do not
-    depend on the other images of a batch. It is jitted, so it compiles once
-    for every new shape of `images`: fill up a last batch that is smaller.
-    Gradients flow through it to `params` and to float images.
+    depend on the other images of a batch. It compiles once for every new shape
+    of `images`: fill up a last batch that is smaller. Gradients flow through
+    it to `params` and to float images. What is no array and, outside of
+    `jax.jit`, floats that are not in [0, 1] raise a ValueError.
 
   Raises:
     FileNotFoundError: If the folder holds no run, or no checkpoint yet.

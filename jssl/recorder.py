@@ -175,7 +175,9 @@ class Recorder:
     self.say("  ".join(parts))
     if wrong:
       self.say(f"WARNING: of the features, {', '.join(wrong)} is not finite")
-    warning = quality.collapse_warning({**loss, **signs})
+    warning = quality.collapse_warning(
+        {**loss, **signs}, images=len(self._run.test.image)
+    )
     if warning:
       self.say(f"WARNING: {warning}")
     self.start_clock()

@@ -109,6 +109,7 @@ def assemble(
   Raises:
     ValueError: If something in the config is wrong.
   """
+  config = _with_statistics(config, feed.shape[-1])
   steps_per_epoch = data.steps_per_epoch(feed.size, config.batch_size)
   total_steps = round(config.epochs * steps_per_epoch)
   method = build.method(
@@ -121,7 +122,6 @@ def assemble(
   )
   schedule = build.schedule(config, steps_per_epoch=steps_per_epoch)
   optimizer = build.optimizer(config, steps_per_epoch=steps_per_epoch)
-  config = ConfigDict(config.to_dict())
   config.resolved = dict(
       channels=feed.shape[-1],
       classes=list(feed.classes),
@@ -310,6 +310,17 @@ def _verdict(run, train, test):
       temperature=run.config.eval.temperature,
   )
   return {**accuracies, "rank": protocol.spread(test)["rank"]}
+
+
+def _with_statistics(config, channels):
+  """Copies a config; gray images get the average of the colors' statistics."""
+  config = ConfigDict(config.to_dict())
+  for name in ("mean", "std"):
+    colors = np.atleast_1d(config.net.get(name, 0.5))
+    if channels == 1 and len(colors) == 3:
+      with config.ignore_type():
+        config.net[name] = round(float(np.mean(colors)), 4)
+  return config
 
 
 def _steps_per_dispatch(config, total_steps):

@@ -1,9 +1,14 @@
 """What the image operations require of their arguments."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+# What rounding may add to floats in [0, 1].
+_ROUNDING = 1e-3
 
 
 def check_image(image: jax.Array) -> None:
@@ -18,6 +23,44 @@ def check_image(image: jax.Array) -> None:
         f"expected a float image in [0, 1], got {image.dtype}; convert it with"
         " jssl.augment.to_float."
     )
+
+
+def check_array(images: Any) -> None:
+  """Raises ValueError, with the remedy, unless `images` is an array."""
+  if isinstance(images, (jax.Array, np.ndarray)):
+    return
+  if isinstance(images, (list, tuple)):
+    remedy = "stack pictures of one size with np.stack"
+  else:
+    remedy = "pass np.asarray(image)[None] for one picture"
+  kind = type(images)
+  raise ValueError(
+      f"images are a {kind.__module__}.{kind.__qualname__}; expected an array"
+      f" [B, H, W, C], uint8 or float in [0, 1]: {remedy}."
+  )
+
+
+def check_values(images: jax.Array | np.ndarray) -> None:
+  """Raises ValueError if float images have values outside of [0, 1], or NaN.
+
+  Only arrays of values can be checked: tracers pass.
+  """
+  if (
+      isinstance(images, jax.core.Tracer)
+      or not jnp.issubdtype(images.dtype, jnp.floating)
+      or not images.size
+      or not getattr(images, "is_fully_addressable", True)
+  ):
+    return
+  low, high = float(images.min()), float(images.max())
+  if low >= -_ROUNDING and high <= 1 + _ROUNDING:  # Not so with NaN.
+    return
+  held = "NaN" if math.isnan(low) else f"values from {low:.4g} to {high:.4g}"
+  raise ValueError(
+      f"images hold {held}; expected floats in [0, 1]. Pass pictures of 0 to"
+      " 255 as uint8 or divide them by 255, clip what a resize has overshot,"
+      " and do not subtract a mean: nets do that themselves."
+  )
 
 
 def check_color(image: jax.Array) -> None:

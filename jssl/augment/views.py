@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
+from jssl.augment import checks
+
 
 def make_views(
     key: jax.Array,
@@ -31,7 +33,8 @@ def make_views(
     A tuple of float32 [B, h, w, C], one for each recipe.
 
   Raises:
-    ValueError: If an array of `batch` has another shape or dtype.
+    ValueError: If an array of `batch` has another shape or dtype, or floats
+      outside of [0, 1] (where values are known: not under `jax.jit`).
 
   Example:
     >>> import functools
@@ -53,6 +56,7 @@ def make_views(
         f"make_views expects images [B, H, W, C], got {images.shape}; add the"
         " axis that is missing."
     )
+  checks.check_values(images)
   size = len(images)
   if extent is not None and extent.shape != (size, 2):
     raise ValueError(
@@ -104,13 +108,14 @@ def to_float(images: jax.Array) -> jax.Array:
   """Returns images of any shape as float32 in [0, 1].
 
   Args:
-    images: uint8, divided by 255, or a float type, taken to be in [0, 1].
+    images: uint8, divided by 255, or a float type, in [0, 1] already.
 
   Returns:
     float32, of the same shape.
 
   Raises:
-    ValueError: If the dtype is another.
+    ValueError: If the dtype is another, or floats are outside of [0, 1] (where
+      values are known: not under `jax.jit`).
 
   Example:
     >>> import jax.numpy as jnp
@@ -122,6 +127,7 @@ def to_float(images: jax.Array) -> jax.Array:
   if images.dtype == jnp.uint8:
     return images.astype(jnp.float32) / 255.0
   if jnp.issubdtype(images.dtype, jnp.floating):
+    checks.check_values(images)
     return images.astype(jnp.float32)
   raise ValueError(
       f"expected images in uint8 or a float type, got {images.dtype}; scale"

@@ -44,3 +44,12 @@ def extract(
         )
     )
   return jax.tree.map(lambda *x: np.concatenate(x), *rows)
+
+
+def evenly(length: int, count: int) -> np.ndarray:
+  """Returns at most `count` indices below `length`, evenly spread.
+
+  Folders are sorted by class, so all classes are among them.
+  """
+  count = min(count, length)
+  return np.linspace(0, length - 1, count).round().astype(int)

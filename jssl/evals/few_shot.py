@@ -8,6 +8,7 @@ import numpy as np
 
 from jssl.embeddings import AnyArray
 from jssl.embeddings import l2_normalize
+from jssl.evals import checks
 
 
 def few_shot(
@@ -32,7 +33,7 @@ def few_shot(
     features: Features to draw from, `[M, D]`, normalised here.
     labels: Their classes, int `[M]`, in [0, num_classes).
     test_features: `[N, D]`, normalised here.
-    test_labels: int `[N]`.
+    test_labels: int `[N]`, 0 or more.
     shots: Labelled images a class.
     draws: Number of draws.
     num_classes: Number of classes.
@@ -41,7 +42,8 @@ def few_shot(
     The accuracy of each draw, float32 `[draws]`, in [0, 1].
 
   Raises:
-    ValueError: If a class has fewer than `shots` images.
+    ValueError: If a class has fewer than `shots` images, or a label is none of
+      a class, such as -1 for images without one.
 
   Reference:
     Snell et al., Prototypical Networks for Few-shot Learning, 2017.
@@ -65,6 +67,8 @@ def few_shot(
     >>> accuracies.shape, float(accuracies.mean())
     ((10,), 1.0)
   """
+  checks.check_labels(labels, num_classes)
+  checks.check_labels(test_labels, name="test labels")
   counts = np.bincount(np.asarray(labels), minlength=num_classes)
   if counts.min() < shots:
     raise ValueError(

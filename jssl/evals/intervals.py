@@ -4,6 +4,8 @@ from collections.abc import Sequence
 import statistics
 from typing import Any
 
+from jssl.evals import checks
+
 CONFIDENCE = 0.95
 
 
@@ -16,7 +18,11 @@ def of_images(predicted: Any, labels: Any) -> dict[str, Any]:
 
   Returns:
     "accuracy" in [0, 1] and "interval", its lower and upper 95% limit.
+
+  Raises:
+    ValueError: If an image has no label.
   """
+  checks.check_labels(labels)
   from scipy import stats  # Slow to import.
 
   right = int((predicted == labels).sum())

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jssl.embeddings import AnyArray
 from jssl.embeddings import l2_normalize
+from jssl.evals import checks
 
 
 def knn_predict(
@@ -27,7 +28,8 @@ def knn_predict(
   Args:
     features: What to classify, `[N, D]`, normalised here.
     bank: Features of labelled images, `[M, D]`, normalised here.
-    labels: Their classes, int `[M]`, in [0, num_classes).
+    labels: Their classes, int `[M]`, in [0, num_classes). Leave images without
+      a label (-1) out; where labels are traced, these do not vote.
     k: Number of neighbours that vote, at most M.
     temperature: See above.
     num_classes: Number of classes.
@@ -38,7 +40,8 @@ def knn_predict(
     The predicted classes, int32 `[N]`.
 
   Raises:
-    ValueError: If k exceeds the bank, or the shapes do not fit.
+    ValueError: If k exceeds the bank, the shapes do not fit, or a label is none
+      of a class.
 
   Reference:
     Wu et al., Unsupervised Feature Learning via Non-Parametric Instance
@@ -93,7 +96,8 @@ def knn_sweep(
     The predicted classes, int32 `[ks, temperatures, N]`.
 
   Raises:
-    ValueError: If a k exceeds the bank, or the shapes do not fit.
+    ValueError: If a k exceeds the bank, the shapes do not fit, or a label is
+      none of a class.
 
   Example:
     >>> import jax
@@ -118,6 +122,7 @@ def knn_sweep(
         f"features {features.shape}, bank {bank.shape} and labels"
         f" {labels.shape} do not fit; expected [N, D], [M, D] and [M]."
     )
+  checks.check_labels(labels, num_classes)
   for k in ks:
     if not 1 <= k <= bank.shape[0]:
       raise ValueError(
@@ -156,12 +161,14 @@ def _nearest(features, bank, *, k):
 @functools.partial(jax.jit, static_argnames="num_classes")
 def _vote(similarity, neighbours, temperatures, *, num_classes):
   rows = jnp.arange(len(neighbours))[:, None]
+  # An index of -1 would be the last class; one past it is dropped.
+  neighbours = jnp.where(neighbours < 0, num_classes, neighbours)
 
   def vote(temperature):
     # Relative to the nearest, or a low temperature overflows.
     weights = jnp.exp((similarity - similarity[:, :1]) / temperature)
     votes = jnp.zeros((len(neighbours), num_classes))
-    votes = votes.at[rows, neighbours].add(weights)
+    votes = votes.at[rows, neighbours].add(weights, mode="drop")
     return jnp.argmax(votes, axis=-1).astype(jnp.int32)
 
   return jax.lax.map(vote, temperatures)  # [temperatures, n]

@@ -6,12 +6,11 @@ import numpy as np
 from jssl.data import Images
 from jssl.data import labels_of
 from jssl.embeddings import feature_std
+from jssl.evals.features import evenly
 from jssl.evals.few_shot import few_shot
 from jssl.evals.knn import knn_predict
+from jssl.evals.quality import RANK_IMAGES
 from jssl.evals.quality import rankme
-
-# Enough rows for a rank, few enough for a singular value decomposition.
-_RANK_ROWS = 2048
 
 
 def labelled(train: Images, test: Images) -> bool:
@@ -99,8 +98,7 @@ def accuracies(
 
 def spread(features: np.ndarray) -> dict[str, float]:
   """Returns the effective "rank" and the "encoder_std" of features `[N, D]`."""
-  stride = -(-len(features) // _RANK_ROWS)  # Folders are sorted by class.
-  rank, std = _spread(features[::stride])
+  rank, std = _spread(features[evenly(len(features), RANK_IMAGES)])
   return {"rank": float(rank), "encoder_std": float(std)}
 
 

@@ -6,12 +6,20 @@ import jax.numpy as jnp
 from jssl.embeddings import AnyArray
 from jssl.embeddings import l2_normalize
 
+# Images that RankMe takes in its paper: fewer give too low a rank, by a fifth
+# with 2,048 of them at 128 dimensions.
+RANK_IMAGES = 25_600
+# Images below which rank and spread do not show collapse: those of one image
+# are 1 and 0, and those of a few are low for healthy encoders as well.
+ENOUGH_IMAGES = 10
+
 
 def rankme(features: AnyArray, *, epsilon: float = 1e-7) -> jax.Array:
   """Effective rank of features: how many dimensions they really use.
 
   Args:
-    features: `[N, D]`, not normalised, N at least D for a meaningful value.
+    features: `[N, D]`, not normalised. The value grows with N up to a limit;
+      the paper takes N = 25,600.
     epsilon: Added to the normalised singular values.
 
   Returns:
@@ -40,24 +48,25 @@ def rankme(features: AnyArray, *, epsilon: float = 1e-7) -> jax.Array:
         f"features have shape {features.shape}; expected [N, D]. Pool feature"
         " maps first."
     )
-  singular = jnp.linalg.svd(features.astype(jnp.float32), compute_uv=False)
+  singular = _singular_values(features.astype(jnp.float32))
   p = singular / jnp.maximum(jnp.sum(singular), epsilon) + epsilon
   return jnp.exp(-jnp.sum(p * jnp.log(p)))
 
 
 def alpha_req(
-    features: AnyArray, *, first: int = 11, last: int = 50
+    features: AnyArray, *, first: int = 4, last: int = 100
 ) -> jax.Array:
   """Decay of the spectrum of features: how steeply their variances fall.
 
   The variance along the i-th principal direction is taken to fall as i to the
-  power of -alpha; the line is fitted by least squares to the logarithms.
+  power of -alpha. The line is fitted to the logarithms by least squares, each
+  direction weighted by 1 / i.
 
   Args:
     features: `[N, D]`, not normalised.
     first: First direction of the fit, from 1.
-    last: Last one; fewer where there are not so many. The paper leaves out the
-      first ten, and those past the 50th.
+    last: Last one; fewer where there are not so many. The paper names no
+      range; 4 to 100 is that of its authors' code.
 
   Returns:
     alpha, a float32 scalar. Good encoders are near 1: far above, few directions
@@ -68,7 +77,9 @@ def alpha_req(
 
   Reference:
     Agrawal et al., alpha-ReQ: Assessing Representation Quality in
-    Self-Supervised Learning by Measuring Eigenspectrum Decay, 2022.
+    Self-Supervised Learning by Measuring Eigenspectrum Decay, 2022. The weights
+    are those of its authors' code, after Stringer et al., High-dimensional
+    geometry of population responses in visual cortex, 2019.
 
   Example:
     >>> import jax
@@ -83,19 +94,21 @@ def alpha_req(
         f"features have shape {features.shape}; expected [N, D]. Pool feature"
         " maps first."
     )
-  last = min(last, *features.shape)
+  # Centring takes a direction away where there are no more images than those.
+  last = min(last, features.shape[0] - 1, features.shape[1])
   if last <= first:
     raise ValueError(
         f"Features {features.shape} have {last} directions, and the fit begins"
-        f" with the {first}th; lower first or give more features."
+        f" with number {first}; lower first or give more features."
     )
   features = features.astype(jnp.float32)
   centered = features - jnp.mean(features, axis=0)
-  singular = jnp.linalg.svd(centered, compute_uv=False)[first - 1 : last]
-  x = jnp.log(jnp.arange(first, last + 1, dtype=jnp.float32))
+  singular = _singular_values(centered)[first - 1 : last]
+  rank = jnp.arange(first, last + 1, dtype=jnp.float32)
+  weight = 1 / rank
+  x = jnp.log(rank) - jnp.average(jnp.log(rank), weights=weight)
   y = 2 * jnp.log(jnp.maximum(singular, jnp.finfo(jnp.float32).tiny))
-  x = x - jnp.mean(x)
-  return -jnp.sum(x * y) / jnp.sum(jnp.square(x))
+  return -jnp.sum(weight * x * y) / jnp.sum(weight * jnp.square(x))
 
 
 def alignment(features: AnyArray, positives: AnyArray) -> jax.Array:
@@ -168,17 +181,23 @@ def uniformity(features: AnyArray, *, t: float = 2.0) -> jax.Array:
   return jax.nn.logsumexp(exponents) - jnp.log(exponents.size)
 
 
-def collapse_warning(signs: dict[str, float]) -> str | None:
-  """Tells in a sentence if features show collapse.
+def collapse_warning(
+    signs: dict[str, float], *, images: int | None = None
+) -> str | None:
+  """Returns a sentence if features show collapse.
 
   Args:
     signs: Any of "feature_std" (of the embeddings in the loss), "encoder_std"
       (of the pooled features) and "rank" (their effective rank).
+    images: Number of images that "encoder_std" and "rank" are of; with fewer
+      than `ENOUGH_IMAGES` they show nothing. None if there are enough.
 
   Returns:
     A warning with the value and the remedy, or None.
   """
   floors = {"feature_std": 0.02, "encoder_std": 0.02, "rank": 1.2}
+  if images is not None and images < ENOUGH_IMAGES:
+    del floors["encoder_std"], floors["rank"]
   for name, floor in floors.items():
     if name in signs and signs[name] < floor:
       return (
@@ -188,3 +207,10 @@ def collapse_warning(signs: dict[str, float]) -> str | None:
           " recognise."
       )
   return None
+
+
+def _singular_values(x):
+  """Returns the singular values of `[N, D]`, falling, in a tall one's time."""
+  if x.shape[0] > x.shape[1]:
+    x = jnp.linalg.qr(x, mode="r")  # [D, D], of the same singular values.
+  return jnp.linalg.svd(x, compute_uv=False)

@@ -1,11 +1,12 @@
-"""Batch normalisation over groups of the global batch."""
+"""Normalisation: of images, and of batches over groups of the global batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jssl import parallel
 
@@ -142,3 +143,33 @@ def _grouped(x, count):
   were joined took several times as long (JAX 0.10.2).
   """
   return x.reshape(count, -1, *x.shape[1:])
+
+
+def normalize_images(
+    images: jax.Array,
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+) -> jax.Array:
+  """Shifts and scales images by the statistics of their data set.
+
+  Args:
+    images: `[B, H, W, C]`.
+    mean: Subtracted: a number, or C of them.
+    std: Then divided by: a number, or C of them.
+
+  Returns:
+    `[B, H, W, C]`.
+
+  Raises:
+    ValueError: If there is another number of statistics than of channels.
+  """
+  channels = images.shape[-1]
+  for name, value in (("mean", mean), ("std", std)):
+    count = np.size(value)
+    if count not in (1, channels):
+      raise ValueError(
+          f"{name} has {count} numbers, {value}, but the images have"
+          f" {channels} channel{'s' * (channels != 1)}; give one number, or one"
+          f" per channel (config.net.{name})."
+      )
+  return (images - jnp.asarray(mean)) / jnp.asarray(std)

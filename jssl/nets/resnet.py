@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl.nets.norm import BatchNorm
+from jssl.nets.norm import normalize_images
 
 _STEMS = ("imagenet", "cifar")
 
@@ -84,8 +85,8 @@ class ResNet(nn.Module):
       `{"stage_1": [B, h, w, c], ..., "pooled": [B, D]}`, pooled in float32.
 
     Raises:
-      ValueError: If `stem` is none of theirs, or the batch does not divide into
-        the groups of `BatchNorm`.
+      ValueError: If `stem` is none of theirs, the batch does not divide into
+        the groups of `BatchNorm`, or `mean` or `std` is of other channels.
     """
     if self.stem not in _STEMS:
       raise ValueError(f"stem is {self.stem!r}; expected one of {_STEMS}.")
@@ -98,7 +99,7 @@ class ResNet(nn.Module):
     norm = functools.partial(
         BatchNorm, self.groups, self.axis_name, dtype=self.dtype
     )
-    x = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+    x = normalize_images(images, self.mean, self.std)
     x = x.astype(self.dtype)
     if self.stem == "imagenet":
       x = conv(self.width, (7, 7), 2, padding=3, name="stem")(x)

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.interpolate
 
 from jssl.augment import resampling
+from jssl.nets.norm import normalize_images
 from jssl.nets.patches import grid_of
 
 _POOLINGS = ("token", "mean", "patches")
@@ -257,7 +258,8 @@ class ViT(nn.Module):
 
     Raises:
       ValueError: If patches do not divide the images or the heads do not divide
-        the width, or if `pooling` or `positions` is none of theirs.
+        the width, if `pooling` or `positions` is none of theirs, or if `mean`
+        or `std` is of other channels.
     """
     patches = self.embed(images)
     tokens = patches.reshape(patches.shape[0], -1, self.width)
@@ -282,7 +284,7 @@ class ViT(nn.Module):
   def project(self, images: jax.Array) -> jax.Array:
     """Projects patches of images, without positions: `[B, h, w, D]`."""
     grid_of(images.shape[1], images.shape[2], self.patch_size)
-    x = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+    x = normalize_images(images, self.mean, self.std)
     return self.patch(x.astype(self.dtype))
 
   def positions_of(self, grid: tuple[int, int]) -> jax.Array:

@@ -46,7 +46,7 @@ def draw(material: Material) -> Maps | None:
     The maps; None if no stage has such maps, or they do not vary.
   """
   images = materials.images_of(material, train=False)
-  index = materials.evenly(len(images.image), _PICTURES)
+  index = features.evenly(len(images.image), _PICTURES)
   images = materials.take(images, index)
   # Maps of a whole batch would fill the memory of the host.
   stages = features.extract(

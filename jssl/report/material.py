@@ -158,7 +158,7 @@ def encode_some(material: Material, *, train: bool) -> Encoded:
     train: Which split.
   """
   images = images_of(material, train=train)
-  index = evenly(len(images.image), _TRAIN_ROWS if train else _TEST_ROWS)
+  index = features.evenly(len(images.image), _TRAIN_ROWS if train else _TEST_ROWS)
   images = take(images, index)
   pooled = lambda x, extent: stages(material, x, extent)["pooled"]
   encoded = features.extract(
@@ -176,15 +176,6 @@ def stages(
 ) -> dict[str, jax.Array]:
   """Encodes a batch to all stages, see `jssl.encoder.make_encode`."""
   return material.encode(material.params, images, extent, stages=True)
-
-
-def evenly(length: int, count: int) -> np.ndarray:
-  """Returns at most `count` indices below `length`, evenly spread.
-
-  Folders are sorted by class, so all classes are among them.
-  """
-  count = min(count, length)
-  return np.linspace(0, length - 1, count).round().astype(int)
 
 
 def take(images: data.Images, index: np.ndarray) -> data.Images:

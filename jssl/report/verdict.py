@@ -10,7 +10,8 @@ def finished(summary: dict[str, Any], *, classes: int) -> str:
   """Judges a finished run against its baselines.
 
   A difference to the untrained net counts if it exceeds two standard errors of
-  the difference of two shares of so many held-out images.
+  the difference of two shares of so many held-out images. Of a few images no
+  score counts.
 
   Args:
     summary: What `summary.json` holds, see `jssl.summary.write`.
@@ -22,6 +23,13 @@ def finished(summary: dict[str, Any], *, classes: int) -> str:
   untrained, pixels = (
       summary["baselines"][name] for name in ("untrained", "raw_pixels")
   )
+  images = summary.get("images", {}).get("test")
+  if images is not None and images < quality.ENOUGH_IMAGES:
+    return (
+        f"Trained; {images} held-out image{'s' * (images != 1)} cannot show"
+        " whether training helped or the features collapsed: hold out"
+        f" {quality.ENOUGH_IMAGES} or more."
+    )
   collapsed = quality.collapse_warning({"rank": summary["rank"]}) is not None
   if summary["knn"] is None or classes < 2:
     one = classes == 1
@@ -36,11 +44,7 @@ def finished(summary: dict[str, Any], *, classes: int) -> str:
   effect = (
       "The features have collapsed"
       if collapsed
-      else _effect(
-          summary["knn"],
-          untrained["knn"],
-          summary.get("images", {}).get("test"),
-      )
+      else _effect(summary["knn"], untrained["knn"], images)
   )
   return (
       f"{effect}: kNN gets {summary['knn']:.3f} of held-out images right,"

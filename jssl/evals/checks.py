@@ -1,0 +1,35 @@
+"""What evaluations require of their arguments."""
+
+import jax
+import numpy as np
+
+from jssl.embeddings import AnyArray
+
+
+def check_labels(
+    labels: AnyArray, num_classes: int | None = None, *, name: str = "labels"
+) -> None:
+  """Refuses labels that mark no class: -1, which is "unlabelled", above all.
+
+  Args:
+    labels: int `[N]`. Tracers pass.
+    num_classes: Number of classes; None if larger labels are allowed.
+    name: What the labels are called.
+
+  Raises:
+    ValueError: If a label is below 0, or not below `num_classes`.
+  """
+  if isinstance(labels, jax.core.Tracer) or not labels.size:
+    return
+  labels = np.asarray(labels)
+  if unlabelled := int((labels < 0).sum()):
+    raise ValueError(
+        f"{unlabelled} of {labels.size} {name} are below 0, as {labels.min()}:"
+        " images without a label. Leave them and their features out, by"
+        " features[labels >= 0]."
+    )
+  if num_classes is not None and labels.max() >= num_classes:
+    raise ValueError(
+        f"{name} go up to {labels.max()}, but num_classes is {num_classes};"
+        " expected labels in [0, num_classes)."
+    )
