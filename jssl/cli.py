@@ -69,6 +69,9 @@ def parse(
   Returns:
     The program's name and those arguments.
   """
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, "reconfigure"):  # A name must not end a long command.
+      stream.reconfigure(errors="backslashreplace")
   try:
     rest = flags.FLAGS(_with_config_files(argv))
   except (AttributeError, KeyError) as error:

@@ -1,6 +1,7 @@
-"""Judges a trained encoder: `python -m jssl.evaluate --workdir=...`."""
+"""Evaluates a trained encoder: `python -m jssl.evaluate --workdir=...`."""
 
 import functools
+import shlex
 
 from absl import app
 from absl import flags
@@ -14,11 +15,12 @@ _EXAMPLE = "python -m jssl.evaluate --workdir=runs/first"
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.")
 _PROTOCOLS = flags.DEFINE_list(
     "protocols",
-    ["knn", "linear", "few_shot", "label_free"],
-    f"Some of {', '.join(evaluation.PROTOCOLS)}.",
+    None,
+    f"Some of {', '.join(evaluation.PROTOCOLS)}. Without it:"
+    f" {', '.join(evaluation.DEFAULT_PROTOCOLS)}, as far as they apply.",
 )
 _DATASET = flags.DEFINE_string(
-    "dataset", None, "Another data set to judge by: as in a config."
+    "dataset", None, "Another data set to evaluate on, as in a config."
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.")
 flags.adopt_module_key_flags(cli)
@@ -39,7 +41,7 @@ def main(argv: list[str]) -> None:
   print(evaluations.markdown(content, intervals=False))
   print(
       f"In {workdir}/evaluation: the same, with 95% intervals; python -m"
-      f" jssl.report --workdir={workdir} puts it into the report"
+      f" jssl.report --workdir={shlex.quote(workdir)} puts it into the report"
   )
 
 

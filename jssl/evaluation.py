@@ -1,8 +1,8 @@
 """What a trained encoder is worth, by every protocol, beside its baselines."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import functools
-import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 
 from jssl import augment as augmentation
 from jssl import build
+from jssl import config as configs
 from jssl import data
 from jssl import encoder as encoders
 from jssl import run as runs
@@ -22,22 +23,41 @@ from jssl.evals import features as extraction
 from jssl.evals import fine_tune as tuning
 from jssl.evals import frozen
 from jssl.evals import intervals
+from jssl.evals import quality
 from jssl.evals.linear_augmented import augmented_linear_probe
 from jssl.evals.minibatches import LabelledImages
+from jssl.progress import Progress
 
 _SHARES = {"1% of labels": 0.01, "10% of labels": 0.1}
 _ENCODERS = ("trained", "untrained", "raw pixels")
+_TRAINED = ("linear_augmented", "semi_supervised", "fine_tune")
+PROTOCOLS = (*frozen.LABELLED, "label_free", *_TRAINED)
+DEFAULT_PROTOCOLS = ("knn", "linear", "few_shot", "label_free")
+
+# The range of torchvision's RandomResizedCrop, which protocols of ImageNet use.
+_CROP_SCALE = (0.08, 1.0)
+# Sets whose pictures mean something else when mirrored: handwriting, and
+# numbers in photographs.
+_HANDWRITING = ("digits", "mnist", "emnist", "kmnist", "mnist_corrupted")
+_NUMBERS = ("svhn_cropped",)
+_NUMBERS_SCALE = (0.5, 1.0)  # A smaller part may be another number.
 
 
 class Subject(NamedTuple):
-  """An encoder to be judged, and the data.
+  """An encoder to be evaluated, and the data.
+
+  What belongs to the encoder is the run's: the size of its images, the
+  statistics that its net subtracts, its precision. How pictures are cut follows
+  the evaluated set.
 
   Attributes:
     trained: The run, its state that of the encoder.
     train: Images whose labels may be used.
-    test: Images that tell the accuracy.
+    test: Images that the accuracy is measured on.
     params: What the run's `encode` takes first; None for raw pixels.
     encode_whole: The run's `encode` without a central crop, for views.
+    crop_fraction: Side of the central crop, see `encoder.make_encode`.
+    augment: The recipe for what is trained on labels.
   """
 
   trained: Trained
@@ -45,93 +65,124 @@ class Subject(NamedTuple):
   test: data.Images
   params: Any
   encode_whole: Callable[..., Any]
-
-
-_TRAINED = ("linear_augmented", "semi_supervised", "fine_tune")
-PROTOCOLS = (*frozen.LABELLED, "label_free", *_TRAINED)
+  crop_fraction: float
+  augment: Callable[..., jax.Array]
 
 
 def evaluate(
     workdir: str,
     *,
-    protocols: Sequence[str] = ("knn", "linear", "few_shot", "label_free"),
+    protocols: Sequence[str] | None = None,
     dataset: str | None = None,
     data_dir: str | None = None,
-    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-  """Judges the encoder of a run, every stage of it, and its baselines.
+  """Evaluates the encoder of a run, every stage of it, and its baselines.
 
-  The encoder is frozen, BatchNorm with its running statistics, but where it is
-  fine-tuned. Baselines are raw pixels and the net before training; fine-tuned,
-  that is the same net trained with labels alone.
+  The encoder is frozen, BatchNorm with its running statistics, except where it
+  is fine-tuned. Baselines are raw pixels and the net before training;
+  fine-tuned, that is the same net trained with labels alone.
 
   Args:
     workdir: The run's folder.
     protocols: Some of "knn", "linear", "few_shot", "label_free",
       "linear_augmented" (of views of the training images), "semi_supervised"
-      (fine-tuning by 1% and 10% of the labels) and "fine_tune" (by all).
-    dataset: Another data set to judge by (transfer), as in a config; the run's
-      by default.
+      (fine-tuning by 1% and 10% of the labels) and "fine_tune" (by all). None
+      for those of the first four that apply: without labels "label_free".
+    dataset: Another data set to evaluate on (transfer), as in a config; the
+      run's by default.
     data_dir: Where TFDS keeps its sets; as for the run by default.
-    say: Told what is going on.
 
   Returns:
     What is written to the run's folder, see `evaluations.write`. Results of
-    other protocols at the same step stay.
+    other protocols at the same step, on the same pictures, are kept.
 
   Raises:
     ValueError: If a protocol is unknown or needs labels that are not there, or
       the images have other channels.
     FileNotFoundError: If the folder holds no run, or no checkpoint yet.
+    OSError: If the result cannot be written.
   """
-  for name in protocols:
+  for name in protocols or ():
     lookup("A protocol", name, PROTOCOLS)
-  trained = encoders.load(workdir)
-  train, test = _load(trained, dataset, data_dir)
-  dataset = dataset or trained.config.data.name
-  _check(protocols, trained, train, test, dataset)
-  fresh = trained.init(jax.random.key(trained.config.seed))
-  whole = encoders.make_encode(
-      trained.method, image_size=trained.config.image_size
-  )
-  results = {}
-  for name in _ENCODERS:
-    own = trained._replace(state=fresh) if name == "untrained" else trained
-    params = None if name == "raw pixels" else own.params
-    subject = Subject(own, train, test, params, whole)
-    say(f"{name}: {', '.join(protocols)} on {dataset}")
-    results[name] = _judge(subject, protocols)
+  with contextlib.closing(Progress(step=0, total=None)) as progress:
+    trained = encoders.load(workdir)
+    name = dataset or trained.config.data.name
+    config = _config_for(trained.config, dataset, data_dir)
+    target = evaluations.target(
+        workdir, name, variant=_variant(trained.config.data, config.data)
+    )
+    with progress.stage(f"loading {name}"):
+      sources = _open(config, dataset is not None)
+      train, test = (runs.some_images(config, x) for x in sources)
+    _check_channels(trained, train, name)
+    protocols, notes = _applicable(protocols, train, test, name)
+    notes |= _left_out(train, test)
+    results: dict[str, Any] = {}
+    subjects = _subjects(trained, config, train, test, name)
+    for i, (encoder, subject) in enumerate(subjects, start=1):
+      which = f"{encoder} ({i} of {len(_ENCODERS)})"
+      announce = lambda text: progress.stage(f"{which}: {text}")
+      found = _evaluate_one(subject, protocols, announce)
+      results[encoder] = {
+          stage: _without_missing(row, notes) for stage, row in found.items()
+      }
   content = {
-      "dataset": dataset,
+      "dataset": name,
       "step": int(trained.state.step),
       "train_images": len(train.image),
       "test_images": len(test.image),
       "classes": len(train.classes),
+      "contents": [_identity(source) for source in sources],
+      "canvas": config.data.canvas,
+      "crop_fraction": config.eval.crop_fraction,
+      "notes": notes,
       "results": results,
   }
-  return evaluations.write(content, workdir)
+  return evaluations.write(content, target)
 
 
-def _load(trained, dataset, data_dir):
-  config = trained.config.copy_and_resolve_references()
+def _config_for(config, dataset, data_dir):
+  """The run's config, as far as it concerns the pictures of another set.
+
+  Its canvas is for its own pictures: see `_open`. The central crop is that of
+  the evaluated set, unless both are of a kind, as two folders are.
+  """
+  own, config = config, config.copy_and_resolve_references()
   config.data.data_dir = data_dir or config.data.data_dir
-  config.data.canvas = config.data.canvas or _canvas(config, dataset)
-  if dataset is not None:
-    config.data.update(name=dataset, train="train", test="test")
-  return [
-      runs.some_images(config, runs.open_source(config, split))
-      for split in ("train", "test")
-  ]
+  if dataset is None:
+    return config
+  config.data.update(name=dataset, train="train", test="test")
+  if set_name(dataset) != set_name(own.data.name):
+    default = configs.base(dataset)
+    config.eval.crop_fraction = default.eval.crop_fraction
+  return config
 
 
-def _canvas(config, dataset):
-  """Folders hold pictures of many sizes."""
-  if dataset and dataset.startswith("folder:"):
-    return 2 * config.image_size
-  return 0
+def _open(config, transfer):
+  """Opens both splits; sets the canvas that another set's pictures need."""
+  train, test = (runs.open_source(config, x) for x in ("train", "test"))
+  if transfer and train.size and test.size:
+    config.data.canvas = 0  # All are of one size, which is kept.
+  elif transfer and not config.data.canvas:
+    config.data.canvas = 2 * config.image_size
+  return train, test
 
 
-def _check(protocols, trained, train, test, dataset):
+def _variant(own, evaluated):
+  """What tells a set apart from the run's own of the same name."""
+  keys = ["data_dir"]
+  if own.name == evaluated.name:
+    keys += ["train", "test"]
+  return [evaluated[key] for key in keys if evaluated[key] != own[key]]
+
+
+def _identity(source: data.Source) -> list[int]:
+  """What tells the pictures of a split from others."""
+  about = [source.length, data.fingerprint(source)]
+  return about + ([source.fingerprint()] if source.fingerprint else [])
+
+
+def _check_channels(trained, train, dataset):
   channels, expected = train.image.shape[-1], trained.config.resolved.channels
   if channels != expected:
     raise ValueError(
@@ -139,45 +190,154 @@ def _check(protocols, trained, train, test, dataset):
         f" trained on {expected}; evaluate on images of {expected}, or train on"
         f" {dataset}."
     )
-  labelled = train.label is not None and test.label is not None
-  needs = [x for x in protocols if x != "label_free"]
-  if needs and not labelled:
+
+
+def _applicable(
+    protocols: Sequence[str] | None, train, test, dataset
+) -> tuple[tuple[str, ...], dict[str, str]]:
+  """Returns the protocols that can be run, and why others of them cannot.
+
+  Raises:
+    ValueError: If some were asked for by name that cannot.
+  """
+  lacking = [
+      name
+      for name, images in (("training", train), ("test", test))
+      if images.label is None
+  ]
+  asked = tuple(dict.fromkeys(protocols or DEFAULT_PROTOCOLS))
+  needs = [x for x in asked if x != "label_free"]
+  if not lacking or not needs:
+    return asked, {}
+  what = f"the {' and '.join(lacking)} images of {dataset} have no labels"
+  if protocols:
     raise ValueError(
-        f"{dataset} has no labels, which {', '.join(needs)} need; give"
+        f"{what[0].upper()}{what[1:]}, which {', '.join(needs)} need; give"
         " --protocols=label_free, or another --dataset: a folder has labels if"
-        " its pictures lie in one sub-folder a class."
+        " its pictures lie in one sub-folder per class."
     )
+  return ("label_free",), {", ".join(needs): what}
 
 
-def _judge(subject: Subject, protocols) -> dict[str, dict[str, Any]]:
-  """Results of one encoder: for each stage, measures by name."""
-  labelled = [name for name in protocols if name in frozen.LABELLED]
-  augmented = "linear_augmented" in protocols
+def _left_out(train, test) -> dict[str, str]:
+  """Says which pictures are left out, and what accuracies cannot show."""
+  notes = {}
+  broken = list(dict.fromkeys(train.skipped + test.skipped))
+  if broken:
+    notes["pictures"] = (
+        f"{len(broken):,} are left out, the first of them is {broken[0]}"
+    )
+  if train.label is None or test.label is None:
+    return notes
+  parts = [
+      f"{count:,} of {len(images.label):,} {name} images"
+      for name, images in (("training", train), ("test", test))
+      if (count := int((images.label < 0).sum()))
+  ]
+  if parts:
+    notes["labels"] = f"{' and '.join(parts)} have none and are left out"
+  absent = len(train.classes) - len(np.unique(train.label[train.label >= 0]))
+  if len(train.classes) == 1:
+    notes["classes"] = "there is only one, so accuracies show nothing"
+  elif absent:
+    notes["classes"] = (
+        f"{absent:,} of {len(train.classes):,} have no labelled training image,"
+        " so their test images cannot be classified correctly"
+    )
+  return notes
+
+
+def _subjects(
+    trained, config, train, test, dataset
+) -> Iterator[tuple[str, Subject]]:
+  """Yields the encoders by name."""
+  crop_fraction = config.eval.crop_fraction
+  make = functools.partial(
+      encoders.make_encode, trained.method, image_size=config.image_size
+  )
+  trained = trained._replace(
+      encode=make(
+          crop_fraction=crop_fraction, channels=config.resolved.channels
+      )
+  )
+  whole = make()
+  fresh = trained.init(jax.random.key(config.seed))
+  recipe = _supervised_recipe(dataset, config.image_size)
+  for name in _ENCODERS:
+    own = trained._replace(state=fresh) if name == "untrained" else trained
+    params = None if name == "raw pixels" else own.params
+    yield name, Subject(own, train, test, params, whole, crop_fraction, recipe)
+
+
+def _without_missing(row, notes):
+  """Puts None in the place of what does not apply, the reason into notes."""
+  missing = {k: x for k, x in row.items() if isinstance(x, frozen.Missing)}
+  notes.update({name: x.reason for name, x in missing.items()})
+  return row | dict.fromkeys(missing)
+
+
+def _evaluate_one(
+    subject: Subject,
+    protocols: Sequence[str],
+    announce: Callable[[str], contextlib.AbstractContextManager],
+) -> dict[str, dict[str, Any]]:
+  """Results of one encoder: for each stage of its net, measures by name."""
+  frozen_only = [x for x in protocols if x in frozen.LABELLED]
+  tuned = [x for x in protocols if x in ("semi_supervised", "fine_tune")]
+  if subject.params is None:  # Pixels cannot be fine-tuned.
+    protocols = [x for x in protocols if x not in tuned]
+  order = {name: i for i, name in enumerate(protocols, start=1)}
+  evaluating = lambda name: announce(
+      f"evaluating {name} ({order[name]} of {len(order)})"
+  )
   results: dict[str, dict[str, Any]] = {"pooled": {}}
-  if labelled or augmented or "label_free" in protocols:
-    encode = _encode(subject)
-    test = _extract(encode, subject.test)
+  train: dict[str, np.ndarray] | None = None
+  if set(protocols) - set(tuned):
+    encode, images = _encode(subject), subject.train
+    if set(protocols) <= {"label_free", *tuned}:
+      images = _as_many_as_rank_takes(subject)
+    count = f"{len(images.image):,} training and {len(subject.test.image):,}"
+    with announce(f"encoding {count} test images"):
+      test = _extract(encode, subject.test)
+      train = _extract(encode, images) if len(images.image) else None
     results = {stage: {} for stage in test}
-  if labelled or augmented:
-    train = _extract(encode, subject.train)
+  labelled = frozen_only or "linear_augmented" in protocols
+  if labelled:
     pairs = {x: _labelled(subject, train[x], test[x]) for x in test}
-  for stage, name in itertools.product(results, labelled):
-    measure = frozen.LABELLED[name]
-    results[stage] |= measure(jax.random.key(0), pairs[stage])
+  for name in frozen_only:
+    with evaluating(name):
+      for stage, row in results.items():
+        row |= frozen.LABELLED[name](jax.random.key(0), pairs[stage])
   if "label_free" in protocols:
-    views = _views(subject)
-    for stage in test:
-      results[stage] |= frozen.label_free(test[stage], views[stage])
-  if augmented:
-    for stage, found in _probe_augmented(subject, pairs).items():
-      results[stage] |= found
-  if subject.params is not None:
-    shares = _SHARES if "semi_supervised" in protocols else {}
-    if "fine_tune" in protocols:
-      shares = {**shares, "fine_tune": 1.0}
-    for name, share in shares.items():
-      results["pooled"][name] = _tune(subject, share)
+    with evaluating("label_free"):
+      views = _views(subject)
+      for stage, row in results.items():
+        more = test[stage][:0] if train is None else train[stage]
+        row |= frozen.label_free(test[stage], views[stage], more=more)
+  if "linear_augmented" in protocols:
+    with evaluating("linear_augmented"):
+      for stage, found in _probe_augmented(subject, pairs).items():
+        results[stage] |= found
+  for name in tuned:
+    if name not in protocols:
+      continue
+    with evaluating(name):
+      shares = {"fine_tune": 1.0} if name == "fine_tune" else _SHARES
+      for measure, share in shares.items():
+        results["pooled"][measure] = _tune(subject, share)
   return results
+
+
+def _as_many_as_rank_takes(subject: Subject) -> data.Images:
+  """Training images that RankMe needs beside the test images."""
+  images = subject.train
+  wanted = max(quality.RANK_IMAGES - len(subject.test.image), 0)
+  index = extraction.evenly(len(images.image), wanted)
+  return images._replace(
+      image=images.image[index],
+      label=None if images.label is None else images.label[index],
+      extent=None if images.extent is None else images.extent[index],
+  )
 
 
 def _encode(subject: Subject) -> Callable[..., dict[str, jax.Array]]:
@@ -185,7 +345,7 @@ def _encode(subject: Subject) -> Callable[..., dict[str, jax.Array]]:
   config = subject.trained.config
   if subject.params is None:
     raw = encoders.make_raw_pixels(
-        image_size=config.image_size, crop_fraction=config.eval.crop_fraction
+        image_size=config.image_size, crop_fraction=subject.crop_fraction
     )
     return lambda images, extent: {"pooled": raw(images, extent)}
   encode = functools.partial(
@@ -212,14 +372,18 @@ def _extract(encode, images: data.Images) -> dict[str, np.ndarray]:
 
 
 def _views(subject: Subject) -> dict[str, np.ndarray]:
-  """Features `[2, n, D]` of two views of some test images, by the recipe."""
+  """Features `[2, n, D]` of two views of some test images.
+
+  The views are those that the encoder was trained to see as one, by the run's
+  recipe, whatever set is evaluated.
+  """
   recipe = build.recipe(subject.trained.config)
   assert recipe is not None  # Every method has one.
-  test, encode = subject.test, _encode_views(subject)
-  stride = -(-len(test.image) // frozen.ROWS)
-  batch = {"image": jnp.asarray(test.image[::stride])}
+  test, encode = subject.test, jax.jit(_encode_views(subject))
+  index = extraction.evenly(len(test.image), frozen.PAIRED)
+  batch = {"image": jnp.asarray(test.image[index])}
   if test.extent is not None:
-    batch["extent"] = jnp.asarray(test.extent[::stride])
+    batch["extent"] = jnp.asarray(test.extent[index])
   make = jax.jit(
       lambda key, batch: augmentation.make_views(key, batch, (recipe, recipe))
   )
@@ -250,6 +414,9 @@ def _probe_augmented(
 ) -> dict[str, dict[str, Any]]:
   """Linear probes of all stages, of views of the training images."""
   known = np.flatnonzero(data.labels_of(subject.train) >= 0)
+  missing = frozen.too_few_to_choose(len(known))
+  if missing:
+    return {stage: {"linear_augmented": missing} for stage in pairs}
   probes = augmented_linear_probe(
       jax.random.key(0),
       _encode_views(subject),
@@ -258,7 +425,7 @@ def _probe_augmented(
       {stage: x.train for stage, x in pairs.items()},
       {stage: x.test for stage, x in pairs.items()},
       num_classes=len(subject.train.classes),
-      augment=_supervised_recipe(subject.trained.config),
+      augment=subject.augment,
   )
   return {
       stage: frozen.probed("linear_augmented", probe, pairs[stage])
@@ -283,12 +450,12 @@ def _tune(subject: Subject, share: float) -> dict[str, Any]:
       encoders.backbone(subject.trained).variables,
       _some(subject.train, index),
       num_classes=len(subject.train.classes),
-      augment=_supervised_recipe(config),
+      augment=subject.augment,
   )
   prepare = functools.partial(
       augmentation.evaluation,
       size=config.image_size,
-      crop_fraction=config.eval.crop_fraction,
+      crop_fraction=subject.crop_fraction,
   )
 
   @jax.jit
@@ -313,10 +480,13 @@ def _share_of_each_class(labels: np.ndarray, share: float) -> np.ndarray:
   return np.sort(np.concatenate(chosen))
 
 
-def _supervised_recipe(config):
-  """The mild augmentation of supervised training."""
-  if set_name(config.data.name) == "digits":  # A flipped digit is none.
-    recipe = augmentation.RECIPES["digits"]
+def _supervised_recipe(dataset, size):
+  """The mild augmentation of supervised training on a set of pictures."""
+  name = set_name(dataset)
+  if name in _HANDWRITING:
+    return functools.partial(augmentation.digits, size=size)
+  if name in _NUMBERS:
+    recipe, scale = augmentation.random_resized_crop, _NUMBERS_SCALE
   else:
-    recipe = augmentation.RECIPES["crop_and_flip"]
-  return functools.partial(recipe, size=config.image_size)
+    recipe, scale = augmentation.crop_and_flip, _CROP_SCALE
+  return functools.partial(recipe, size=size, scale=scale)

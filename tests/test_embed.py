@@ -264,6 +264,90 @@ def test_an_interrupted_file_is_finished_identically(
   }
 
 
+def _bitmaps(root, count=3):
+  """Pictures whose files are all of one size, whatever they show."""
+  root.mkdir()
+  for i in range(count):
+    _picture(20, 20, i).save(root / f"{i}.bmp")
+  return root
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_pictures_edited_in_place_are_no_longer_the_same(
+    trained, tmp_path, interrupted
+):
+  photos, output = _bitmaps(tmp_path / "photos"), tmp_path / "x.npz"
+  plan = _plan(trained, photos)
+  if interrupted:
+    plan, _ = _counted(plan._replace(batch_size=1), stop=1)
+    with pytest.raises(KeyboardInterrupt):
+      compute.compute(plan, output)
+  else:
+    compute.compute(plan, output)
+  edited = photos / "0.bmp"
+  about = os.stat(edited)
+  _picture(20, 20, 9).save(edited)
+  os.utime(edited, ns=(about.st_atime_ns, about.st_mtime_ns))
+  assert os.stat(edited).st_size == about.st_size
+  with pytest.raises(ValueError, match="something else:\n  data: .*\n.*edited"):
+    compute.compute(_plan(trained, photos), output)
+  new = compute.compute(_plan(trained, photos), output, overwrite=True)
+  alone = compute.compute(_plan(trained, photos), tmp_path / "y.npz")
+  np.testing.assert_array_equal(_all(new), _all(alone))
+
+
+def test_sets_of_one_name_in_two_folders_are_two(
+    trained, tmp_path, monkeypatch
+):
+  # As TFDS names its sets: neither a folder nor files tell them apart.
+  records = {}
+
+  def opened(name, split, *, data_dir=None):
+    return data.Source(
+        f"{name} ({split})",
+        3,
+        lambda index: [records[data_dir][i] for i in index],
+        (),
+    )
+
+  for where, first in (("one", 0), ("other", 5)):
+    root = _bitmaps(tmp_path / where, 8)
+    records[where] = [
+        data.Record((root / f"{i}.bmp").read_bytes(), -1, f"#{i}")
+        for i in range(first, first + 3)
+    ]
+  monkeypatch.setattr(compute.data, "open_source", opened)
+  plan = lambda where: compute.plan(trained, "mine", data_dir=where)
+  compute.compute(plan("one"), tmp_path / "x.npz")
+  with pytest.raises(ValueError, match="something else"):
+    compute.compute(plan("other"), tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [dict(net__mean=[0.3, 0.3, 0.3]), dict(precision="bfloat16")],
+)
+def test_what_is_no_variable_tells_encoders_apart(
+    workdir, trained, photos, tmp_path, changes
+):
+  other = _variant(workdir, tmp_path / "run", **changes)
+  one, two = (_plan(x, photos).about["encoder"] for x in (trained, other))
+  assert one != two
+
+
+def test_a_name_that_is_too_long_is_refused_before_computing(
+    trained, photos, tmp_path
+):
+  plan, batches = _counted(_plan(trained, photos))
+  output = tmp_path / f"{'x' * 250}.npz"
+  with pytest.raises(OSError, match="cannot be written .*File name too long"):
+    compute.compute(plan, output)
+  # Also one that is only just too long for what lies beside it.
+  with pytest.raises(OSError, match="cannot be written .*File name too long"):
+    compute.compute(plan, tmp_path / f"{'x' * 240}.npz")
+  assert not batches and not list(tmp_path.iterdir())
+
+
 _KILLED = """
 import os, pathlib, signal, sys
 from jssl import encoder

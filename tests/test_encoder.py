@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 
 from jssl import augment
@@ -69,9 +70,10 @@ def test_a_shape_is_compiled_once(loaded):
   encode, params = load_encoder(path)
   for seed in range(3):
     encode(params, _images(2) + np.uint8(seed))
-  assert encode._cache_size() == 1
+  compiled = encode.__wrapped__
+  assert compiled._cache_size() == 1
   encode(params, _images(3))
-  assert encode._cache_size() == 2
+  assert compiled._cache_size() == 2
 
 
 def test_floats_are_the_bytes_in_0_to_1(loaded):
@@ -86,6 +88,49 @@ def test_floats_are_the_bytes_in_0_to_1(loaded):
     )
   with pytest.raises(ValueError, match="int32"):
     encode(params, images.astype(np.int32))
+
+
+@pytest.mark.parametrize(
+    "wrong,held",
+    [
+        (lambda x: np.float32(x), "values from 0 to 255"),
+        (lambda x: jnp.asarray(x, jnp.float32), "values from 0 to 255"),
+        (lambda x: np.float64(x) / 255 * 2, "values from 0 to 2"),
+        (lambda x: (np.float32(x) / 255 - 0.45) / 0.22, "values from -2.0"),
+        (lambda x: np.where(x == 0, np.nan, np.float32(x) / 255), "NaN"),
+    ],
+)
+def test_floats_outside_of_0_to_1_are_refused(loaded, wrong, held):
+  _, encode, params = loaded
+  images = _images(2)
+  assert images.min() == 0 and images.max() == 255
+  with pytest.raises(ValueError, match=f"images hold {held}.*divide them by"):
+    encode(params, wrong(images))
+  # Traced, they have no values to check.
+  jax.eval_shape(encode, params, jnp.asarray(wrong(images)))
+  encode(params, np.float32(images) / 255 * 1.0001)  # Rounding is none.
+
+
+@pytest.mark.parametrize(
+    "wrong,remedy",
+    [
+        (lambda x: list(x), "builtins.list; .*np.stack"),
+        (lambda x: Image.fromarray(x[0]), "PIL.Image.Image; .*np.asarray"),
+    ],
+)
+def test_what_is_no_array_is_refused(loaded, wrong, remedy):
+  _, encode, params = loaded
+  with pytest.raises(ValueError, match=remedy):
+    encode(params, wrong(_images(2)))
+
+
+def test_views_and_floats_check_their_values():
+  images = np.float32(_images(2))
+  recipes = (tiny.plain,)
+  with pytest.raises(ValueError, match="values from 0 to 255"):
+    augment.make_views(jax.random.key(0), {"image": images}, recipes)
+  with pytest.raises(ValueError, match="values from 0 to 255"):
+    augment.to_float(images)
 
 
 @pytest.mark.parametrize("of", ["params", "images"])

@@ -1,13 +1,16 @@
-"""Judging a finished run, as a user does."""
+"""Evaluating a finished run, as a user does."""
 
 import functools
 import json
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -17,6 +20,7 @@ from jssl import encoder
 from jssl import evaluation
 from jssl import loop
 from jssl.evals import evaluations
+import tiny_run
 
 _ROOT = pathlib.Path(__file__).parent.parent
 
@@ -57,7 +61,7 @@ def workdir(tmp_path_factory, data_dir):
 @pytest.fixture(scope="module")
 def content(workdir):
   """What the default protocols find."""
-  return evaluation.evaluate(workdir, say=lambda text: None)
+  return evaluation.evaluate(workdir)
 
 
 def _json(workdir, name="digits"):
@@ -122,23 +126,25 @@ def test_the_table_has_every_row_and_measure(workdir, content):
       "five shot",
       "ten shot",
   ]
-  names = [line.split("|")[1].strip() for line in lines[4:]]
+  rows = [line for line in lines[4:] if line.startswith("|")]
+  names = [line.split("|")[1].strip() for line in rows]
   assert names[0] == "trained" and names[-1] == "raw pixels"
   assert "untrained, stage_2" in names and len(names) == 9
   knn = content["results"]["trained"]["pooled"]["knn"]
   low, high = knn["interval"]
-  assert f"| {knn['accuracy']:.3f} ({low:.3f} to {high:.3f}) |" in lines[4]
+  star = "*" if knn["at_edge"] else ""
+  assert f"| {knn['accuracy']:.3f}{star} ({low:.3f} to {high:.3f}) |" in rows[0]
+  # Accuracies with a star, and an explanation, go together.
+  stars = sum(row.count("*") for row in rows)
+  edges = [line for line in lines if line.startswith("- * The best setting")]
+  assert len(edges) == bool(stars)
 
 
 def test_other_protocols_are_added_to_what_is_there(
     workdir, content, monkeypatch
 ):
   _limit(monkeypatch, epochs=1)
-  say = []
-  more = evaluation.evaluate(
-      workdir, protocols=["semi_supervised"], say=say.append
-  )
-  assert say[0] == "trained: semi_supervised on digits"
+  more = evaluation.evaluate(workdir, protocols=["semi_supervised"])
   row = more["results"]["trained"]["pooled"]
   assert row["knn"] == content["results"]["trained"]["pooled"]["knn"]
   # At least one of each class; a tenth.
@@ -148,7 +154,7 @@ def test_other_protocols_are_added_to_what_is_there(
   # Not to those of another state.
   path = pathlib.Path(workdir, "evaluation", "digits.json")
   path.write_text(json.dumps({**more, "step": 7}))
-  last = evaluation.evaluate(workdir, protocols=["label_free"], say=say.append)
+  last = evaluation.evaluate(workdir, protocols=["label_free"])
   assert set(last["results"]["raw pixels"]["pooled"]) == {
       "rank",
       "alpha_req",
@@ -162,9 +168,7 @@ def test_augmented_probes_know_digits_at_every_stage(workdir, monkeypatch):
   probe = evaluation.augmented_linear_probe
   short = functools.partial(probe, epochs=30, batch_size=32)
   monkeypatch.setattr(evaluation, "augmented_linear_probe", short)
-  more = evaluation.evaluate(
-      workdir, protocols=["linear_augmented"], say=lambda text: None
-  )
+  more = evaluation.evaluate(workdir, protocols=["linear_augmented"])
   for name, stages in more["results"].items():
     for stage, row in stages.items():
       found = row["linear_augmented"]
@@ -177,9 +181,7 @@ def test_augmented_probes_know_digits_at_every_stage(workdir, monkeypatch):
 
 def test_fine_tuning_learns_digits(workdir, monkeypatch):
   _limit(monkeypatch, epochs=12, learning_rate=4e-3)
-  more = evaluation.evaluate(
-      workdir, protocols=["fine_tune"], say=lambda text: None
-  )
+  more = evaluation.evaluate(workdir, protocols=["fine_tune"])
   for name in ("trained", "untrained"):
     row = more["results"][name]["pooled"]["fine_tune"]
     assert row["labels"] == 320
@@ -208,11 +210,14 @@ def test_another_data_set_of_other_sizes(tmp_path, data_dir):
     pixels = np.random.default_rng(i).integers(0, 255, (20, 24, 3), np.uint8)
     Image.fromarray(pixels).save(pictures / f"{i}.png")
   workdir = _run(tmp_path / "run", f"folder:{pictures}", data_dir)
-  with pytest.raises(ValueError, match="has no labels, which knn, few_shot"):
+  with pytest.raises(ValueError, match="have no labels, which knn, few_shot"):
     evaluation.evaluate(workdir, protocols=["knn", "few_shot", "label_free"])
-  free = evaluation.evaluate(
-      workdir, protocols=["label_free"], say=lambda text: None
-  )
+  # Without a choice, what applies is done.
+  free = evaluation.evaluate(workdir)
+  (note,) = [x for x in free["notes"] if "knn" in x]
+  assert note == "knn, linear, few_shot"
+  assert "have no labels" in free["notes"][note]
+  assert "- knn, linear, few shot: the training" in evaluations.markdown(free)
   assert free["classes"] == 0
   assert free["results"]["trained"]["pooled"]["rank"] >= 1
   other = _folder(tmp_path / "classes")
@@ -220,11 +225,13 @@ def test_another_data_set_of_other_sizes(tmp_path, data_dir):
       workdir,
       protocols=["knn", "few_shot"],
       dataset=other,
-      say=lambda text: None,
   )
   row = content["results"]["trained"]["pooled"]
   assert content["classes"] == 2 and content["test_images"] == 12
   assert row["five_shot"] is not None and row["ten_shot"] is None
+  assert content["notes"]["ten_shot"] == (
+      "class cat has 6 labelled training images"
+  )
   assert len(list(pathlib.Path(workdir, "evaluation").glob("*.json"))) == 2
 
 
@@ -236,6 +243,247 @@ def test_images_of_other_channels_are_refused(workdir, tmp_path):
 def test_a_protocol_that_does_not_exist_is_refused(workdir):
   with pytest.raises(ValueError, match="'knm'.* Did you mean 'knn'"):
     evaluation.evaluate(workdir, protocols=["knm"])
+
+
+def _labelled_folder(root, files):
+  """Pictures by their names, of smooth colors that differ."""
+  for i, name in enumerate(files):
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[0:20, 0:26] / 26
+    waves = np.stack([np.sin(3 * x + i), np.cos(4 * y - i), x * y], -1)
+    Image.fromarray(np.uint8(127 + 100 * waves)).save(path)
+  return f"folder:{root}"
+
+
+@pytest.fixture(scope="module")
+def colors(tmp_path_factory):
+  """A run on pictures of three channels, of random parameters."""
+  path = tmp_path_factory.mktemp("colors")
+  tiny_run.save(path, tiny_run.config())
+  return str(path)
+
+
+_PAIR = ["cat/1.png", "cat/2.png", "dog/3.png", "dog/4.png"]
+
+
+@pytest.mark.parametrize(
+    "train,linear",
+    [
+        (_PAIR, "6 labelled training images, and there are 4"),
+        (_PAIR[:1], "6 labelled training images, and there is 1"),
+    ],
+)
+def test_a_few_labelled_pictures_are_enough_for_knn(
+    colors, tmp_path, train, linear
+):
+  files = [f"train/{name}" for name in train]
+  files += ["test/cat/5.png", "test/dog/6.png"]
+  found = evaluation.evaluate(
+      colors,
+      dataset=_labelled_folder(tmp_path, files),
+      protocols=[*evaluation.DEFAULT_PROTOCOLS, "linear_augmented"],
+  )
+  for stages in found["results"].values():
+    for row in stages.values():
+      assert 0 <= row["knn"]["accuracy"] <= 1
+      assert 0 <= row["one_shot"]["accuracy"] <= 1
+      assert row["rank"] >= 1
+      for name in ("linear", "linear_augmented", "five_shot", "alpha_req"):
+        assert row[name] is None
+  assert found["notes"]["linear"].endswith(linear)
+  assert found["notes"]["linear_augmented"].endswith(linear)
+  assert "class cat has" in found["notes"]["five_shot"]
+  one = found["results"]["trained"]["pooled"]
+  if len(train) == 1:  # Of dogs nothing is known.
+    assert one["one_shot"]["accuracy"] == one["knn"]["accuracy"] == 0.5
+    assert found["notes"]["classes"].startswith("1 of 2 have no labelled")
+  else:
+    assert "classes" not in found["notes"]
+  text = evaluations.markdown(found)
+  assert f"- linear: {found['notes']['linear']}." in text
+
+
+def test_pictures_without_a_label_are_left_out_and_counted(
+    colors, tmp_path, monkeypatch
+):
+  files = [
+      f"{split}/{i % 2}/{i}.png"
+      for split in ("train", "test")
+      for i in range(8)
+  ]
+  dataset = _labelled_folder(tmp_path, files)
+  load = evaluation.runs.some_images
+
+  def unlabelled(config, source):
+    images = load(config, source)
+    labels = images.label.copy()
+    labels[:3] = -1
+    return images._replace(label=labels)
+
+  monkeypatch.setattr(evaluation.runs, "some_images", unlabelled)
+  found = evaluation.evaluate(
+      colors, dataset=dataset, protocols=["knn", "few_shot"]
+  )
+  assert found["notes"]["labels"] == (
+      "3 of 8 training images and 3 of 8 test images have none and are left out"
+  )
+  low, high = found["results"]["trained"]["pooled"]["knn"]["interval"]
+  assert high - low > 0.4  # Of five images.
+
+
+def test_a_setting_at_the_edge_is_marked_in_the_table():
+  chosen = {"accuracy": 0.5, "interval": [0.4, 0.6], "learning_rate": 10.0}
+  table = lambda edge: evaluations.markdown({
+      "dataset": "digits",
+      "step": 7,
+      "train_images": 9,
+      "test_images": 9,
+      "results": {"trained": {"stage_1": {"linear": chosen | edge}}},
+  })
+  text = table({"at_edge": ["learning_rate"]})
+  assert "| 0.500* (0.400 to 0.600) |" in text
+  assert "(trained, stage_1, linear: learning rate 10)" in text
+  assert "*" not in table({"at_edge": []})
+
+
+def test_an_edited_set_starts_a_new_result(colors, tmp_path):
+  files = [f"{split}/{name}" for split in ("train", "test") for name in _PAIR]
+  dataset = _labelled_folder(tmp_path, files)
+  evaluation.evaluate(colors, dataset=dataset, protocols=["knn"])
+  kept = evaluation.evaluate(colors, dataset=dataset, protocols=["few_shot"])
+  assert set(kept["results"]["trained"]["pooled"]) >= {"knn", "one_shot"}
+  image = Image.open(tmp_path / files[0])
+  image.transpose(Image.Transpose.ROTATE_180).save(tmp_path / files[0])
+  new = evaluation.evaluate(colors, dataset=dataset, protocols=["few_shot"])
+  assert "knn" not in new["results"]["trained"]["pooled"]
+
+
+def test_results_have_short_names_of_their_own(tmp_path):
+  long = "folder:/" + "/".join(["a" * 200] * 10)
+  names = [
+      "digits",
+      "folder:a-b",
+      "folder:a_b",
+      "folder:a b",
+      "folder:照片",
+      "folder:圖片",
+      "folder:../照片",
+      "folder:\udcff",
+      "cifar10:3.0.2",
+      "cifar10_3_0_2",
+      long + "x",
+      long + "y",
+      "",
+  ]
+  paths = [evaluations.target(tmp_path, name) for name in names]
+  paths.append(evaluations.target(tmp_path, "digits", variant=["elsewhere"]))
+  assert len({path.name.lower() for path in paths}) == len(paths)
+  for path in paths:
+    assert path.name.isascii() and len(path.name) < 64
+    assert path.parent == tmp_path / "evaluation"
+  assert paths[0].name == "digits.json"
+  # A folder is the same from wherever it is named.
+  here = evaluations.target(tmp_path, "folder:x")
+  assert here == evaluations.target(tmp_path, f"folder:{os.getcwd()}/x/")
+
+
+def test_slices_and_folders_of_one_name_have_files_of_their_own():
+  own = configs.of_method("moco_v2", "digits")
+  own.data.update(train="train[:10%]", data_dir="here")
+  variant = lambda *changes: evaluation._variant(
+      own.data, evaluation._config_for(own, *changes).data
+  )
+  assert variant(None, None) == variant(None, "here") == []
+  assert variant("digits", None) == ["train"]
+  assert variant("digits", "there") == ["there", "train"]
+  assert variant("mnist", None) == []
+  assert variant("mnist", "there") == ["there"]
+
+
+def test_results_of_any_name_are_written(colors, tmp_path):
+  root = tmp_path / "照片" / ("long" * 50) / ("path" * 50)
+  files = [f"{split}/{name}" for split in ("train", "test") for name in _PAIR]
+  dataset = _labelled_folder(root, files)
+  found = evaluation.evaluate(colors, dataset=dataset, protocols=["knn"])
+  path = evaluations.target(colors, dataset)
+  assert json.loads(path.read_text()) == found
+  assert "照片" in path.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_first(
+    colors, tmp_path, monkeypatch
+):
+  workdir = tmp_path / "run"
+  shutil.copytree(colors, workdir, ignore=shutil.ignore_patterns("evaluation"))
+  (workdir / "evaluation").write_text("in the way")
+  monkeypatch.setattr(evaluation, "_evaluate_one", None)  # Not reached.
+  with pytest.raises(OSError, match=r"evaluation/.*\.json cannot be written"):
+    evaluation.evaluate(str(workdir), dataset=_folder(tmp_path / "set"))
+
+
+@pytest.mark.parametrize(
+    "dataset,flips",
+    [
+        ("digits", False),
+        ("mnist", False),
+        ("emnist/letters:3.1.0", False),
+        ("svhn_cropped", False),
+        ("cifar10", True),
+        ("imagenet2012", True),
+        ("folder:digits", True),
+    ],
+)
+def test_the_recipe_is_that_of_the_evaluated_set(dataset, flips):
+  recipe = evaluation._supervised_recipe(dataset, 8)
+  # Bright on the right, so that a mirror image is bright on the left.
+  image = jnp.tile(jnp.arange(16.0)[None, :, None] / 16, (16, 1, 3))
+  views = jax.jit(jax.vmap(lambda key: recipe(key, image)))(
+      jax.random.split(jax.random.key(0), 64)
+  )
+  rising = views[:, :, 5].mean((1, 2)) > views[:, :, 2].mean((1, 2))
+  assert (0.3 < np.mean(rising) < 0.7) if flips else rising.all()
+
+
+def test_crops_of_supervised_training_are_those_of_imagenet():
+  recipe = evaluation._supervised_recipe("imagenet2012", 8)
+  image = jnp.tile(jnp.arange(64.0)[None, :, None] / 64, (64, 1, 3))
+  views = jax.jit(jax.vmap(lambda key: recipe(key, image)))(
+      jax.random.split(jax.random.key(0), 500)
+  )
+  widths = np.ptp(np.asarray(views[..., 0]), axis=(1, 2)) * 8 / 7
+  # Of the area: at an aspect of 1 the side is its root.
+  assert np.min(widths) < 0.3 and np.mean(widths < 0.42) > 0.1
+
+
+@pytest.mark.parametrize(
+    "own,dataset,expected",
+    [
+        # The central crop of ImageNet would cut digits, and other sets too.
+        (("imagenet2012", 0.875), "digits", 1.0),
+        (("digits", 1.0), "imagenet2012", 0.875),
+        # What a user chose for their pictures stays for others of their own.
+        (("folder:a", 0.9), "folder:b", 0.9),
+        (("folder:a", 0.9), None, 0.9),
+    ],
+)
+def test_the_central_crop_is_that_of_the_evaluated_set(own, dataset, expected):
+  name, fraction = own
+  config = configs.of_method("moco_v2", name)
+  config.eval.crop_fraction = fraction
+  size = config.image_size
+  made = evaluation._config_for(config, dataset, None)
+  assert made.eval.crop_fraction == expected
+  assert made.image_size == size
+  assert config.eval.crop_fraction == fraction  # The run's own stays.
+
+
+def test_pictures_of_one_size_are_not_stretched_to_the_runs_canvas(data_dir):
+  config = configs.of_method("moco_v2", "folder:a")
+  assert config.data.canvas
+  made = evaluation._config_for(config, "digits", str(data_dir))
+  evaluation._open(made, True)
+  assert made.data.canvas == 0
 
 
 def _command(*arguments):
@@ -253,8 +501,17 @@ def test_the_command_prints_a_table(workdir, content):
   result = _command(f"--workdir={workdir}", "--protocols=knn")
   assert result.returncode == 0, result.stderr
   assert "| raw pixels" in result.stdout
+  lines = result.stderr.splitlines()
+  start = lines.index("loading digits")
+  assert lines[start : start + 5] == [
+      "loading digits",
+      "trained (1 of 3): encoding 320 training and 200 test images",
+      "trained (1 of 3): evaluating knn (1 of 1)",
+      "untrained (2 of 3): encoding 320 training and 200 test images",
+      "untrained (2 of 3): evaluating knn (1 of 1)",
+  ]
   knn = content["results"]["trained"]["pooled"]["knn"]["accuracy"]
-  assert f"| {knn:.3f} |" in result.stdout
+  assert re.search(rf"\| {knn:.3f}\*? +\|", result.stdout)
   assert f"In {workdir}/evaluation" in result.stdout
 
 

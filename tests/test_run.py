@@ -205,3 +205,16 @@ def test_a_batch_of_one_is_refused_before_a_step_is_compiled(
   compiled = set(re.findall(r"Compiling \w+\(([^)]*)\)", done.stderr))
   assert compiled  # Small things are, and are said to be.
   assert not compiled & {"step", "dispatch", "<lambda>"}
+
+
+def test_gray_images_get_the_average_of_the_colors_statistics(data_dir):
+  config = _config(data_dir, net={"width": 8, "name": "resnet8"})
+  with config.ignore_type():
+    config.net.update(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+  run = runs.prepare(config)
+  assert run.config.resolved.channels == 1
+  assert (run.config.net.mean, run.config.net.std) == (0.449, 0.226)
+  assert tuple(config.net.mean) == (0.485, 0.456, 0.406)
+  state = jax.eval_shape(run.init, jax.random.key(0))
+  # Not three channels of one.
+  assert state.params["net"]["stem"]["kernel"].shape[2] == 1

@@ -1,18 +1,28 @@
 """What evaluations found, in a run's folder: as JSON and as tables.
 
-An evaluation is a dict: "dataset", "step" of the checkpoint, "train_images",
-"test_images", "classes" (their number), and "results", which gives for each
-encoder ("trained", "untrained", "raw pixels"), each stage of it ("pooled"
-first) and each measure a dict of "accuracy" in [0, 1], its 95% "interval" and
-more, or a number, or None where it does not apply.
+An evaluation is a dict: "dataset"; "step" of the checkpoint; "train_images",
+"test_images" and "classes" (their numbers); "contents", what tells these
+pictures from others; "canvas" and "crop_fraction" by which they were prepared;
+"notes", a sentence for each thing that was left out, by the measure's name; and
+"results", which gives for each encoder ("trained", "untrained", "raw pixels"),
+each stage of it ("pooled" first) and each measure a dict of "accuracy" in
+[0, 1], its 95% "interval" and more, or a number, or None where it does not
+apply. "at_edge" of a measure names settings whose chosen value is the last of
+its grid.
 """
 
+from collections.abc import Sequence
+import hashlib
 import json
 import os
 import pathlib
+import re
 from typing import Any, NamedTuple
 
+from jssl.config import check_writable
 from jssl.config import write_json
+
+_LONGEST = 40  # Characters of a data set's name in that of a file.
 
 
 class Table(NamedTuple):
@@ -22,33 +32,54 @@ class Table(NamedTuple):
     title: What it is of.
     columns: Names of the measures.
     rows: (encoder and stage, [a text for each column]).
+    notes: Sentences on what is missing, and on accuracies marked by a star.
   """
 
   title: str
   columns: list[str]
   rows: list[tuple[str, list[str]]]
+  notes: list[str]
 
 
-def write(
-    evaluation: dict[str, Any], workdir: str | os.PathLike
-) -> dict[str, Any]:
-  """Writes `evaluation/DATASET.json` and the same as a table in Markdown.
+def target(
+    workdir: str | os.PathLike, dataset: str, *, variant: Sequence[str] = ()
+) -> pathlib.Path:
+  """Chooses the file of an evaluation, and sees that it can be written.
+
+  Args:
+    workdir: The run's folder.
+    dataset: The data set, as in a config.
+    variant: What tells it apart from the run's own of this name, if anything.
+
+  Returns:
+    `evaluation/NAME.json`, by the data set's name: short, of characters that
+    every system takes, and another one for every data set.
+
+  Raises:
+    OSError: If it cannot be written.
+  """
+  path = _folder(workdir) / f"{_file_name(dataset, variant)}.json"
+  check_writable(path)
+  return path
+
+
+def write(evaluation: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
+  """Writes an evaluation as JSON and, beside it, as a table in Markdown.
 
   Args:
     evaluation: What was found. Measures that are there already, of the same
-      data and step, are kept beside it.
-    workdir: The run's folder.
+      pictures and step, are kept.
+    path: See `target`.
 
   Returns:
     The evaluation with what was there.
   """
-  folder = _folder(workdir)
-  folder.mkdir(parents=True, exist_ok=True)
-  name = "".join(c if c.isalnum() else "_" for c in evaluation["dataset"])
-  path = folder / f"{name}.json"
   evaluation = _merge(path, evaluation)
   write_json(evaluation, path)
-  path.with_suffix(".md").write_text(markdown(evaluation))
+  text = markdown(evaluation)
+  path.with_suffix(".md").write_text(
+      text, encoding="utf-8", errors="backslashreplace"
+  )
   return evaluation
 
 
@@ -78,6 +109,7 @@ def tabulate(evaluation: dict[str, Any], *, intervals: bool = True) -> Table:
   }
   keys = list(dict.fromkeys(key for row in named.values() for key in row))
   kind = "; 95% intervals over test images or draws" if intervals else ""
+  notes = evaluation.get("notes", {})
   return Table(
       f"{evaluation['dataset']}: {evaluation['train_images']:,} training and"
       f" {evaluation['test_images']:,} test images, step"
@@ -87,21 +119,40 @@ def tabulate(evaluation: dict[str, Any], *, intervals: bool = True) -> Table:
           (name, [_cell(row.get(key), intervals) for key in keys])
           for name, row in named.items()
       ],
+      [f"{name.replace('_', ' ')}: {text}." for name, text in notes.items()]
+      + _edges(named),
   )
 
 
 def markdown(evaluation: dict[str, Any], *, intervals: bool = True) -> str:
   """Returns the table of an evaluation in Markdown, see `tabulate`."""
-  title, columns, rows = tabulate(evaluation, intervals=intervals)
+  title, columns, rows, notes = tabulate(evaluation, intervals=intervals)
   cells = [["encoder", *columns], *([name, *row] for name, row in rows)]
   widths = [max(map(len, column)) for column in zip(*cells)]
   cells.insert(1, ["-" * width for width in widths])
   lines = [f"| {' | '.join(map(str.ljust, line, widths))} |" for line in cells]
-  return "\n".join([title, "", *lines, ""])
+  below = ["", *(f"- {note}" for note in notes)] if notes else []
+  return "\n".join([title, "", *lines, *below, ""])
 
 
 def _folder(workdir):
   return pathlib.Path(workdir) / "evaluation"
+
+
+def _file_name(dataset, variant):
+  """A plain name as it is; any other shortened, with a checksum of it all."""
+  plain = re.fullmatch(r"[a-z0-9_]+", dataset) and len(dataset) <= _LONGEST
+  if plain and not variant:
+    return dataset
+  kind, colon, path = dataset.partition(":")
+  if kind == "folder":  # The same one from wherever the command is called.
+    dataset = kind + colon + os.path.abspath(os.path.expanduser(path))
+  identity = json.dumps([dataset, *variant])
+  digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+  # The end says more of a path than its start.
+  words = re.findall(r"[A-Za-z0-9]+", dataset)
+  short = "_".join(words).lower()[-_LONGEST:].strip("_")
+  return f"{short}-{digest}"
 
 
 def _merge(path, evaluation):
@@ -109,14 +160,34 @@ def _merge(path, evaluation):
   if not path.exists():
     return evaluation
   old = json.loads(path.read_text())
-  if any(old.get(x) != evaluation[x] for x in evaluation if x != "results"):
+  same = set(evaluation) - {"results", "notes"}
+  if any(old.get(x) != evaluation[x] for x in same):
     return evaluation
   merged = old["results"]
   for encoder, stages in evaluation["results"].items():
     for stage, measures in stages.items():
       row = merged.setdefault(encoder, {}).setdefault(stage, {})
       row.update(measures)
-  return {**evaluation, "results": merged}
+  notes = {**old["notes"], **evaluation["notes"]}
+  return {**evaluation, "notes": notes, "results": merged}
+
+
+def _edges(named):
+  """Names the settings that were chosen at the edge of their grids."""
+  found = [
+      f"{name}, {key.replace('_', ' ')}: {setting.replace('_', ' ')}"
+      f" {value[setting]:g}"
+      for name, row in named.items()
+      for key, value in row.items()
+      if isinstance(value, dict)
+      for setting in value.get("at_edge", ())
+  ]
+  if not found:
+    return []
+  return [
+      "* The best setting is the last of its grid, so a wider one may find"
+      f" more ({'; '.join(found)})."
+  ]
 
 
 def _cell(value: Any, intervals: bool) -> str:
@@ -124,7 +195,7 @@ def _cell(value: Any, intervals: bool) -> str:
     return "-"
   if not isinstance(value, dict):
     return f"{value:#.3g}"
-  text = f"{value['accuracy']:.3f}"
+  text = f"{value['accuracy']:.3f}" + "*" * bool(value.get("at_edge"))
   if not intervals:
     return text
   low, high = value["interval"]

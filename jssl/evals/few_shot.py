@@ -86,6 +86,25 @@ def few_shot(
   )
 
 
+def only_present(
+    labels: np.ndarray, test_labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Numbers the classes that have labelled images, for `few_shot`.
+
+  Args:
+    labels: int `[M]`.
+    test_labels: int `[N]`.
+
+  Returns:
+    The classes that are there, int `[P]`; labels, int `[M]` in [0, P); and test
+    labels, int `[N]`, P for the other classes: they are never predicted.
+  """
+  present, labels = np.unique(labels, return_inverse=True)
+  known = np.isin(test_labels, present)
+  test_labels = np.searchsorted(present, test_labels)
+  return present, labels, np.where(known, test_labels, len(present))
+
+
 @functools.partial(jax.jit, static_argnames=("shots", "num_classes"))
 def _accuracies(
     keys, features, labels, test_features, test_labels, *, shots, num_classes

@@ -11,6 +11,7 @@ import optax
 
 from jssl import augment as augmentation
 from jssl import optim
+from jssl.evals import checks
 from jssl.evals import linear
 from jssl.evals import minibatches
 from jssl.evals.minibatches import LabelledImages
@@ -58,13 +59,16 @@ def fine_tune(
     the views, to logits `[B, num_classes]`.
 
   Raises:
-    ValueError: If the learning rate is negative.
+    ValueError: If the learning rate is negative, or a label is none of a class
+      (such as -1).
 
   Reference:
     He et al., Masked Autoencoders Are Scalable Vision Learners, 2022, table 9,
-    but for its stronger augmentation.
+    except for its stronger augmentation. Nothing is chosen: the setting is the
+    same for all encoders.
   """
   optim.check_not_negative(learning_rate=learning_rate)
+  checks.check_labels(images.label, num_classes)
   count = len(images.image)
   train = count >= batch_size
   batch_size = min(batch_size, count)

@@ -1,8 +1,10 @@
-"""How sure a measured accuracy is."""
+"""How sure a measured accuracy is, and the setting that it was reached by."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import statistics
 from typing import Any
+
+import numpy as np
 
 from jssl.evals import checks
 
@@ -22,9 +24,9 @@ def of_images(predicted: Any, labels: Any) -> dict[str, Any]:
   Raises:
     ValueError: If an image has no label.
   """
-  checks.check_labels(labels)
   from scipy import stats  # Slow to import.
 
+  checks.check_labels(labels)
   right = int((predicted == labels).sum())
   test = stats.binomtest(right, len(labels))
   interval = test.proportion_ci(CONFIDENCE, method="wilson")
@@ -55,3 +57,37 @@ def of_draws(accuracies: Sequence[float]) -> dict[str, Any]:
       "std": std,
       "interval": [mean - half, mean + half],
   }
+
+
+def at_edge(
+    scores: np.ndarray,
+    chosen: Sequence[int],
+    grid: Mapping[str, Sequence[float]],
+    *,
+    limits: Mapping[str, float],
+) -> tuple[str, ...]:
+  """Names the settings whose best value may lie outside of their grid.
+
+  A value at the edge of a grid counts if every other one of its setting scores
+  less, and there is something beyond.
+
+  Args:
+    scores: Of each combination, an axis for each setting.
+    chosen: Where the chosen one is.
+    grid: The values of each setting, in the order of the axes.
+    limits: Values that nothing lies beyond, such as a weight decay of 0.
+
+  Returns:
+    Names of `grid`.
+  """
+  names = []
+  for axis, (index, (name, values)) in enumerate(zip(chosen, grid.items())):
+    others = np.delete(scores, index, axis=axis)
+    if (
+        index in (0, len(values) - 1)
+        and values[index] != limits.get(name)
+        and others.size
+        and others.max() < scores[tuple(chosen)]
+    ):
+      names.append(name)
+  return tuple(names)

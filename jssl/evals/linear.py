@@ -12,9 +12,11 @@ import optax
 
 from jssl import optim
 from jssl.embeddings import AnyArray
+from jssl.evals import checks
+from jssl.evals import intervals
 
-LEARNING_RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
-WEIGHT_DECAYS = (0.0, 1e-4, 1e-3, 1e-2)
+LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+WEIGHT_DECAYS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
 _MOMENTUM = 0.9
 
 
@@ -27,12 +29,16 @@ class LinearProbe(NamedTuple):
     weight_decay: The one that was chosen.
     validation: Accuracy of each setting on the held-out part, float32
       `[learning rates, weight decays]`, in [0, 1].
+    at_edge: Those of "learning_rate" and "weight_decay" whose chosen value is
+      the last of its grid and better than all others: one beyond may be better
+      still.
   """
 
   predicted: np.ndarray
   learning_rate: float
   weight_decay: float
   validation: np.ndarray
+  at_edge: tuple[str, ...] = ()
 
 
 def linear_probe(
@@ -74,7 +80,8 @@ def linear_probe(
     See `LinearProbe`.
 
   Raises:
-    ValueError: If shapes do not fit, or too few features are left to choose by.
+    ValueError: If shapes do not fit, a label is none of a class (such as -1),
+      or too few features are left to choose by.
 
   Reference:
     The protocol of He et al., Momentum Contrast for Unsupervised Visual
@@ -101,6 +108,7 @@ def linear_probe(
     1.0
   """
   _check(features, labels, test_features)
+  checks.check_labels(labels, num_classes)
   split_key, grid_key, last_key = jax.random.split(key, 3)
   valid, rest = hold_out(split_key, len(features), validation_fraction)
   features, test_features = standardize(features, test_features)
@@ -112,11 +120,37 @@ def linear_probe(
   probes = train(grid_key, features[rest], labels[rest], *columns(grid))
   best, accuracy = choose(probes, features[valid], labels[valid])
   probe = train(last_key, features, labels, *columns([grid[best]]))
+  predicted = predict(probe, test_features)[0]
+  return make_probe(predicted, best, accuracy, learning_rates, weight_decays)
+
+
+def make_probe(
+    predicted: AnyArray,
+    best: int,
+    accuracy: np.ndarray,
+    learning_rates: Sequence[float],
+    weight_decays: Sequence[float],
+) -> LinearProbe:
+  """Gathers what was found.
+
+  Args:
+    predicted: Classes of the test features, int `[N]`.
+    best: The setting that was chosen, of `make_grid`.
+    accuracy: Of each setting on the held-out part, `[S]`.
+    learning_rates: The grid's.
+    weight_decays: The grid's.
+  """
+  grid = {"learning_rate": learning_rates, "weight_decay": weight_decays}
+  validation = accuracy.reshape(len(learning_rates), len(weight_decays))
+  i, j = divmod(best, len(weight_decays))
   return LinearProbe(
-      predicted=np.asarray(predict(probe, test_features)[0], np.int32),
-      learning_rate=grid[best][0],
-      weight_decay=grid[best][1],
-      validation=accuracy.reshape(len(learning_rates), len(weight_decays)),
+      predicted=np.asarray(predicted, np.int32),
+      learning_rate=learning_rates[i],
+      weight_decay=weight_decays[j],
+      validation=validation,
+      at_edge=intervals.at_edge(
+          validation, (i, j), grid, limits={"weight_decay": 0.0}
+      ),
   )
 
 

@@ -5,11 +5,11 @@ import functools
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 from jssl import augment as augmentation
 from jssl.embeddings import AnyArray
+from jssl.evals import checks
 from jssl.evals import linear
 from jssl.evals import minibatches
 from jssl.evals.linear import LinearProbe
@@ -63,7 +63,8 @@ def augmented_linear_probe(
     What was found at each stage.
 
   Raises:
-    ValueError: If too few images are left to choose by.
+    ValueError: If too few images are left to choose by, or a label is none of a
+      class (such as -1).
 
   Reference:
     He et al., Momentum Contrast for Unsupervised Visual Representation
@@ -95,6 +96,7 @@ def augmented_linear_probe(
     >>> float((probes["pooled"].predicted == labels[:20]).mean())
     1.0
   """
+  checks.check_labels(images.label, num_classes)
   split_key, order_key, view_key = jax.random.split(key, 3)
   valid, rest = linear.hold_out(
       split_key, len(images.image), validation_fraction
@@ -142,10 +144,7 @@ def augmented_linear_probe(
     best, accuracy = linear.choose(probes, seen, images.label[valid])
     tested = linear.normalize(test_features[stage], norms[stage])
     predicted = linear.predict(probes, tested)[best]
-    found[stage] = LinearProbe(
-        predicted=np.asarray(predicted, np.int32),
-        learning_rate=grid[best][0],
-        weight_decay=grid[best][1],
-        validation=accuracy.reshape(len(learning_rates), len(weight_decays)),
+    found[stage] = linear.make_probe(
+        predicted, best, accuracy, learning_rates, weight_decays
     )
   return found

@@ -8,6 +8,7 @@ from jssl.data import labels_of
 from jssl.embeddings import feature_std
 from jssl.evals.features import evenly
 from jssl.evals.few_shot import few_shot
+from jssl.evals.few_shot import only_present
 from jssl.evals.knn import knn_predict
 from jssl.evals.quality import RANK_IMAGES
 from jssl.evals.quality import rankme
@@ -62,8 +63,8 @@ def accuracies(
   """Returns "knn", "one_shot" and "five_shot" accuracy, in [0, 1].
 
   Arguments as in `knn_accuracy`. Few-shot accuracies are the mean of ten draws
-  (the same draws for all features); None where a class has too few images, and
-  all are None without labels.
+  (the same draws for all features), of the classes that have labelled training
+  images; None where one has too few, and all are None without labels.
   """
   if train_features is None or not labelled(train, test):
     return dict.fromkeys(("knn", "one_shot", "five_shot"))
@@ -79,7 +80,8 @@ def accuracies(
   }
   train_features, train_label = _known(train_features, train)
   test_features, test_label = _known(test_features, test)
-  fewest = np.bincount(train_label, minlength=len(train.classes)).min()
+  present, train_label, test_label = only_present(train_label, test_label)
+  fewest = np.bincount(train_label).min()
   for name, shots in (("one_shot", 1), ("five_shot", 5)):
     result[name] = None
     if fewest >= shots:
@@ -90,7 +92,7 @@ def accuracies(
           test_features,
           test_label,
           shots=shots,
-          num_classes=len(train.classes),
+          num_classes=len(present),
       )
       result[name] = float(np.mean(draws))
   return result

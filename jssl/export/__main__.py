@@ -10,6 +10,7 @@ from absl import app
 from absl import flags
 
 from jssl import cli
+from jssl import config
 from jssl import encoder
 from jssl.export import arrays
 from jssl.export import program
@@ -48,8 +49,8 @@ def main(argv: list[str]) -> None:
           f"--output={output} ends in {output.suffix or 'no suffix'!r};"
           f" expected one of {', '.join(_SUFFIXES)}."
       )
+    config.check_writable(output)
     trained = encoder.load(workdir)
-    output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".safetensors":
       arrays.save_safetensors(trained, output)
     else:

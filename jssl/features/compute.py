@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import contextlib
 import functools
+import json
 import pathlib
 from typing import Any, NamedTuple
 import warnings
@@ -15,6 +16,7 @@ from jssl import data
 from jssl import encoder
 from jssl import lock
 from jssl import parallel
+from jssl.config import check_writable
 from jssl.config import lookup
 from jssl.features import files
 from jssl.features import partial as partials
@@ -110,7 +112,7 @@ def plan(
       encode=encode,
       batch_size=-(-batch_size // devices) * devices,
       about={
-          "encoder": _checksum(encoder.backbone(trained).variables),
+          "encoder": _checksum(trained),
           "method": config.method.name,
           "net": config.net.name,
           "step": int(trained.state.step),
@@ -119,11 +121,7 @@ def plan(
           "dataset": dataset,
           "split": split,
           "pictures": source.length,
-          "data": (
-              source.fingerprint()
-              if source.fingerprint
-              else zlib.crc32(source.name.encode())
-          ),
+          "data": _identity(source),
           "canvas": geometry.canvas,
           "channels": geometry.channels,
           "image_size": config.image_size,
@@ -158,7 +156,8 @@ def compute(
   files.check(output)
   if output.exists() and not overwrite:
     return _complete(plan, output)
-  output.parent.mkdir(parents=True, exist_ok=True)
+  # The longest name of what will lie beside it.
+  check_writable(partials.journal_of(output))
   own = lock.exclusive(
       output.with_name(output.name + ".lock"),
       busy=(
@@ -334,15 +333,32 @@ def _check_same(there, now, output):
       for key, value in now.items()
       if there.get(key) != value
   )
+  files_differ = there.get("data") != now["data"]
+  hint = (
+      "\nPictures were edited, added or copied since." if files_differ else ""
+  )
   raise ValueError(
-      f"{output} was begun with something else:{different}\nGive another"
+      f"{output} was begun with something else:{different}{hint}\nGive another"
       " --output, or --overwrite to replace it."
   )
 
 
-def _checksum(tree):
-  """Tells an encoder from others, wherever its run lies."""
-  checksum = 0
-  for leaf in jax.tree.leaves(tree):
+def _checksum(trained):
+  """Tells an encoder from others, wherever its run lies.
+
+  Its statistics and precision are no variables, and features depend on them.
+  """
+  config = trained.config
+  settings = [config.method.name, config.net.to_dict(), config.precision]
+  checksum = zlib.crc32(json.dumps(settings, sort_keys=True).encode())
+  for leaf in jax.tree.leaves(encoder.backbone(trained).variables):
     checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
   return checksum
+
+
+def _identity(source):
+  """Tells pictures from others: by some contents, and by what files say."""
+  return [
+      data.fingerprint(source),
+      source.fingerprint() if source.fingerprint else None,
+  ]

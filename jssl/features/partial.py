@@ -136,9 +136,13 @@ def discard(output: pathlib.Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def journal_of(output: pathlib.Path) -> pathlib.Path:
+  """Returns the journal of an unfinished file."""
+  return output.with_name(output.name + ".partial.jsonl")
+
+
 def _paths(output):
-  rows = output.with_name(output.name + ".partial")
-  return rows, rows.with_name(rows.name + ".jsonl")
+  return output.with_name(output.name + ".partial"), journal_of(output)
 
 
 def _start(rows_path, journal_path, about, count, dim):

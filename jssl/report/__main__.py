@@ -10,6 +10,7 @@ from absl import app
 from absl import flags
 
 from jssl import cli
+from jssl import config
 from jssl.report import material
 from jssl.report import page
 
@@ -46,6 +47,7 @@ def _write(workdirs: list[str]) -> pathlib.Path:
         f"--output is {output}, but there is no folder {output.parent}; make"
         " it, or choose another."
     )
+  config.check_writable(output)
   if several:
     page.write_comparison([material.read(x) for x in workdirs], output)
   else:

@@ -158,7 +158,9 @@ def encode_some(material: Material, *, train: bool) -> Encoded:
     train: Which split.
   """
   images = images_of(material, train=train)
-  index = features.evenly(len(images.image), _TRAIN_ROWS if train else _TEST_ROWS)
+  index = features.evenly(
+      len(images.image), _TRAIN_ROWS if train else _TEST_ROWS
+  )
   images = take(images, index)
   pooled = lambda x, extent: stages(material, x, extent)["pooled"]
   encoded = features.extract(

@@ -119,6 +119,15 @@ def test_the_key_decides_the_draws():
   assert len(np.unique(run(KEY))) > 1
 
 
+@pytest.mark.parametrize("of", [1, 3])
+def test_labels_of_no_class_are_refused(of):
+  labels = _labels(40)
+  inputs = [_noise(40), labels, _noise(40), labels]
+  inputs[of] = np.where(np.arange(40) == 5, -1, labels)
+  with pytest.raises(ValueError, match="1 of 40 (test )?labels are below 0"):
+    evals.few_shot(KEY, *inputs, shots=1, num_classes=CLASSES)
+
+
 def test_a_class_with_too_few_images_is_refused():
   labels = np.asarray([0, 0, 0, 1, 1, 2, 2, 2])
   features = _noise(8)

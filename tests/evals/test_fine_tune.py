@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jssl.evals import fine_tune as tuning
 from jssl.evals.minibatches import LabelledImages
@@ -175,3 +176,17 @@ def test_extents_reach_the_augmentation():
       batch_size=16,
   )
   assert set(seen) == {(2,)}
+
+
+def test_images_without_a_label_are_refused():
+  images, labels = _quadrants(16, seed=0)
+  labels = np.where(np.arange(16) == 3, -1, labels)
+  with pytest.raises(ValueError, match="1 of 16 labels are below 0"):
+    tuning.fine_tune(
+        jax.random.key(0),
+        _encode,
+        _variables(),
+        LabelledImages(images, labels),
+        num_classes=CLASSES,
+        augment=tiny.plain,
+    )

@@ -34,3 +34,40 @@ def test_the_interval_over_draws_is_students():
   np.testing.assert_allclose(
       result["interval"], [0.6 - half, 0.6 + half], rtol=1e-5
   )
+
+
+_GRID = {"rate": (0.1, 1.0, 10.0), "decay": (0.0, 0.1, 1.0)}
+
+
+@pytest.mark.parametrize(
+    "best,expected",
+    [
+        ((1, 1), ()),
+        ((2, 1), ("rate",)),
+        ((0, 1), ("rate",)),
+        ((1, 2), ("decay",)),
+        ((2, 2), ("rate", "decay")),
+        ((1, 0), ()),  # There is no decay below 0.
+        ((2, 0), ("rate",)),
+    ],
+)
+def test_the_edge_of_a_grid_is_told_where_it_is_best(best, expected):
+  scores = np.full((3, 3), 0.5)
+  scores[best] = 0.6
+  found = intervals.at_edge(scores, best, _GRID, limits={"decay": 0.0})
+  assert found == expected
+
+
+def test_an_edge_that_is_no_better_than_the_inside_is_none():
+  scores = np.full((3, 3), 0.5)
+  assert intervals.at_edge(scores, (2, 2), _GRID, limits={}) == ()
+  scores[2, 2] = scores[1, 2] = 0.6
+  assert intervals.at_edge(scores, (2, 2), _GRID, limits={}) == ("decay",)
+  # Of a single value there is no choice.
+  one = {"rate": (0.1,), "decay": (0.0, 1.0)}
+  assert intervals.at_edge(np.ones((1, 2)), (0, 1), one, limits={}) == ()
+
+
+def test_images_without_a_label_are_refused():
+  with pytest.raises(ValueError, match="1 of 3 labels are below 0"):
+    intervals.of_images(np.array([0, 1, 1]), np.array([0, 1, -1]))

@@ -1,5 +1,6 @@
 """Nearest-neighbour classification."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -89,6 +90,32 @@ def test_shapes_that_do_not_fit_are_refused(golden):
       evals.knn_predict(*inputs, k=5, num_classes=10)
 
 
+@pytest.mark.parametrize(
+    "wrong,message",
+    [
+        (-1, "2 of 400 labels are below 0.* features\\[labels >= 0\\]"),
+        (10, "go up to 10, but num_classes is 10"),
+    ],
+)
+def test_labels_of_no_class_are_refused(golden, wrong, message):
+  features, bank, labels = _inputs(golden("knn"))
+  labels = np.array(labels)
+  labels[[3, 8]] = wrong
+  with pytest.raises(ValueError, match=message):
+    evals.knn_predict(features, bank, labels, k=5, num_classes=10)
+
+
+def test_unlabelled_neighbours_do_not_vote_where_labels_are_traced():
+  bank = np.eye(3, dtype=np.float32)
+  features = np.asarray([[1.0, 0.5, 0.0]], np.float32)
+  predict = jax.jit(
+      lambda labels: evals.knn_predict(
+          features, bank, labels, k=2, num_classes=3
+      )
+  )
+  assert predict(np.asarray([-1, 1, 2]))[0] == 1
+
+
 def test_a_sweep_is_each_setting_by_itself(golden):
   data = golden("knn")
   features, bank, labels = _inputs(data)
@@ -127,5 +154,5 @@ def test_no_k_of_a_sweep_may_exceed_the_bank(golden):
         labels,
         ks=(1, len(bank) + 1),
         temperatures=(0.1,),
-        num_classes=5,
+        num_classes=10,
     )

@@ -197,3 +197,40 @@ def test_a_part_to_choose_by_is_needed(fraction):
         num_classes=3,
         validation_fraction=fraction,
     )
+
+
+def test_a_setting_at_the_edge_of_the_grid_is_named():
+  accuracy = np.full((3, 2), 0.5)
+  accuracy[2, 0] = 0.9
+  make = lambda accuracy: linear.make_probe(
+      np.zeros(4, int),
+      int(np.argmax(accuracy)),
+      accuracy.ravel(),
+      (0.1, 1.0, 10.0),
+      (0.0, 0.1),
+  )
+  probe = make(accuracy)
+  assert (probe.learning_rate, probe.weight_decay) == (10.0, 0.0)
+  assert probe.at_edge == ("learning_rate",)
+  np.testing.assert_array_equal(probe.validation, accuracy)
+  inside = make(accuracy[[0, 2, 1]])
+  assert inside.learning_rate == 1.0 and inside.at_edge == ()
+
+
+def test_the_grid_reaches_beyond_what_is_chosen(digits):
+  features, labels, test_features, _ = digits
+  probe = evals.linear_probe(
+      jax.random.key(0), features, labels, test_features, num_classes=CLASSES
+  )
+  assert probe.at_edge == ()
+  shape = len(linear.LEARNING_RATES), len(linear.WEIGHT_DECAYS)
+  assert probe.validation.shape == shape
+
+
+def test_images_without_a_label_are_refused():
+  features, labels = _blobs(60)
+  labels = np.where(np.arange(60) < 2, -1, labels)
+  with pytest.raises(ValueError, match="2 of 60 labels are below 0"):
+    evals.linear_probe(
+        jax.random.key(0), features, labels, features, num_classes=3
+    )

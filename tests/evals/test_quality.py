@@ -7,6 +7,7 @@ import pytest
 
 from jssl import evals
 from jssl.embeddings import feature_std
+from jssl.evals import protocol
 from jssl.evals import quality
 
 
@@ -85,6 +86,16 @@ def test_healthy_features_give_no_warning(signs):
   assert quality.collapse_warning(signs) is None
 
 
+@pytest.mark.parametrize("images", [1, 2, 9])
+def test_a_few_images_show_no_collapse(images):
+  one = {"encoder_std": 0.0, "rank": 1.0}
+  assert quality.collapse_warning(one, images=images) is None
+  assert "encoder_std" in quality.collapse_warning(one, images=10)
+  # The loss's embeddings are those of a whole batch.
+  signs = {**one, "feature_std": 0.01}
+  assert "feature_std" in quality.collapse_warning(signs, images=images)
+
+
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
 def test_alpha_is_the_power_by_which_variances_fall(alpha):
   # Orthogonal directions of exactly these variances.
@@ -99,9 +110,57 @@ def test_alpha_is_the_power_by_which_variances_fall(alpha):
   )
 
 
+def test_alpha_is_the_weighted_fit_of_its_authors():
+  # A spectrum that is no power: the weights matter.
+  random = np.random.default_rng(0)
+  variances = np.exp(-np.arange(1, 129) / 30) * random.uniform(0.5, 2, 128)
+  variances = np.sort(variances)[::-1]
+  basis, _ = np.linalg.qr(random.normal(size=(400, 129)))
+  basis, _ = np.linalg.qr(basis - basis.mean(axis=0))
+  features = basis[:, :128] * np.sqrt(variances)
+  rank = np.arange(4, 101)
+  # numpy squares its weights.
+  slope, _ = np.polyfit(
+      np.log(rank), np.log(variances[rank - 1]), 1, w=rank**-0.5
+  )
+  plain, _ = np.polyfit(np.log(rank), np.log(variances[rank - 1]), 1)
+  assert abs(slope - plain) > 0.1
+  np.testing.assert_allclose(
+      evals.alpha_req(jnp.float32(features)), -slope, rtol=1e-3
+  )
+
+
+def test_alpha_leaves_out_the_direction_that_centring_takes():
+  # 40 images have 39 directions about their mean; the 40th is rounding.
+  features = _normal(40, 64)
+  alpha = evals.alpha_req(features)
+  np.testing.assert_allclose(
+      alpha, evals.alpha_req(features, last=39), rtol=1e-6
+  )
+  assert 0 < alpha < 2
+
+
+def test_rank_is_that_of_the_singular_values_of_all_rows():
+  for shape in ((300, 20), (20, 300)):
+    x = _normal(*shape) * np.arange(1, shape[1] + 1, dtype=np.float32) ** -0.5
+    values = np.linalg.svd(x.astype(np.float64), compute_uv=False)
+    p = values / values.sum() + 1e-7
+    expected = np.exp(-np.sum(p * np.log(p)))
+    np.testing.assert_allclose(evals.rankme(x), expected, rtol=1e-4)
+
+
+def test_the_quick_rank_looks_at_as_many_images_as_the_paper():
+  # Half of the directions are seen in every 30th image only.
+  x = _normal(6000, 32)
+  x[:, 16:] *= (np.arange(6000) % 30 == 7)[:, None]
+  found = protocol.spread(x)["rank"]
+  np.testing.assert_allclose(found, evals.rankme(x), rtol=1e-5)
+  assert quality.RANK_IMAGES == 25_600
+
+
 def test_alpha_needs_directions_to_fit():
-  with pytest.raises(ValueError, match="have 8 directions.* the 11th"):
-    evals.alpha_req(jnp.zeros((100, 8)))
+  with pytest.raises(ValueError, match="have 4 directions.* number 4"):
+    evals.alpha_req(jnp.zeros((100, 4)))
   with pytest.raises(ValueError, match="expected"):
     evals.alpha_req(jnp.zeros((4, 4, 8)))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jssl import nets
+import tiny
 
 # Of torchvision's models without the last linear layer.
 PUBLISHED = {
@@ -140,6 +141,33 @@ def test_a_stage_is_the_equation_of_the_paper():
   np.testing.assert_allclose(
       features["pooled"], features["stage_2"].mean((1, 2)), rtol=1e-5, atol=1e-6
   )
+
+
+@pytest.mark.parametrize("net", [tiny.resnet, tiny.vit])
+@pytest.mark.parametrize(
+    "statistics,message",
+    [
+        (dict(mean=(0.4, 0.5)), "mean has 2 numbers, .*the images have 3 chan"),
+        (dict(std=(0.2,) * 4), "std has 4 numbers, .*the images have 3 chan"),
+    ],
+)
+def test_statistics_of_other_channels_are_refused(net, statistics, message):
+  images = jnp.zeros((1, 8, 8, 3))
+  init = lambda **changes: jax.eval_shape(
+      net(**changes).init, jax.random.key(0), images
+  )
+  with pytest.raises(ValueError, match=message):
+    init(**statistics)
+  init(mean=(0.4, 0.5, 0.6), std=0.2)
+
+
+def test_three_statistics_do_not_make_colors_of_gray():
+  with pytest.raises(ValueError, match="the images have 1 channel;"):
+    jax.eval_shape(
+        tiny.resnet(mean=(0.4, 0.5, 0.6)).init,
+        jax.random.key(0),
+        jnp.zeros((1, 8, 8, 1)),
+    )
 
 
 def test_images_are_normalised_by_mean_and_std():

@@ -295,10 +295,14 @@ def test_evaluations_of_the_checkpoint_are_shown(tmp_path):
       "train_images": 1600,
       "test_images": 20,
       "classes": 2,
+      "notes": {"alpha_req": "fewer than 12 <i>directions</i>"},
       "results": {"trained": {"pooled": {"knn": knn, "alpha_req": None}}},
   }
-  evaluations.write(found, tmp_path)
-  evaluations.write({**found, "dataset": "old", "step": 3}, tmp_path)
+  write = lambda found: evaluations.write(
+      found, evaluations.target(tmp_path, found["dataset"])
+  )
+  write(found)
+  write({**found, "dataset": "old", "step": 3})
   made = _material(summary=_summary(), workdir=str(tmp_path))
   page.write(made, tmp_path / "report.html")
   parsed = _check(tmp_path / "report.html")
@@ -306,6 +310,7 @@ def test_evaluations_of_the_checkpoint_are_shown(tmp_path):
   words = parsed.words
   assert "folder:<b>x</b>: 1,600 training and 20 test images, step 4" in words
   assert "0.812 (0.700 to 0.900)" in words and "alpha req" in words
+  assert "alpha req: fewer than 12 <i>directions</i>." in words
   assert "old:" not in words
 
 

@@ -41,12 +41,26 @@ def test_harm_is_told():
         (0.39, 0.5, 200, "Training made it worse"),
         (0.59, 0.5, 2000, "Training helped"),
         (0.5, 0.5, 10**9, "Training made no clear difference"),
-        (1.0, 1.0, 3, "Training made no clear difference"),
+        (1.0, 1.0, 10, "Training made no clear difference"),
     ],
 )
 def test_a_difference_counts_if_it_exceeds_noise(knn, untrained, images, start):
   text = verdict.finished(_summary(knn, untrained, images=images), classes=2)
   assert text.startswith(f"{start}: kNN gets {knn:.3f} ")
+
+
+@pytest.mark.parametrize(
+    ("images", "start"),
+    [
+        (1, "Trained; 1 held-out image cannot"),
+        (9, "Trained; 9 held-out images"),
+    ],
+)
+@pytest.mark.parametrize("knn", [1.0, None])
+def test_a_few_images_show_neither_help_nor_collapse(images, start, knn):
+  summary = _summary(knn, 0.0, images=images, rank=1.0)
+  text = verdict.finished(summary, classes=2)
+  assert text.startswith(start) and "hold out 10 or more" in text
 
 
 def test_a_summary_without_the_number_of_images_is_read():
