@@ -30,8 +30,8 @@ from jssl.progress import Progress
 
 _SHARES = {"1% of labels": 0.01, "10% of labels": 0.1}
 _ENCODERS = ("trained", "untrained", "raw pixels")
-_TRAINED = ("linear_augmented", "semi_supervised", "fine_tune")
-PROTOCOLS = (*frozen.LABELLED, "label_free", *_TRAINED)
+_TUNED = ("semi_supervised", "fine_tune")  # They change the encoder.
+PROTOCOLS = (*frozen.LABELLED, "label_free", "linear_augmented", *_TUNED)
 DEFAULT_PROTOCOLS = ("knn", "linear", "few_shot", "label_free")
 
 # The range of torchvision's RandomResizedCrop, which protocols of ImageNet use.
@@ -283,23 +283,23 @@ def _evaluate_one(
 ) -> dict[str, dict[str, Any]]:
   """Results of one encoder: for each stage of its net, measures by name."""
   frozen_only = [x for x in protocols if x in frozen.LABELLED]
-  tuned = [x for x in protocols if x in ("semi_supervised", "fine_tune")]
   if subject.params is None:  # Pixels cannot be fine-tuned.
-    protocols = [x for x in protocols if x not in tuned]
+    protocols = [x for x in protocols if x not in _TUNED]
   order = {name: i for i, name in enumerate(protocols, start=1)}
   evaluating = lambda name: announce(
       f"evaluating {name} ({order[name]} of {len(order)})"
   )
   results: dict[str, dict[str, Any]] = {"pooled": {}}
-  train: dict[str, np.ndarray] | None = None
-  if set(protocols) - set(tuned):
+  train: dict[str, np.ndarray] = {}
+  if set(protocols) - set(_TUNED):
     encode, images = _encode(subject), subject.train
-    if set(protocols) <= {"label_free", *tuned}:
+    if set(protocols) <= {"label_free", *_TUNED}:
       images = _as_many_as_rank_takes(subject)
     count = f"{len(images.image):,} training and {len(subject.test.image):,}"
     with announce(f"encoding {count} test images"):
       test = _extract(encode, subject.test)
-      train = _extract(encode, images) if len(images.image) else None
+      if len(images.image):
+        train = _extract(encode, images)
     results = {stage: {} for stage in test}
   labelled = frozen_only or "linear_augmented" in protocols
   if labelled:
@@ -312,15 +312,13 @@ def _evaluate_one(
     with evaluating("label_free"):
       views = _views(subject)
       for stage, row in results.items():
-        more = test[stage][:0] if train is None else train[stage]
+        more = train.get(stage, test[stage][:0])
         row |= frozen.label_free(test[stage], views[stage], more=more)
   if "linear_augmented" in protocols:
     with evaluating("linear_augmented"):
       for stage, found in _probe_augmented(subject, pairs).items():
         results[stage] |= found
-  for name in tuned:
-    if name not in protocols:
-      continue
+  for name in [x for x in protocols if x in _TUNED]:
     with evaluating(name):
       shares = {"fine_tune": 1.0} if name == "fine_tune" else _SHARES
       for measure, share in shares.items():
@@ -332,6 +330,8 @@ def _as_many_as_rank_takes(subject: Subject) -> data.Images:
   """Training images that RankMe needs beside the test images."""
   images = subject.train
   wanted = max(quality.RANK_IMAGES - len(subject.test.image), 0)
+  if wanted >= len(images.image):
+    return images
   index = extraction.evenly(len(images.image), wanted)
   return images._replace(
       image=images.image[index],
