@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jssl import loop
 from jssl import make_step
 from jssl import metrics
 from jssl import run as runs
+from jssl.recorder import Recorder
 from jssl.step import init_state
 import tiny
 
@@ -218,3 +220,19 @@ def test_gray_images_get_the_average_of_the_colors_statistics(data_dir):
   state = jax.eval_shape(run.init, jax.random.key(0))
   # Not three channels of one.
   assert state.params["net"]["stem"]["kernel"].shape[2] == 1
+
+
+@pytest.mark.parametrize("images,warned", [(1, False), (9, False), (10, True)])
+def test_a_few_held_out_images_are_no_collapse(
+    tmp_path, capsys, images, warned
+):
+  run = types.SimpleNamespace(
+      learning_rate=lambda step: 0.1,
+      total_steps=2,
+      steps_per_epoch=1,
+      test=types.SimpleNamespace(image=np.zeros((images, 8, 8, 1))),
+  )
+  recorder = Recorder(run, str(tmp_path), step=0)
+  recorder.evaluation(1, {"rank": 1.0, "encoder_std": 0.0})
+  recorder.close()
+  assert ("collapse" in capsys.readouterr().err) == warned

@@ -33,7 +33,8 @@ def save_stablehlo(
   Args:
     trained: What training left, see `jssl.encoder.load`.
     path: The file to write.
-    images: "uint8", or "float32" for images in [0, 1].
+    images: "uint8", or "float32" for images in [0, 1]. A program does not
+      check its values: floats of 0 to 255 give features without meaning.
     stage: "pooled", or a stage of the net, whose map is averaged.
 
   Raises:
