@@ -264,7 +264,7 @@ def test_an_interrupted_file_is_finished_identically(
   }
 
 
-def _bitmaps(root, count=3):
+def _bitmaps(root, count):
   """Pictures whose files are all of one size, whatever they show."""
   root.mkdir()
   for i in range(count):
@@ -276,10 +276,10 @@ def _bitmaps(root, count=3):
 def test_pictures_edited_in_place_are_no_longer_the_same(
     trained, tmp_path, interrupted
 ):
-  photos, output = _bitmaps(tmp_path / "photos"), tmp_path / "x.npz"
+  photos, output = _bitmaps(tmp_path / "photos", 10), tmp_path / "x.npz"
   plan = _plan(trained, photos)
   if interrupted:
-    plan, _ = _counted(plan._replace(batch_size=1), stop=1)
+    plan, _ = _counted(plan, stop=1)
     with pytest.raises(KeyboardInterrupt):
       compute.compute(plan, output)
   else:
