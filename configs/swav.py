@@ -4,14 +4,14 @@
 
 imagenet2012 as in the paper (Caron et al., 2020, 200 epochs: batch 4096, LARS
 at 0.3 x batch / 256, of biases and norms too, two views of 224 and six of 96,
-prototypes frozen for an epoch), but with a warm-up from 0, there from 0.3. For
-batches of 256 the paper adds method.queue_size=3840 from epoch 15 on, at a
-learning rate of 0.6 without warm-up: optimizer.learning_rate=0.6,
-optimizer.schedule.warmup_epochs=0 and optimizer.schedule.end=6e-4. cifar10 as
-in lightly's CIFAR-10 benchmark: Adam at 1e-3 x batch / 128, 512 prototypes, two
-views, no blur (there 84.2% kNN at batch 512 and 81.2% at 128, each of the best
-of 200 epochs on the test set). digits was tuned here for a short CPU run. Other
-data sets get the recipe of cifar10 with the paper's augmentation.
+prototypes frozen for an epoch). For batches of 256 the paper adds
+method.queue_size=3840 from epoch 15 on, at a learning rate of 0.6 without
+warm-up: optimizer.learning_rate=0.6, optimizer.schedule.warmup_epochs=0 and
+optimizer.schedule.end=6e-4. cifar10 as in lightly's CIFAR-10 benchmark: Adam at
+1e-3 x batch / 128, 512 prototypes, two views, no blur (there 84.2% kNN at batch
+512 and 81.2% at 128, each of the best of 200 epochs on the test set). digits
+was tuned here for a short CPU run. Other data sets get the recipe of cifar10
+with the paper's augmentation.
 """
 
 from jssl import config as configs
@@ -57,6 +57,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
         learning_rate=0.3, weight_decay=1e-6, warmup_epochs=10, end=4.8e-3
     )
     config.optimizer.exclude_vectors = False
+    config.optimizer.schedule.start = 0.3
     return config
   config.method.update(prototypes=512, hidden_dim=512)
   config.local_augment.size = 64

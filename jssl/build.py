@@ -15,6 +15,7 @@ from jssl import nets
 from jssl import optim
 from jssl.config import ConfigDict
 from jssl.config import lookup
+from jssl.losses.checks import check_not_negative
 from jssl.method import Method
 from jssl.methods import METHODS
 
@@ -188,7 +189,7 @@ def _check_numbers(where, section, *, share=False):
   for key, value in section.items():
     if isinstance(value, (int, float)):
       name = f"{where}.{key}"
-      optim.check_not_negative(**{name: value})
+      check_not_negative(**{name: value})
       if share and key in ("value", "start", "end") and value > 1:
         raise ValueError(
             f"{name} is {value}; expected a value in [0, 1], for example 0.996."

@@ -417,6 +417,8 @@ def _optimizer(
       "schedule": {
           "name": "cosine",
           "warmup_epochs": float(warmup_epochs),
+          # Not multiplied by the batch, nor is the end.
+          "start": 0.0,
           "end": end,
       },
       **more,

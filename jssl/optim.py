@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jssl.losses.checks import check_not_negative
+
 Schedule = Callable[[int], float]
 # Parameters of a transformer in front of its blocks.
 _BEFORE_BLOCKS = (
@@ -200,15 +202,17 @@ def staircase(
         f" drop of drops {tuple(drops)}, at epoch {first:g}; lower"
         " warmup_epochs or drop later."
     )
-  steps = {round(share * epochs * steps_per_epoch): factor for share in drops}
-  schedule = optax.piecewise_constant_schedule(peak, steps)
   warmup_steps = round(warmup_epochs * steps_per_epoch)
+  # In steps after the warm-up.
+  steps = {
+      round(share * epochs * steps_per_epoch) - warmup_steps: factor
+      for share in drops
+  }
+  schedule = optax.piecewise_constant_schedule(peak, steps)
   if not warmup_steps:
     return schedule
   warmup = optax.linear_schedule(start, peak, warmup_steps)
-  return lambda step: jnp.where(
-      step < warmup_steps, warmup(step), schedule(step)
-  )
+  return optax.join_schedules([warmup, schedule], [warmup_steps])
 
 
 def sgd(
@@ -292,7 +296,7 @@ def lars(
     trust_coefficient: Length of a step relative to the parameter, at a learning
       rate of 1 and without momentum; at least 0.
     vector_rate: Learning rate of the parameters of one dimension or none,
-      relative to the others'; at least 0. Barlow Twins has 0.0048 / 0.2.
+      relative to the others'; at least 0. See configs/barlow_twins.py.
     exclude_vectors: Whether these are left out of decay and scaling; if not,
       they are treated like all others, as by the LARC that trained SwAV.
     clip_norm: Longest gradient, over all parameters and before the decay; 0 for
@@ -595,13 +599,6 @@ def _clip_each(limit):
     return x * jnp.minimum(1.0, limit / (optax.tree.norm(x) + 1e-6))
 
   return optax.stateless(lambda updates, _: jax.tree.map(clip, updates))
-
-
-def check_not_negative(**values: float | Schedule) -> None:
-  """Raises ValueError if a named number is negative or not finite."""
-  for name, value in values.items():
-    if not callable(value) and not 0 <= value < math.inf:
-      raise ValueError(f"{name} is {value}; expected a number of at least 0.")
 
 
 def _check_shares(**values):

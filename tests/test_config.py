@@ -499,6 +499,12 @@ def test_dino_clips_each_parameter():
   assert not _config("cifar10", "dino").optimizer.clip_per_parameter
 
 
+def test_swav_warms_up_from_its_codes_start():
+  schedule = build.schedule(_config("imagenet2012", "swav"), steps_per_epoch=10)
+  for step, value in {0: 0.3, 50: 2.55, 100: 4.8, 2000: 4.8e-3}.items():
+    assert float(schedule(step)) == pytest.approx(value, rel=1e-5)
+
+
 def test_swav_scales_biases_and_norms_too():
   config = _config("imagenet2012", "swav")
   params, _, updates = _updates(config, step=100)

@@ -220,6 +220,7 @@ def test_a_value_out_of_its_range_is_refused(name, key, value):
     "name,key",
     [
         *((n, "peak") for n in optim.SCHEDULES),
+        ("cosine", "start"),
         ("cosine", "end"),
         ("linear", "start"),
         ("staircase", "factor"),
@@ -339,6 +340,14 @@ def test_cosine_falls_from_its_peak_to_zero(step, expected):
 def test_cosine_after_a_warm_up_ends_at_the_same_step(step, expected):
   schedule = optim.cosine(0.4, epochs=10, steps_per_epoch=10, warmup_epochs=2)
   np.testing.assert_allclose(schedule(step), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_warm_up_starts_where_it_is_told_to():
+  schedule = optim.cosine(
+      4.8, epochs=10, steps_per_epoch=10, warmup_epochs=2, start=0.3
+  )
+  for step, value in {0: 0.3, 10: 2.55, 20: 4.8, 60: 2.4, 100: 0.0}.items():
+    np.testing.assert_allclose(schedule(step), value, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("peak,end", [(0.4, 0.1), (0.04, 0.4), (0.0, 0.4)])

@@ -15,6 +15,7 @@ from jssl.evals import checks
 from jssl.evals import linear
 from jssl.evals import minibatches
 from jssl.evals.minibatches import LabelledImages
+from jssl.losses.checks import check_not_negative
 
 PyTree = Any
 _STATISTICS_ROWS = 1024
@@ -67,7 +68,7 @@ def fine_tune(
     except for its stronger augmentation. Nothing is chosen: the setting is the
     same for all encoders.
   """
-  optim.check_not_negative(learning_rate=learning_rate)
+  check_not_negative(learning_rate=learning_rate)
   checks.check_labels(images.label, num_classes)
   count = len(images.image)
   train = count >= batch_size

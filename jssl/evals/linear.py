@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jssl import optim
 from jssl.embeddings import AnyArray
 from jssl.evals import checks
 from jssl.evals import intervals
+from jssl.losses.checks import check_not_negative
 
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 WEIGHT_DECAYS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -190,9 +190,9 @@ def make_grid(
     ValueError: If one of them is negative or not finite.
   """
   for rate in learning_rates:
-    optim.check_not_negative(learning_rates=rate)
+    check_not_negative(learning_rates=rate)
   for decay in weight_decays:
-    optim.check_not_negative(weight_decays=decay)
+    check_not_negative(weight_decays=decay)
   return list(itertools.product(learning_rates, weight_decays))
 
 

@@ -1,4 +1,7 @@
-"""What losses demand of their arguments."""
+"""What losses, methods and optimizers demand of their arguments."""
+
+from collections.abc import Callable
+import math
 
 import jax
 
@@ -13,6 +16,16 @@ def check_temperature(
     raise ValueError(
         f"{name} is {temperature}; expected a value above 0, for example 0.07."
     )
+
+
+def check_not_negative(**values: float | Callable) -> None:
+  """Raises ValueError if a named number is negative or not finite.
+
+  Functions of the step are let pass.
+  """
+  for name, value in values.items():
+    if not callable(value) and not 0 <= value < math.inf:
+      raise ValueError(f"{name} is {value}; expected a number of at least 0.")
 
 
 def check_pair(**pair: jax.Array) -> None:

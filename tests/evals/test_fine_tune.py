@@ -190,3 +190,8 @@ def test_images_without_a_label_are_refused():
         num_classes=CLASSES,
         augment=tiny.plain,
     )
+
+
+def test_a_negative_learning_rate_is_refused():
+  with pytest.raises(ValueError, match="learning_rate is -0.1; expected"):
+    _tune(learning_rate=-0.1)

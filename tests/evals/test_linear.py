@@ -234,3 +234,14 @@ def test_images_without_a_label_are_refused():
     evals.linear_probe(
         jax.random.key(0), features, labels, features, num_classes=3
     )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"learning_rates": (0.1, -0.1)}, {"weight_decays": (-1e-4,)}],
+)
+def test_a_negative_setting_is_refused(arguments):
+  settings = {"learning_rates": (0.1,), "weight_decays": (0.0,)} | arguments
+  ((name, values),) = arguments.items()
+  with pytest.raises(ValueError, match=f"{name} is {values[-1]}; expected"):
+    linear.make_grid(**settings)
