@@ -114,6 +114,8 @@ def evaluate(
     with progress.stage(f"loading {name}"):
       sources = _open(config, dataset is not None)
       train, test = (runs.some_images(config, x) for x in sources)
+    for note in dict.fromkeys(train.notes + test.notes):
+      progress.say(f"WARNING: {note}")
     _check_channels(trained, train, name)
     protocols, notes = _applicable(protocols, train, test, name)
     notes |= _left_out(train, test)

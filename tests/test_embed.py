@@ -264,6 +264,18 @@ def test_an_interrupted_file_is_finished_identically(
   }
 
 
+def test_what_is_remarked_of_pictures_is_said(trained, tmp_path, capsys):
+  photos = tmp_path / "photos"
+  photos.mkdir()
+  for i in range(9):
+    _picture(20, 20, i).convert("CMYK").save(photos / f"{i}.jpg")
+  (photos / "readme.txt").write_text("no picture")
+  compute.compute(_plan(trained, photos), tmp_path / "x.npz")
+  shown = capsys.readouterr().err
+  assert f"WARNING: 9 of 9 pictures of folder:{photos} (all)" in shown
+  assert "1 ending in .txt" in shown
+
+
 def _bitmaps(root, count):
   """Pictures whose files are all of one size, whatever they show."""
   root.mkdir()

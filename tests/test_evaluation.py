@@ -401,11 +401,14 @@ def test_slices_and_folders_of_one_name_have_files_of_their_own():
   assert variant("mnist", "there") == ["there"]
 
 
-def test_results_of_any_name_are_written(colors, tmp_path):
+def test_results_of_any_name_are_written(colors, tmp_path, capsys):
   root = tmp_path / "照片" / ("long" * 50) / ("path" * 50)
   files = [f"{split}/{name}" for split in ("train", "test") for name in _PAIR]
   dataset = _labelled_folder(root, files)
+  (root / "read.me").write_text("no picture")
   found = evaluation.evaluate(colors, dataset=dataset, protocols=["knn"])
+  # What is left out is said, as in training.
+  assert "1 ending in .me" in capsys.readouterr().err
   path = evaluations.target(colors, dataset)
   assert json.loads(path.read_text()) == found
   assert "照片" in path.with_suffix(".md").read_text(encoding="utf-8")

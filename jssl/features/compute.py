@@ -18,6 +18,7 @@ from jssl import lock
 from jssl import parallel
 from jssl.config import check_writable
 from jssl.config import lookup
+from jssl.data import chunks
 from jssl.features import files
 from jssl.features import partial as partials
 from jssl.features import stream
@@ -232,6 +233,7 @@ def _fill(plan, partial):
   """Computes what is missing."""
   done, total = partial.stop, plan.source.length
   skipped = sum(len(block.skipped) for block in partial.blocks)
+  remarked: dict[str, chunks.Tally] = {}
   progress = Progress(step=done, total=total, unit="picture")
   batches = stream.batches(
       plan.source, plan.geometry, start=done, batch_size=plan.batch_size
@@ -239,6 +241,8 @@ def _fill(plan, partial):
   with contextlib.closing(progress), contextlib.closing(batches):
     if done:
       progress.say(f"going on from picture {done:,} of {total:,}")
+    for note in plan.source.notes:
+      progress.say(f"WARNING: {note}")
     for reason in plan.source.skipped[:_NAMED]:
       progress.say(f"left out: {reason}")
     for batch in batches:
@@ -246,6 +250,10 @@ def _fill(plan, partial):
       for reason in batch.skipped[: max(_NAMED - skipped, 0)]:
         progress.say(f"left out: {reason}")
       skipped += len(batch.skipped)
+      for kind, new in chunks.tally(batch.remarks).items():
+        old = remarked.get(kind, new._replace(count=0))
+        most = max(old.value, new.value)
+        remarked[kind] = chunks.Tally(old.count + new.count, most, old.name)
       block = partials.Block(
           batch.stop, batch.index, batch.label, batch.name, batch.skipped
       )
@@ -253,6 +261,8 @@ def _fill(plan, partial):
       progress.advance(batch.stop - done)
       done = batch.stop
       progress.note(f"{skipped} left out", step=done, total=total)
+  for note in chunks.sentences(remarked, done, plan.source.name):
+    progress.say(f"WARNING: {note}")
   if skipped:
     progress.say(f"{skipped} of {total:,} pictures left out")
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from jssl.data import chunks
 from jssl.data.chunks import Geometry
+from jssl.data.decode import Remark
 from jssl.data.source import Record
 from jssl.data.source import Source
 
@@ -27,6 +28,7 @@ class Batch(NamedTuple):
     label: Their labels, n integers, -1 without one.
     name: Their names, n.
     skipped: "name: reason" for each that could not be decoded.
+    remarks: What a user should know of pictures, see `chunks.Chunk`.
   """
 
   stop: int
@@ -36,6 +38,7 @@ class Batch(NamedTuple):
   label: list[int]
   name: list[str]
   skipped: list[str]
+  remarks: list[tuple[str, Remark]] = []
 
 
 def batches(
@@ -101,7 +104,7 @@ def _begin(pool, source, geometry, indices, batch_size):
 def _finish(indices, geometry, batch_size, jobs):
   """Waits, and joins what is whole."""
   batch = chunks.empty(batch_size, geometry)
-  index, label, name, skipped = [], [], [], []
+  index, label, name, skipped, remarks = [], [], [], [], []
   seen = 0
   for job in jobs:
     chunk = job.result()
@@ -113,6 +116,7 @@ def _finish(indices, geometry, batch_size, jobs):
     label += [int(chunk.label[i]) for i in whole]
     name += [chunk.name[i] for i in whole]
     skipped += chunk.broken.values()
+    remarks += chunk.remarks
     seen += len(chunk.label)
   return Batch(
       stop=indices.stop,
@@ -122,4 +126,5 @@ def _finish(indices, geometry, batch_size, jobs):
       label=label,
       name=name,
       skipped=skipped,
+      remarks=remarks,
   )
