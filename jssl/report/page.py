@@ -180,5 +180,6 @@ def _render(template, content, path):
   text = environment.get_template(template).render(content)
   path = pathlib.Path(path)
   temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(text, encoding="utf-8")
+  # The name of a folder need not be valid UTF-8.
+  temporary.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
   os.replace(temporary, path)

@@ -314,6 +314,12 @@ def test_evaluations_of_the_checkpoint_are_shown(tmp_path):
   assert "old:" not in words
 
 
+def test_a_folder_whose_name_is_no_text_has_a_report(tmp_path):
+  made = _material(summary=_summary(), workdir="runs/\udcff")
+  page.write(made, tmp_path / "report.html")
+  assert "runs/" in _check(tmp_path / "report.html").words
+
+
 def test_names_are_shown_and_never_run(tmp_path):
   made = _material(
       classes=(_EVIL, "</script><b>'\"&amp;"),
