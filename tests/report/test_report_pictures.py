@@ -13,6 +13,7 @@ import pytest
 from jssl import config as configs
 from jssl import data
 from jssl import nets
+from jssl.evals.features import evenly
 from jssl.masking import Patches
 from jssl.method import Method
 from jssl.method import Pictures
@@ -24,7 +25,6 @@ from jssl.report import scatter
 from jssl.report import thumbnails
 from jssl.report import views
 from jssl.report.material import Encoded
-from jssl.report.material import evenly
 from jssl.report.material import Log
 from jssl.report.material import Material
 import tiny
