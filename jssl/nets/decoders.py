@@ -194,5 +194,5 @@ class TransformerDecoder(nn.Module):
           dtype=self.dtype,
           name=f"{i}",
       )(x, bias=bias, train=train)
-    x = vit.layer_norm(name="norm")(x[:, -hidden.shape[1] :])
+    x = vit.LayerNorm(name="norm")(x[:, -hidden.shape[1] :])
     return dense(self.out, name="out")(x).astype(jnp.float32)
