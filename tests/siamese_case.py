@@ -30,7 +30,7 @@ class Pixels(nn.Module):
   """Features without batch statistics: the pixels, weighted."""
 
   @nn.compact
-  def __call__(self, images, *, train=False):
+  def __call__(self, images, *, train=False, views=1):
     pixels = images.reshape(len(images), -1) - 0.5
     # A weight each: a norm would undo a common one, or a shift.
     weight = self.param("weight", nn.initializers.ones, pixels.shape[-1:])
@@ -41,10 +41,12 @@ class Dropping(nn.Module):
   """A backbone with batch statistics, and dropout where there is a key."""
 
   rate: float = 0.0
+  groups: int = 1
 
   @nn.compact
-  def __call__(self, images, *, train=False):
-    x = BatchNorm()(images.reshape(len(images), -1), train=train)
+  def __call__(self, images, *, train=False, views=1):
+    pixels = images.reshape(len(images), -1)
+    x = BatchNorm(self.groups)(pixels, train=train, views=views)
     drops = train and self.has_rng("dropout")
     return {"pooled": nn.Dropout(self.rate, deterministic=not drops)(x)}
 

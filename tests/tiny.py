@@ -20,9 +20,10 @@ class Net(nn.Module):
   grid: int = 1  # Cells a side that are pooled apart.
 
   @nn.compact
-  def __call__(self, images, *, train=False):
+  def __call__(self, images, *, train=False, views=1):
     x = nn.Conv(8, (3, 3), strides=2, use_bias=False)(images - 0.5)
-    x = nn.relu(BatchNorm(self.groups, self.axis_name)(x, train=train))
+    norm = BatchNorm(self.groups, self.axis_name)
+    x = nn.relu(norm(x, train=train, views=views))
     side = x.shape[1] // self.grid
     cells = nn.avg_pool(x, (side, side), (side, side))
     return {"stage_1": x, "pooled": cells.reshape(x.shape[0], -1)}

@@ -42,6 +42,7 @@ def barlow_twins(
     dim: int = 8192,
     projector_layers: int = 3,
     off_diagonal_weight: float = 0.005,
+    joint_statistics: bool = False,
     axis_name: str | None = None,
 ) -> Method:
   """Makes Barlow Twins over a backbone.
@@ -54,6 +55,8 @@ def barlow_twins(
     dim: Width of the projector's layers, and length of the embeddings.
     projector_layers: Layers of the projector.
     off_diagonal_weight: Weight of the redundancy term, lambda.
+    joint_statistics: Whether BatchNorm takes its statistics from both views
+      together, or from each view, as in the authors' code.
     axis_name: Axis that the batch is split over, or None. The correlations are
       those of the global batch.
 
@@ -80,5 +83,5 @@ def barlow_twins(
     )
     return value, {}
 
-  branch = branches.Branch(net, projector)
+  branch = branches.Branch(net, projector, joint=joint_statistics)
   return siamese.make(branch, views, criterion, axis_name=axis_name)

@@ -1,14 +1,14 @@
 """A branch of a siamese net: a backbone and its heads, and running it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
+import inspect
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl.methods.crops import Crops
 from jssl.nets import BatchNorm
 from jssl.nets import MLP
 
@@ -30,23 +30,74 @@ class Embedding(NamedTuple):
 class Branch(nn.Module):
   """A backbone, a projector on its pooled features, perhaps a predictor.
 
+  Several views pass through as one batch. Their BatchNorm statistics are those
+  of each view, as when a method's code calls its net once per view, or joint,
+  as when it concatenates the views first.
+
   Attributes:
     net: A backbone of `jssl.nets`.
     projector: From pooled features to the projection.
     predictor: From the projection to the prediction, or None.
+    joint: Whether BatchNorm takes its statistics from all views together: in
+      the backbone from those of one size, in the heads from all.
   """
 
   net: nn.Module
   projector: nn.Module
   predictor: nn.Module | None = None
+  joint: bool = False
 
   def __call__(self, images: jax.Array, *, train: bool = False) -> Embedding:
     """Embeds images `[B, H, W, C]` in [0, 1]."""
-    pooled = self.net(images, train=train)["pooled"]
-    projection = self.projector(pooled, train=train)
+    embedding = self.embed((images[None],), train=train)
+    return jax.tree.map(lambda x: x[0], embedding)
+
+  def embed(
+      self, views: Sequence[jax.Array], *, train: bool = False
+  ) -> Embedding:
+    """Embeds all views of a batch, `[V, B, D]`.
+
+    Args:
+      views: Images `[v, B, H, W, C]` in [0, 1], one array per size of views; V
+        is the sum of their v.
+      train: Whether normalisations use the batch; see `BatchNorm`.
+    """
+    run = functools.partial(_run, joint=self.joint, train=train)
+    pooled = [run(self.net, x, output="pooled") for x in views]
+    projection = run(self.projector, jnp.concatenate(pooled))
     if self.predictor is None:
       return Embedding(projection, None)
-    return Embedding(projection, self.predictor(projection, train=train))
+    return Embedding(projection, run(self.predictor, projection))
+
+
+def _run(
+    module: nn.Module,
+    views: jax.Array,
+    *,
+    joint: bool,
+    train: bool,
+    output: str | None = None,
+) -> jax.Array:
+  """Runs a module on views `[V, B, ...]`; returns `[V, B, D]`.
+
+  Args:
+    module: `(x, *, train)`, or `(x, *, train, views)` if its normalisation can
+      tell views apart; one that cannot runs once per view unless `joint`.
+    views: Its inputs.
+    joint: See `Branch`.
+    train: See `Branch.embed`.
+    output: Which entry of its outputs to return, if they are a dict.
+  """
+  count, size = views.shape[:2]
+  call = functools.partial(module, train=train)
+  take = lambda outputs: outputs[output] if output else outputs
+  if joint:  # The views of an image in a row, so in one group of BatchNorm.
+    rows = views.swapaxes(0, 1).reshape(-1, *views.shape[2:])
+    return take(call(rows)).reshape(size, count, -1).swapaxes(0, 1)
+  if count == 1 or "views" not in inspect.signature(module.__call__).parameters:
+    return jnp.stack([take(call(view)) for view in views])
+  rows = views.reshape(-1, *views.shape[2:])
+  return take(call(rows, views=count)).reshape(count, size, -1)
 
 
 def head(
@@ -54,7 +105,8 @@ def head(
     features: tuple[int | None, ...],
     *,
     last_norm: bool = False,
-    last_affine: bool = True,
+    last_scale: bool = True,
+    last_shift: bool = True,
     last_bias: bool = True,
     axis_name: str | None = None,
 ) -> MLP:
@@ -64,7 +116,8 @@ def head(
     net: The backbone, whose type of computation the head shares.
     features: Width of each layer, None for that of the input.
     last_norm: Whether a BatchNorm follows the last layer too.
-    last_affine: Whether that one has a scale and a shift.
+    last_scale: Whether that one has a trained scale.
+    last_shift: Whether it has a trained shift.
     last_bias: Whether the last layer has a bias, without such a BatchNorm.
     axis_name: Axis that statistics are synchronised over, or None.
 
@@ -75,7 +128,9 @@ def head(
   return MLP(
       features,
       norm=norm,
-      last_norm=functools.partial(norm, affine=last_affine)
+      last_norm=functools.partial(
+          norm, use_scale=last_scale, use_bias=last_shift
+      )
       if last_norm
       else None,
       last_bias=last_bias,
@@ -97,65 +152,53 @@ def init(
 
 
 def forward(
-    branch: Branch,
+    module: nn.Module,
     params: PyTree,
     batch_stats: PyTree,
-    images: jax.Array,
+    inputs: PyTree,
     key: jax.Array | None,
-) -> tuple[Embedding, PyTree]:
-  """Embeds a batch in training.
+    *,
+    method: str = "__call__",
+) -> tuple[PyTree, PyTree]:
+  """Runs a module in training.
 
   Args:
-    branch: The branch.
+    module: The module, such as a branch.
     params: Its parameters.
     batch_stats: Its running statistics.
-    images: `[B, H, W, C]`.
+    inputs: What it takes, such as images `[B, H, W, C]`.
     key: A PRNG key for drop path; None for a target, which drops nothing.
+    method: Which of its methods to run.
 
   Returns:
-    The embedding, and the new running statistics.
+    What it returns, and the new running statistics; average these over the
+    devices.
   """
-  embedding, new = branch.apply(
+  outputs, new = module.apply(
       {"params": params, "batch_stats": batch_stats},
-      images,
+      inputs,
       train=True,
       mutable=["batch_stats"],
       rngs=None if key is None else {"dropout": key},
+      method=method,
   )
-  return embedding, new.get("batch_stats", {})
+  return outputs, new.get("batch_stats", {})
 
 
 def embed(
     branch: Branch,
     params: PyTree,
     batch_stats: PyTree,
-    views: jax.Array,
+    views: Sequence[jax.Array],
     key: jax.Array | None,
 ) -> tuple[Embedding, PyTree]:
-  """Embeds several views, each normalised by statistics of its own.
-
-  Args:
-    branch: The branch.
-    params: Its parameters.
-    batch_stats: Its running statistics.
-    views: `[V, B, H, W, C]`.
-    key: See `forward`.
+  """Embeds all views of a batch in training; see `Branch.embed`.
 
   Returns:
-    The embedding, `[V, B, D]`, and the new running statistics, the mean of
-    what each view makes of them; average them over the devices.
+    The embedding, `[V, B, D]`, and the new running statistics; average these
+    over the devices.
   """
-  run = functools.partial(forward, branch, params, batch_stats)
-  keys = None if key is None else jax.random.split(key, len(views))
-  if jax.default_backend() == "cpu":  # Faster by half on batches in its cache.
-    each = [
-        run(view, None if keys is None else keys[i])
-        for i, view in enumerate(views)
-    ]
-    embedding, new = jax.tree.map(lambda *x: jnp.stack(x), *each)
-  else:  # One program, and convolutions of V * B images.
-    embedding, new = jax.vmap(run)(views, keys)
-  return embedding, jax.tree.map(lambda x: jnp.mean(x, axis=0), new)
+  return forward(branch, params, batch_stats, views, key, method="embed")
 
 
 def encoder(net: nn.Module) -> Callable[..., dict[str, jax.Array]]:
@@ -169,30 +212,6 @@ def encoder(net: nn.Module) -> Callable[..., dict[str, jax.Array]]:
     return net.apply(variables, images, train=False)
 
   return encode
-
-
-def embed_crops(
-    branch: Branch,
-    params: PyTree,
-    batch_stats: PyTree,
-    views: Crops,
-    key: jax.Array,
-) -> tuple[list[jax.Array], PyTree]:
-  """Embeds large, then small views; see `embed`.
-
-  Returns:
-    Projections of the large views `[2, B, D]` and of the small ones `[n, B, D]`
-    (n may be 0), and the new running statistics.
-  """
-  params = {name: params[name] for name in ("net", "projector")}
-  embedding, batch_stats = embed(branch, params, batch_stats, views.large, key)
-  large = embedding.projection
-  if views.small is None:
-    return [large, large[:0]], batch_stats
-  small, batch_stats = embed(
-      branch, params, batch_stats, views.small, jax.random.fold_in(key, 2)
-  )
-  return [large, small.projection], batch_stats
 
 
 def freeze(params: PyTree, names: tuple[str, ...], steps: float) -> PyTree:

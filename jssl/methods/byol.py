@@ -57,6 +57,7 @@ def byol(
     dim: int = 256,
     hidden_dim: int = 4096,
     momentum: float | Callable = 0.996,
+    joint_statistics: bool = False,
     axis_name: str | None = None,
 ) -> Method:
   """Makes BYOL over a backbone.
@@ -71,6 +72,8 @@ def byol(
     momentum: Share of the target that is kept at a step, in [0, 1]: a constant,
       or a function of the step. The paper raises it from 0.996 to 1 along a
       cosine.
+    joint_statistics: Whether BatchNorm takes its statistics from both views
+      together, or from each view, as in the authors' code.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
@@ -85,8 +88,10 @@ def byol(
       branches.head, net, last_bias=False, axis_name=axis_name
   )
   projector = head((hidden_dim, dim))
-  online = branches.Branch(net, projector, head((hidden_dim, dim)))
-  target = branches.Branch(net, projector)
+  online = branches.Branch(
+      net, projector, head((hidden_dim, dim)), joint=joint_statistics
+  )
+  target = branches.Branch(net, projector, joint=joint_statistics)
 
   def views(key, batch):
     return crops.two_views(key, batch, augment, second_augment)
@@ -99,7 +104,7 @@ def byol(
     del step
     carried = jax.lax.stop_gradient(carried)
     embedding, batch_stats = branches.embed(
-        online, params, carried.batch_stats, views, keys.local
+        online, params, carried.batch_stats, (views,), keys.local
     )
     targets, target_batch_stats = target_nets.embed(target, carried, views)
     predictions = embedding.prediction

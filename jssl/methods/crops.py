@@ -32,6 +32,10 @@ class Crops(NamedTuple):
   large: jax.Array
   small: jax.Array | None
 
+  def by_size(self) -> tuple[jax.Array, ...]:
+    """Returns the views of each size, as `branch.embed` takes them."""
+    return (self.large,) if self.small is None else tuple(self)
+
 
 def check_local_views(count: int, recipe: Recipe | None) -> None:
   """Raises ValueError unless there is a recipe for the small views."""

@@ -96,6 +96,7 @@ def dino(
     momentum: float | Callable = 0.996,
     center_momentum: float = 0.9,
     frozen_steps: int = 0,
+    joint_statistics: bool = True,
     axis_name: str | None = None,
 ) -> Method:
   """Makes DINO over a backbone.
@@ -125,6 +126,9 @@ def dino(
     center_momentum: Share of the centre that is kept at a step, in [0, 1].
     frozen_steps: Steps before the prototypes (and their lengths) learn: an
       epoch in the paper.
+    joint_statistics: Whether BatchNorm takes its statistics from all crops
+      together (in the backbone from those of one size), as in the authors'
+      code, or from each view.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
@@ -154,7 +158,7 @@ def dino(
       kernel_init=_INIT,
       dtype=branches.dtype_of(net),
   )
-  branch = branches.Branch(net, projector)
+  branch = branches.Branch(net, projector, joint=joint_statistics)
 
   def views(key, batch):
     return crops.multi(
@@ -173,13 +177,13 @@ def dino(
 
   def loss(params, carried, views, keys, step):
     carried = jax.lax.stop_gradient(carried)
-    projections, batch_stats = branches.embed_crops(
-        branch, params, carried.batch_stats, views, keys.local
+    embedding, batch_stats = branches.embed(
+        branch, params, carried.batch_stats, views.by_size(), keys.local
     )
     targets, target_batch_stats = target_nets.embed(
         branch, carried, views.large
     )
-    student = jnp.concatenate([_scores(z, params) for z in projections])
+    student = _scores(embedding.projection, params)
     teacher = _scores(targets, carried.target_params)
     value = losses.dino(
         student,
@@ -191,7 +195,7 @@ def dino(
     metrics = {
         "chance_loss": jnp.log(student.shape[-1]),
         "feature_std": embeddings.feature_std(
-            projections[0][0], axis_name=axis_name
+            embedding.projection[0], axis_name=axis_name
         ),
     }
     center = losses.update_center(

@@ -59,6 +59,7 @@ def moco_v3(
     momentum: float | Callable = 0.99,
     temperature: float = 0.2,
     freeze_patch: bool = True,
+    joint_statistics: bool = False,
     axis_name: str | None = None,
 ) -> Method:
   """Makes MoCo v3 over a backbone; the defaults are those for transformers.
@@ -81,6 +82,8 @@ def moco_v3(
       for transformers, 1 for ResNets.
     freeze_patch: Whether the patch projection of a transformer stays as it was
       drawn, which the paper found to be stable; ResNets have none.
+    joint_statistics: Whether BatchNorm takes its statistics from both views
+      together, or from each view, as in the authors' code.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
@@ -94,13 +97,17 @@ def moco_v3(
   checks.check_temperature(temperature)
   momentum = ema.as_schedule(momentum)
   head = functools.partial(
-      branches.head, net, last_affine=False, axis_name=axis_name
+      branches.head,
+      net,
+      last_scale=False,
+      last_shift=False,
+      axis_name=axis_name,
   )
   widths = (hidden_dim,) * (projector_layers - 1) + (dim,)
   projector = head(widths, last_norm=True)
   predictor = head((hidden_dim, dim), last_norm=predictor_norm, last_bias=False)
-  online = branches.Branch(net, projector, predictor)
-  target = branches.Branch(net, projector)
+  online = branches.Branch(net, projector, predictor, joint=joint_statistics)
+  target = branches.Branch(net, projector, joint=joint_statistics)
 
   def views(key, batch):
     return crops.two_views(key, batch, augment, second_augment)
@@ -113,7 +120,7 @@ def moco_v3(
     del step
     carried = jax.lax.stop_gradient(carried)
     embedding, batch_stats = branches.embed(
-        online, params, carried.batch_stats, views, keys.local
+        online, params, carried.batch_stats, (views,), keys.local
     )
     targets, target_batch_stats = target_nets.embed(target, carried, views)
     queries = embedding.prediction

@@ -79,6 +79,7 @@ def nnclr(
     predictor_dim: int = 4096,
     queue_size: int = 98304,
     temperature: float = 0.1,
+    joint_statistics: bool = False,
     axis_name: str | None = None,
 ) -> Method:
   """Makes NNCLR over a backbone.
@@ -93,6 +94,8 @@ def nnclr(
     predictor_dim: Width of the predictor's hidden layer.
     queue_size: Size of the support set, a multiple of the global batch.
     temperature: Divisor of the cosine similarities, above 0.
+    joint_statistics: Whether BatchNorm takes its statistics from both views
+      together, or from each view.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
@@ -107,7 +110,10 @@ def nnclr(
   head = functools.partial(branches.head, net, axis_name=axis_name)
   widths = (hidden_dim,) * (projector_layers - 1) + (dim,)
   branch = branches.Branch(
-      net, head(widths, last_norm=True), head((predictor_dim, dim))
+      net,
+      head(widths, last_norm=True),
+      head((predictor_dim, dim)),
+      joint=joint_statistics,
   )
 
   def views(key, batch):
@@ -123,7 +129,7 @@ def nnclr(
     del step
     carried = jax.lax.stop_gradient(carried)
     (projections, predictions), batch_stats = branches.embed(
-        branch, params, carried.batch_stats, views, keys.local
+        branch, params, carried.batch_stats, (views,), keys.local
     )
     projections = jax.lax.stop_gradient(projections)
     neighbours = nearest(projections, carried.queue.keys)

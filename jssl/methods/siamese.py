@@ -64,7 +64,7 @@ def make(
     del step
     carried = jax.lax.stop_gradient(carried)
     embedding, batch_stats = branches.embed(
-        branch, params, carried.batch_stats, views.images, keys.local
+        branch, params, carried.batch_stats, (views.images,), keys.local
     )
     value, metrics = criterion(embedding, views.label)
     spread = embeddings.feature_std(

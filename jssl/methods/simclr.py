@@ -63,6 +63,7 @@ def simclr(
     hidden_layers: int = 1,
     temperature: float = 0.1,
     loss: str = "nt_xent",
+    joint_statistics: bool = True,
     axis_name: str | None = None,
 ) -> Method:
   """Makes SimCLR over a backbone.
@@ -79,6 +80,8 @@ def simclr(
     loss: "nt_xent" (the paper's), "dcl" (the positive left out of the
       denominator) or "dclw" (which also weighs hard positives up). Negatives
       are the images of the global batch.
+    joint_statistics: Whether BatchNorm takes its statistics from both views
+      together, as in the authors' code, or from each view.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
@@ -96,6 +99,7 @@ def simclr(
       net,
       (hidden_dim,) * hidden_layers + (dim,),
       last_norm=True,
+      last_shift=False,
       axis_name=axis_name,
   )
 
@@ -113,5 +117,5 @@ def simclr(
     images = z.shape[1] * parallel.axis_size(axis_name)
     return value, {"chance_loss": math.log(2 * images - 1)}
 
-  branch = branches.Branch(net, projector)
+  branch = branches.Branch(net, projector, joint=joint_statistics)
   return siamese.make(branch, views, criterion, axis_name=axis_name)

@@ -45,6 +45,7 @@ def simsiam(
     dim: int = 2048,
     projector_layers: int = 3,
     predictor_dim: int = 512,
+    joint_statistics: bool = False,
     axis_name: str | None = None,
 ) -> Method:
   """Makes SimSiam over a backbone.
@@ -56,6 +57,8 @@ def simsiam(
     dim: Width of the projector's layers, and length of the embeddings.
     projector_layers: Layers of the projector; 2 in the paper for CIFAR.
     predictor_dim: Width of the predictor's hidden layer, a bottleneck.
+    joint_statistics: Whether BatchNorm takes its statistics from both views
+      together, or from each view, as in the authors' code.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
@@ -64,8 +67,15 @@ def simsiam(
     near 0 is collapse.
   """
   head = functools.partial(branches.head, net, axis_name=axis_name)
-  projector = head((dim,) * projector_layers, last_norm=True, last_affine=False)
-  branch = branches.Branch(net, projector, head((predictor_dim, dim)))
+  projector = head(
+      (dim,) * projector_layers,
+      last_norm=True,
+      last_scale=False,
+      last_shift=False,
+  )
+  branch = branches.Branch(
+      net, projector, head((predictor_dim, dim)), joint=joint_statistics
+  )
 
   def views(key, batch):
     return siamese.Views(crops.two_views(key, batch, augment))

@@ -42,6 +42,7 @@ def supcon(
     dim: int = 128,
     hidden_layers: int = 1,
     temperature: float = 0.1,
+    joint_statistics: bool = True,
     axis_name: str | None = None,
 ) -> Method:
   """Makes SupCon over a backbone: it needs labels, unlike all others.
@@ -53,6 +54,8 @@ def supcon(
     dim: Length of the embeddings.
     hidden_layers: Hidden layers of the projector, each as wide as the features.
     temperature: Divisor of the cosine similarities, above 0.
+    joint_statistics: Whether BatchNorm takes its statistics from both views
+      together, as in the authors' code, or from each view.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
@@ -85,5 +88,5 @@ def supcon(
     )
     return value, {}
 
-  branch = branches.Branch(net, projector)
+  branch = branches.Branch(net, projector, joint=joint_statistics)
   return siamese.make(branch, views, criterion, axis_name=axis_name)

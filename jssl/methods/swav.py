@@ -88,6 +88,7 @@ def swav(
     queue_size: int = 0,
     queue_start_steps: int = 0,
     frozen_steps: int = 0,
+    joint_statistics: bool = True,
     axis_name: str | None = None,
 ) -> Method:
   """Makes SwAV over a backbone.
@@ -108,6 +109,9 @@ def swav(
       global batch: 3840 in the paper for batches of 256; 0 for none.
     queue_start_steps: Steps before the queue is used.
     frozen_steps: Steps before prototypes learn.
+    joint_statistics: Whether BatchNorm takes its statistics from all crops
+      together (in the backbone from those of one size), as in the authors'
+      code, or from each view.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
@@ -122,7 +126,9 @@ def swav(
   checks.check_temperature(epsilon, name="epsilon")
   crops.check_local_views(local_views, local_augment)
   branch = branches.Branch(
-      net, branches.head(net, (hidden_dim, dim), axis_name=axis_name)
+      net,
+      branches.head(net, (hidden_dim, dim), axis_name=axis_name),
+      joint=joint_statistics,
   )
 
   def views(key, batch):
@@ -141,26 +147,28 @@ def swav(
 
   def loss(params, carried, views, keys, step):
     carried = jax.lax.stop_gradient(carried)
-    projections, batch_stats = branches.embed_crops(
-        branch, params, carried.batch_stats, views, keys.local
+    embedding, batch_stats = branches.embed(
+        branch, params, carried.batch_stats, views.by_size(), keys.local
     )
+    projections = embedding.projection  # [V, B, D]
     centers = params["prototypes"]
-    scores = [_scores(z, centers) for z in projections]  # [V, B, P]
+    scores = _scores(projections, centers)  # [V, B, P]
     value = losses.swapped_prediction(
-        _codes(scores[0], centers, carried.queue, step),
-        *scores,
+        _codes(scores[:2], centers, carried.queue, step),
+        scores[:2],
+        scores[2:],
         temperature=temperature,
     )
     metrics = {
         "chance_loss": jnp.log(prototypes),
         "feature_std": embeddings.feature_std(
-            projections[0][0], axis_name=axis_name
+            projections[0], axis_name=axis_name
         ),
     }
     pushed = None
     if queue_size:
       pushed = jax.vmap(lambda z: parallel.all_gather(z, axis_name))(
-          projections[0]
+          projections[:2]
       )
     return value, Aux(
         Fresh(parallel.pmean(batch_stats, axis_name), pushed), metrics

@@ -50,7 +50,7 @@ def embed(
     Projections `[V, B, D]`, and the target's new running statistics.
   """
   embedding, batch_stats = branches.embed(
-      branch, carried.target_params, carried.target_batch_stats, views, None
+      branch, carried.target_params, carried.target_batch_stats, (views,), None
   )
   return embedding.projection, batch_stats
 

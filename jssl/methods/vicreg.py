@@ -51,6 +51,7 @@ def vicreg(
     invariance: float = 25.0,
     variance: float = 25.0,
     covariance: float = 1.0,
+    joint_statistics: bool = False,
     axis_name: str | None = None,
 ) -> Method:
   """Makes VICReg over a backbone.
@@ -65,6 +66,8 @@ def vicreg(
     invariance: Weight of the squared distance of the views.
     variance: Weight of the hinge that keeps standard deviations above 1.
     covariance: Weight of the squared covariances.
+    joint_statistics: Whether BatchNorm takes its statistics from both views
+      together, or from each view, as in the authors' code.
     axis_name: Axis that the batch is split over, or None. Variances and
       covariances are those of the global batch.
 
@@ -93,5 +96,5 @@ def vicreg(
     )
     return value, {}
 
-  branch = branches.Branch(net, projector)
+  branch = branches.Branch(net, projector, joint=joint_statistics)
   return siamese.make(branch, views, criterion, axis_name=axis_name)

@@ -50,15 +50,18 @@ class MLP(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+  def __call__(
+      self, x: jax.Array, *, train: bool = False, views: int = 1
+  ) -> jax.Array:
     """Maps embeddings, layer after layer.
 
     Args:
-      x: `[B, D]`.
+      x: `[V * B, D]`.
       train: Whether normalisations use the batch; see `BatchNorm`.
+      views: Number of views V that are normalised separately.
 
     Returns:
-      float32 `[B, features[-1]]`.
+      float32 `[V * B, features[-1]]`.
 
     Raises:
       ValueError: If there is no layer, or one without width.
@@ -79,7 +82,9 @@ class MLP(nn.Module):
           name=f"layer_{i}",
       )(x)
       if norm is not None:
-        x = norm(name=f"norm_{i}", dtype=self.dtype)(x, train=train)
+        x = norm(name=f"norm_{i}", dtype=self.dtype)(
+            x, train=train, views=views
+        )
       if i < last:
         x = self.activation(x)
         if self.dropout:

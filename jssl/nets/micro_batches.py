@@ -56,24 +56,26 @@ class MicroBatched(nn.Module):
     return self.net.dtype
 
   def __call__(
-      self, images: jax.Array, *, train: bool = False
+      self, images: jax.Array, *, train: bool = False, views: int = 1
   ) -> dict[str, jax.Array]:
     """Computes features, as the net does.
 
     Args:
-      images: `[B, H, W, C]` in [0, 1].
+      images: `[V * B, H, W, C]` in [0, 1].
       train: Whether to work in parts, and as the net does in training; without
         gradients there is little to save.
+      views: Number of views V that are normalised separately; a part has all
+        views of its images.
 
     Returns:
-      `{"stage_1": [B, ...], ..., "pooled": [B, D]}`.
+      `{"stage_1": [V * B, ...], ..., "pooled": [V * B, D]}`.
 
     Raises:
       ValueError: In training, if the parts do not divide B.
     """
     if not train or self.is_initializing():
       return self.net(images, train=train)
-    size = images.shape[0]
+    size = images.shape[0] // views
     if self.parts < 1 or size % self.parts:
       raise ValueError(
           f"A batch of {size} images on a device is not divisible into"
@@ -81,7 +83,7 @@ class MicroBatched(nn.Module):
       )
 
     def part(net, carry, images):
-      return carry, net(images, train=True)
+      return carry, net(images, train=True, views=views)
 
     # XLA's CPU backend is slow at convolutions inside of a loop.
     unrolled = jax.default_backend() == "cpu"
@@ -92,6 +94,13 @@ class MicroBatched(nn.Module):
         split_rngs={"dropout": True},
         unroll=self.parts if unrolled else 1,
     )
-    images = images.reshape(self.parts, -1, *images.shape[1:])
-    _, features = scan(self.net, None, images)
-    return jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), features)
+    # From [V, parts, B / parts] to [parts, V, B / parts], and back.
+    split = images.reshape(views, self.parts, -1, *images.shape[1:])
+    split = split.swapaxes(0, 1).reshape(self.parts, -1, *images.shape[1:])
+    _, features = scan(self.net, None, split)
+
+    def join(x):
+      x = x.reshape(self.parts, views, -1, *x.shape[2:]).swapaxes(0, 1)
+      return x.reshape(-1, *x.shape[3:])
+
+    return jax.tree.map(join, features)

@@ -23,6 +23,9 @@ class BatchNorm(nn.Module):
   * `groups=8`: what eight unsynchronised devices compute, on 1, 2, 4, 8 or 16;
   * `axis_name=None`: groups of the local batch, nothing is exchanged.
 
+  Several views of the images can share a batch: with `views=V` in a call, its
+  rows are V runs, one per view, and each is normalised as if it were alone.
+
   Running statistics move towards the mean of the groups' means and (biased)
   variances that this device sees; a method averages them over its devices.
 
@@ -31,7 +34,8 @@ class BatchNorm(nn.Module):
     axis_name: Axis that the batch is split over, or None.
     momentum: Share of the running statistics that is kept at a step.
     epsilon: Added to the variance.
-    affine: Whether a trained scale and shift follow.
+    use_scale: Whether a trained scale follows.
+    use_bias: Whether a trained shift follows.
     scale_init: Initialiser of that scale.
     dtype: Type of the result; statistics are always float32.
 
@@ -57,21 +61,23 @@ class BatchNorm(nn.Module):
   axis_name: str | None = None
   momentum: float = 0.9
   epsilon: float = 1e-5
-  affine: bool = True
+  use_scale: bool = True
+  use_bias: bool = True
   scale_init: Callable[..., jax.Array] = nn.initializers.ones
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(self, x: jax.Array, *, train: bool, views: int = 1) -> jax.Array:
     """Normalises over all but the last dimension.
 
     Args:
-      x: `[B, ..., C]`, this device's part of the batch.
+      x: `[V * B, ..., C]`, this device's part of the batch, view after view.
       train: Whether to take the statistics of the batch and to move the running
         ones (collection "batch_stats"), or to take the running ones.
+      views: Number of views V that are normalised separately.
 
     Returns:
-      `[B, ..., C]`, of type `dtype`.
+      `[V * B, ..., C]`, of type `dtype`.
 
     Raises:
       ValueError: In training, if `groups` is below 1, groups and devices do not
@@ -79,31 +85,31 @@ class BatchNorm(nn.Module):
     """
     features = x.shape[-1]
     scale, bias = jnp.float32(1.0), jnp.float32(0.0)
-    if self.affine:
+    if self.use_scale:
       scale = self.param("scale", self.scale_init, (features,), jnp.float32)
+    if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
     running = {
         name: self.variable("batch_stats", name, init, (features,), jnp.float32)
         for name, init in (("mean", jnp.zeros), ("var", jnp.ones))
     }
     if train and not self.is_initializing():
-      mean, var = self._statistics(x.astype(jnp.float32))
+      mean, var = self._statistics(x.astype(jnp.float32), views)
       for name, value in (("mean", mean), ("var", var)):
         old = running[name].value
         new = jax.lax.stop_gradient(jnp.mean(value, axis=0))
         running[name].value = self.momentum * old + (1 - self.momentum) * new
     else:
       mean, var = running["mean"].value[None], running["var"].value[None]
-    # One multiplication and one addition per element, in float32.
-    weight = scale * jax.lax.rsqrt(var + self.epsilon)
-    shift = bias - mean * weight
     grouped = _grouped(x.astype(jnp.float32), mean.shape[0])
     each = lambda v: v.reshape(-1, *[1] * (x.ndim - 1), features)
-    y = grouped * each(weight) + each(shift)
+    # One multiplication and one addition per element, in float32.
+    weight = scale * jax.lax.rsqrt(var + self.epsilon)
+    y = grouped * each(weight) + each(bias - mean * weight)
     return y.reshape(x.shape).astype(self.dtype)
 
-  def _statistics(self, x):
-    """Returns mean and variance of each local group, `[groups here, C]`."""
+  def _statistics(self, x, views):
+    """Returns mean and variance of each local group, `[V * groups here, C]`."""
     if self.groups < 1:
       raise ValueError(
           f"groups is {self.groups}; expected at least 1, which is one group"
@@ -118,22 +124,41 @@ class BatchNorm(nn.Module):
           " each other; choose a number of groups that is a multiple or a"
           " divisor of the number of devices."
       )
-    if x.shape[0] % here:
+    if x.shape[0] % (views * here):
       raise ValueError(
-          f"A batch of {x.shape[0]} images on a device is not divisible into"
-          f" {here} BatchNorm groups; change the batch size or net.groups."
+          f"A batch of {x.shape[0] // views} images on a device is not"
+          f" divisible into {here} BatchNorm groups; change the batch size or"
+          " net.groups."
       )
-    x = _grouped(x, here)
-    axes = tuple(range(1, x.ndim - 1))
-    moments = jnp.stack([jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)])
-    if spread == devices:
-      moments = parallel.pmean(moments, self.axis_name)
-    elif spread > 1:
-      every = parallel.all_gather(moments[None], self.axis_name)
-      every = every.reshape(self.groups, spread, *moments.shape).mean(axis=1)
-      moments = every[parallel.axis_index(self.axis_name) // spread]
-    mean, square = moments
-    return mean, jnp.maximum(square - jnp.square(mean), 0.0)
+    mean, var = _moments(_grouped(x, views * here))
+    if spread == 1:
+      return mean, var
+    # Means are gathered, as the variance of large ones cannot be had from sums.
+    every = parallel.all_gather(
+        jnp.stack([mean, var])[None], self.axis_name
+    ).reshape(self.groups, spread, 2, *mean.shape)
+    means, variances = jnp.moveaxis(
+        every[parallel.axis_index(self.axis_name) // spread], 1, 0
+    )
+    return (
+        jnp.mean(means, axis=0),
+        jnp.mean(variances, axis=0) + jnp.var(means, axis=0),
+    )
+
+
+def _moments(x):
+  """Returns mean and variance of `[G, N, ..., C]` over all but G and C.
+
+  In one pass over deviations from the first image's mean: the mean of squares
+  minus the square of the mean would lose a variance that is small beside them.
+  """
+  axes = tuple(range(1, x.ndim - 1))
+  near = jax.lax.stop_gradient(jnp.mean(x[:, :1], axes, keepdims=True))
+  deviation = x - near
+  mean = jnp.mean(deviation, axes)
+  square = jnp.mean(jnp.square(deviation), axes)
+  var = jnp.maximum(square - jnp.square(mean), 0.0)
+  return near.reshape(mean.shape) + mean, var
 
 
 def _grouped(x, count):

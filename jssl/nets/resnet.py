@@ -72,17 +72,19 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(
-      self, images: jax.Array, *, train: bool = False
+      self, images: jax.Array, *, train: bool = False, views: int = 1
   ) -> dict[str, jax.Array]:
     """Computes features.
 
     Args:
-      images: `[B, H, W, C]` in [0, 1].
+      images: `[V * B, H, W, C]` in [0, 1].
       train: Whether to normalise by the batch and update running statistics
         (collection "batch_stats"), or to use the running ones.
+      views: Number of views V that are normalised separately; see `BatchNorm`.
 
     Returns:
-      `{"stage_1": [B, h, w, c], ..., "pooled": [B, D]}`, pooled in float32.
+      `{"stage_1": [V * B, h, w, c], ..., "pooled": [V * B, D]}`, pooled in
+      float32.
 
     Raises:
       ValueError: If `stem` is none of theirs, the batch does not divide into
@@ -105,7 +107,7 @@ class ResNet(nn.Module):
       x = conv(self.width, (7, 7), 2, padding=3, name="stem")(x)
     else:
       x = conv(self.width, (3, 3), name="stem")(x)
-    x = nn.relu(norm(name="stem_norm")(x, train=train))
+    x = nn.relu(norm(name="stem_norm")(x, train=train, views=views))
     if self.stem == "imagenet":
       x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
     features = {}
@@ -119,7 +121,7 @@ class ResNet(nn.Module):
             conv=conv,
             norm=norm,
             name=f"stage_{i + 1}_block_{j + 1}",
-        )(x, train=train)
+        )(x, train=train, views=views)
       features[f"stage_{i + 1}"] = x
     features["pooled"] = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
     return features
@@ -145,8 +147,9 @@ class Block(nn.Module):
   norm: Any
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(self, x: jax.Array, *, train: bool, views: int) -> jax.Array:
     """Maps `[B, h, w, c]` to `[B, h / stride, w / stride, channels (x4)]`."""
+    run = dict(train=train, views=views)
     three = functools.partial(self.conv, self.channels, (3, 3), padding=1)
     if self.bottleneck:
       out = 4 * self.channels
@@ -166,11 +169,11 @@ class Block(nn.Module):
       last = i == len(convs)
       zeros = nn.initializers.zeros
       scale = dict(scale_init=zeros) if last and self.zero_init else {}
-      y = self.norm(name=f"norm_{i}", **scale)(layer(y), train=train)
+      y = self.norm(name=f"norm_{i}", **scale)(layer(y), **run)
       y = y if last else nn.relu(y)
     if x.shape != y.shape:
       x = self.conv(out, (1, 1), self.stride, name="shortcut")(x)
-      x = self.norm(name="shortcut_norm")(x, train=train)
+      x = self.norm(name="shortcut_norm")(x, **run)
     return nn.relu(x + y)
 
 

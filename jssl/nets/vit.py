@@ -242,13 +242,14 @@ class ViT(nn.Module):
     return self.pooling != "mean"
 
   def __call__(
-      self, images: jax.Array, *, train: bool = False
+      self, images: jax.Array, *, train: bool = False, views: int = 1
   ) -> dict[str, jax.Array]:
     """Computes features.
 
     Args:
       images: `[B, H, W, C]` in [0, 1], H and W multiples of `patch_size`.
       train: Whether `drop_path` applies.
+      views: Not used, since there are no batch statistics; nets share it.
 
     Returns:
       `{"stage_1": [B, h, w, D], ..., "pooled": [B, D]}`: the patch tokens after
@@ -261,6 +262,7 @@ class ViT(nn.Module):
         the width, if `pooling` or `positions` is none of theirs, or if `mean`
         or `std` is of other channels.
     """
+    del views
     patches = self.embed(images)
     tokens = patches.reshape(patches.shape[0], -1, self.width)
     stages = self.blocks(tokens, grid=patches.shape[1:3], train=train)

@@ -2,86 +2,81 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jssl.methods import branch as branches
-from jssl.methods.crops import Crops
+from jssl.nets import BatchNorm
 import siamese_case as case
 import tiny
 
-BACKENDS = ["cpu", "gpu"]  # Views in turn, and at once.
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+class WithoutViews(nn.Module):
+  """A backbone from elsewhere, which cannot tell views apart."""
+
+  @nn.compact
+  def __call__(self, images, *, train=False):
+    pixels = images.reshape(len(images), -1)
+    return {"pooled": BatchNorm(name="BatchNorm_0")(pixels, train=train)}
 
 
 @functools.cache
-def _branch(rate=0.0):
-  net = case.Dropping(rate)
+def _branch(rate=0.0, joint=False, groups=1, own=True):
+  net = case.Dropping(rate, groups) if own else WithoutViews()
   projector = branches.head(net, (12, 6))
-  return branches.Branch(net, projector, branches.head(net, (5, 6)))
+  return branches.Branch(
+      net, projector, branches.head(net, (5, 6)), joint=joint
+  )
 
 
 @functools.cache
 def _start():
-  return _init(_branch())
-
-
-def _init(branch):
-  init = jax.jit(lambda key, images: branches.init(key, branch, images))
+  init = jax.jit(lambda key, images: branches.init(key, _branch(), images))
   params, stats = init(jax.random.key(0), case.views()[0])
   return case.noisy(params, 1), case.noisy(stats, 2)
 
 
 @functools.cache
-def _embed(backend, rate=0.0):
-  """`embed` as on a backend: `(params, views, key)`, with a gradient."""
-  start, old = _start()
+def _embed(**options):
+  """`(params, views, key)` to value, embedding, statistics, and a gradient."""
 
   def run(params, views, key):
-    embedding, stats = branches.embed(_branch(rate), params, old, views, key)
-    value = jnp.sum(jnp.sin(embedding.prediction))
-    return value, (embedding, stats)
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax, "default_backend", lambda: backend)
-    lowered = jax.jit(jax.value_and_grad(run, has_aux=True)).lower(
-        start, case.views(), jax.random.key(0)
+    embedding, stats = branches.embed(
+        _branch(**options), params, _start()[1], views, key
     )
-  return lowered.compile()
+    return jnp.sum(jnp.sin(embedding.prediction)), (embedding, stats)
+
+  return jax.jit(jax.value_and_grad(run, has_aux=True))
 
 
-def _run(backend, rate=0.0, views=None, seed=0):
+def _run(*sizes, seed=0, **options):
   """The embedding and the new statistics."""
-  views = case.views() if views is None else views
-  (_, outputs), _ = _embed(backend, rate)(
-      _start()[0], views, jax.random.key(seed)
-  )
+  sizes = sizes or (case.views(),)
+  (_, outputs), _ = _embed(**options)(_start()[0], sizes, jax.random.key(seed))
   return outputs
 
 
-def test_views_in_turn_and_at_once_are_the_same():
-  inputs = (_start()[0], case.views(), jax.random.key(0))
-  in_turn, at_once = [_embed(name, rate=0.5)(*inputs) for name in BACKENDS]
-  (value, (embedding, stats)), gradient = in_turn
+def _stages(view, stats):
+  """What one view alone gives, with the statistics after it."""
+  return branches.forward(
+      _branch(), _start()[0], stats, view, jax.random.key(0)
+  )
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_each_view_is_normalised_by_statistics_of_its_own(own):
+  embedding, stats = _run(own=own)
   assert embedding.projection.shape == (2, case.BATCH, 6)
-  assert np.all(np.isfinite(value))
-  for leaf in jax.tree.leaves(gradient):
-    assert np.any(leaf)
-  # The same dropout too.
-  tiny.assert_trees_close(in_turn, at_once, case.TOLERANCE)
-
-
-@each_backend
-def test_each_view_is_normalised_by_statistics_of_its_own(backend):
-  embedding, stats = _run(backend)
-  # Alone, a view gives what it gives beside the other.
-  forward = functools.partial(branches.forward, _branch(), *_start())
-  alone = [forward(view, jax.random.key(0)) for view in case.views()]
+  # Alone, a view gives what it gives next to the other.
+  alone = [_stages(view, _start()[1]) for view in case.views()]
   for i, (expected, _) in enumerate(alone):
     actual = jax.tree.map(lambda x: x[i], embedding)
     tiny.assert_trees_close(actual, expected, case.TOLERANCE)
+  if not own:  # It moves its statistics once per view.
+    return
   mean = jax.tree.map(lambda x, y: (x + y) / 2, alone[0][1], alone[1][1])
   tiny.assert_trees_close(stats, mean, case.TOLERANCE)
   # And by hand: the net's running mean, over both views.
@@ -94,56 +89,112 @@ def test_each_view_is_normalised_by_statistics_of_its_own(backend):
   )
 
 
-@each_backend
-def test_dropout_differs_from_view_to_view_and_by_the_key(backend):
+@pytest.mark.parametrize("own", [True, False])
+def test_joint_views_are_normalised_as_one_batch(own):
+  views = case.views()
+  inputs = (_start()[0], (views,), jax.random.key(0))
+  (value, (embedding, stats)), gradient = _embed(joint=True, own=own)(*inputs)
+  one = views.reshape(1, -1, *views.shape[2:])
+  (expected, (whole, new)), slope = _embed()(inputs[0], (one,), inputs[2])
+  unfolded = jax.tree.map(lambda x: x.reshape(2, case.BATCH, -1), whole)
+  tiny.assert_trees_close(embedding, unfolded, case.TOLERANCE)
+  tiny.assert_trees_close(
+      (value, stats, gradient), (expected, new, slope), case.TOLERANCE
+  )
+  # Which is another function than statistics of each view.
+  separate = _run()[0].projection
+  assert not np.allclose(embedding.projection, separate, atol=1e-2)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_joint_groups_hold_all_views_of_their_images(groups):
+  views = case.views()
+  embedding, _ = _run(joint=True, groups=groups)
+  pixels = views.reshape(2, groups, -1, views[0, 0].size)  # [V, G, n, D]
+  mean = pixels.mean(axis=(0, 2), keepdims=True)
+  expected = (pixels - mean) / jnp.sqrt(
+      pixels.var(axis=(0, 2), keepdims=True) + 1e-5
+  )
+  variables = _start()[0]["net"]["BatchNorm_0"]
+  expected = expected * variables["scale"] + variables["bias"]
+  expected = expected.reshape(2, case.BATCH, -1)
+  head, _ = branches.forward(
+      _branch(joint=True).projector,
+      _start()[0]["projector"],
+      _start()[1]["projector"],
+      expected.swapaxes(0, 1).reshape(2 * case.BATCH, -1),
+      None,
+  )
+  head = head.reshape(case.BATCH, 2, -1).swapaxes(0, 1)
+  np.testing.assert_allclose(embedding.projection, head, atol=case.TOLERANCE)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_the_net_runs_per_size_and_the_heads_once(joint):
+  global_views, key = case.views(), jax.random.key(0)
+  local_views = jnp.concatenate([2 * global_views[:, :, ::-1], global_views])
+  embedding, stats = _run(global_views, local_views, joint=joint)
+  assert embedding.projection.shape == (6, case.BATCH, 6)
+  # By hand: the net on each size in turn, then the projector on all crops.
+  params, old = _start()
+  pooled, running = [], old["net"]
+  for views in (global_views, local_views):
+    parts = [views.reshape(-1, *views.shape[2:])] if joint else list(views)
+    outputs, news = zip(*[
+        branches.forward(_branch().net, params["net"], running, x, key)
+        for x in parts
+    ])
+    running = jax.tree.map(lambda *x: sum(x) / len(x), *news)
+    rows = jnp.concatenate([x["pooled"] for x in outputs])
+    pooled.append(rows.reshape(*views.shape[:2], -1))
+  pooled = jnp.concatenate(pooled)
+  parts = [pooled.reshape(-1, pooled.shape[-1])] if joint else list(pooled)
+  outputs, news = zip(*[
+      branches.forward(
+          _branch().projector, params["projector"], old["projector"], x, None
+      )
+      for x in parts
+  ])
+  expected = jnp.concatenate(outputs).reshape(embedding.projection.shape)
+  np.testing.assert_allclose(
+      embedding.projection, expected, atol=case.TOLERANCE
+  )
+  mean = jax.tree.map(lambda *x: sum(x) / len(x), *news)
+  tiny.assert_trees_close(stats["projector"], mean, case.TOLERANCE)
+  tiny.assert_trees_close(stats["net"], running, case.TOLERANCE)
+
+
+def test_gradients_reach_every_parameter():
+  inputs = (_start()[0], (case.views(),), jax.random.key(0))
+  for joint in (False, True):
+    (value, _), gradient = _embed(joint=joint)(*inputs)
+    assert np.isfinite(value)
+    for leaf in jax.tree.leaves(gradient):
+      assert np.any(leaf)
+
+
+def test_dropout_differs_from_view_to_view_and_by_the_key():
   same = jnp.stack([case.views()[0]] * 2)
-  first, second = _run(backend, 0.5, same)[0].projection
+  first, second = _run(same, rate=0.5)[0].projection
   assert not np.allclose(first, second, atol=1e-2)
-  again, _ = _run(backend, 0.5, same)[0].projection
+  again, _ = _run(same, rate=0.5)[0].projection
   np.testing.assert_array_equal(first, again)
-  other, _ = _run(backend, 0.5, same, seed=1)[0].projection
+  other, _ = _run(same, rate=0.5, seed=1)[0].projection
   assert not np.allclose(first, other, atol=1e-2)
-  first, second = _run(backend, 0.0, same)[0].projection
+  first, second = _run(same)[0].projection
   np.testing.assert_allclose(first, second, atol=1e-6)
 
 
-@functools.cache
-def _without_predictor():
-  net = case.Dropping()
-  branch = branches.Branch(net, branches.head(net, (6,)))
-  return branch, *_init(branch)
+def test_without_a_key_nothing_is_dropped():
+  views = (case.views(),)
+  actual = branches.embed(_branch(rate=0.5), *_start(), views, None)
+  tiny.assert_trees_close(actual, _run(), case.TOLERANCE)
 
 
-@each_backend
-def test_without_a_key_nothing_is_dropped(backend, monkeypatch):
-  monkeypatch.setattr(jax, "default_backend", lambda: backend)
-  actual = branches.embed(_branch(rate=0.5), *_start(), case.views(), None)
-  tiny.assert_trees_close(actual, _run(backend), case.TOLERANCE)
-
-
-def test_small_views_follow_the_large_ones():
-  branch, params, stats = _without_predictor()
-  views, key = case.views(), jax.random.key(0)
-  small = views[:, :, ::-1]
-  # Prototypes, say, are no part of the branch.
-  params = params | {"others": jnp.ones(3)}
-  (large, few), new = branches.embed_crops(
-      branch, params, stats, Crops(views, small), key
-  )
-  del params["others"]
-  # Statistics move twice.
-  first, stats = branches.embed(branch, params, stats, views, key)
-  second, stats = branches.embed(branch, params, stats, small, key)
-  for actual, expected in ((large, first), (few, second)):
-    np.testing.assert_allclose(actual, expected.projection, rtol=1e-5)
-  tiny.assert_trees_close(new, stats, 1e-5)
-
-
-def test_without_small_views_their_projections_are_none():
-  (large, few), _ = branches.embed_crops(
-      *_without_predictor(), Crops(case.views(), None), jax.random.key(0)
-  )
-  assert large.shape == (2, case.BATCH, 6) and few.shape == (0, case.BATCH, 6)
+def test_other_parameters_are_no_part_of_the_branch():
+  params = _start()[0] | {"prototypes": jnp.ones(3)}
+  actual = branches.embed(_branch(), params, _start()[1], (case.views(),), None)
+  tiny.assert_trees_close(actual, _run(), case.TOLERANCE)
 
 
 def test_heads_compute_in_the_type_of_the_net_and_return_float32():

@@ -14,7 +14,7 @@ from jssl.nets import BatchNorm
 from jssl.nets import MLP
 import tiny
 
-PLAIN = functools.partial(BatchNorm, affine=False)
+PLAIN = functools.partial(BatchNorm, use_scale=False, use_bias=False)
 KERNEL, LINEAR = {"kernel"}, {"kernel", "bias"}
 AFFINE = {"scale", "bias"}
 
@@ -72,7 +72,11 @@ def test_a_norm_takes_the_place_of_a_bias(arguments, expected):
     [
         (dict(), {"norm_1"}),
         (dict(last_norm=True), {"norm_1", "norm_2"}),
-        (dict(last_norm=True, last_affine=False), {"norm_1"}),
+        (
+            dict(last_norm=True, last_scale=False, last_shift=False),
+            {"norm_1"},
+        ),
+        (dict(last_norm=True, last_shift=False), {"norm_1", "norm_2"}),
         (dict(last_bias=False), {"norm_1"}),
     ],
 )

@@ -147,7 +147,7 @@ def test_running_statistics_normalise_when_not_training(groups):
 @pytest.mark.parametrize("train", [False, True])
 def test_without_affine_there_is_no_scale_and_no_shift(train, groups):
   _, x, _ = _inputs()
-  norm = BatchNorm(groups, affine=False)
+  norm = BatchNorm(groups, use_scale=False, use_bias=False)
   variables = norm.init(jax.random.key(0), x, train=True)
   assert set(variables) == {"batch_stats"}
   statistics = {"batch_stats": _statistics()}
@@ -191,14 +191,81 @@ def test_statistics_are_float32_when_the_result_is_bfloat16():
   )
 
 
-def test_constant_features_stay_finite():
+def test_constant_features_become_the_bias():
   params, x, weights = _inputs()
   evaluate = jax.jit(functools.partial(_evaluate, groups=2, axis_name=None))
   value, y, _, _, for_x = evaluate(params, np.full_like(x, 1000.1), weights)
   assert np.isfinite(value) and np.all(np.isfinite(for_x))
-  # float32 moments of 1000.1 leave a variance of 0.06 at most.
+  # What float32 loses of 1000.1, over the root of epsilon.
   bias = np.broadcast_to(params["bias"], y.shape)
-  np.testing.assert_allclose(y, bias, atol=2)
+  np.testing.assert_allclose(y, bias, atol=0.1)
+
+
+@pytest.mark.parametrize("groups, devices", [(1, 1), (4, 1), (1, 4), (2, 4)])
+def test_a_large_mean_does_not_swallow_the_variance(groups, devices):
+  random = np.random.default_rng(0)
+  x = random.normal(2000.0, 1.0, (32, SIDE, SIDE, FEATURES)).astype("f")
+  params = {"scale": np.ones(FEATURES, "f"), "bias": np.zeros(FEATURES, "f")}
+  axis_name = None if devices == 1 else "shards"
+  run = functools.partial(_evaluate, groups=groups, axis_name=axis_name)
+  weights = random.normal(size=x.shape).astype("f")
+  if axis_name:
+    split = lambda x: x.reshape(devices, -1, *x.shape[1:])
+    run = jax.vmap(run, in_axes=(None, 0, 0), axis_name=axis_name)
+    _, y, _, _, for_x = run(params, split(x), split(weights))
+    y, for_x = y.reshape(x.shape), for_x.reshape(x.shape) / devices
+  else:
+    _, y, _, _, for_x = run(params, x, weights)
+  np.testing.assert_allclose(y, _numpy(params, x, groups)[0], atol=1e-3)
+  # The gradient is that of the same batch around 0.
+  centred = functools.partial(_evaluate, groups=groups, axis_name=None)
+  expected = centred(params, x - np.float32(2000.0), weights)[4]
+  np.testing.assert_allclose(for_x, expected, rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_views_are_normalised_as_if_alone(groups, devices):
+  params, x, weights = _inputs()
+  views = np.stack([x, 3 * x[::-1] + 1])  # [V, B, ...]
+  variables = {"params": params, "batch_stats": _statistics()}
+  norm = BatchNorm(groups, "shards")
+
+  def run(count, x):
+    y, new = norm.apply(
+        variables, x, train=True, views=count, mutable=["batch_stats"]
+    )
+    return y, parallel.pmean(new["batch_stats"], "shards")
+
+  mapped = lambda count: jax.jit(
+      jax.vmap(functools.partial(run, count), axis_name="shards")
+  )
+  # [devices, V * B / devices, ...], view after view.
+  folded = views.reshape(2, devices, -1, *x.shape[1:]).swapaxes(0, 1)
+  y, new = mapped(2)(folded.reshape(devices, -1, *x.shape[1:]))
+  y = y.reshape(folded.shape).swapaxes(0, 1).reshape(views.shape)
+  alone = [mapped(1)(view.reshape(devices, -1, *x.shape[1:])) for view in views]
+  for actual, (expected, _) in zip(y, alone):
+    np.testing.assert_allclose(
+        actual, expected.reshape(x.shape), rtol=1e-4, atol=1e-5
+    )
+  mean = jax.tree.map(lambda a, b: (a + b) / 2, alone[0][1], alone[1][1])
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=TOLERANCE), new, mean
+  )
+
+
+@pytest.mark.parametrize("kept", ["scale", "bias"])
+def test_scale_and_shift_are_apart(kept):
+  params, x, _ = _inputs()
+  norm = BatchNorm(use_scale=kept == "scale", use_bias=kept == "bias")
+  variables = norm.init(jax.random.key(0), x, train=True)
+  assert set(variables["params"]) == {kept}
+  values = {"params": {kept: params[kept]}, "batch_stats": _statistics()}
+  y, _ = norm.apply(values, x, train=True, mutable=["batch_stats"])
+  neutral = {"scale": np.ones(FEATURES), "bias": np.zeros(FEATURES)}
+  expected = _numpy({**neutral, kept: params[kept]}, x, 1)[0]
+  np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("groups", [3, 12])
