@@ -113,25 +113,30 @@ def _normalize(x):
   return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def _project(params, images):
-  """The projections of one view, unit vectors, in NumPy."""
+def _project(params, *sizes):
+  """The projections of all crops, unit vectors `[V, B, D]`, in NumPy.
+
+  The head normalises all crops together, as the authors' code.
+  """
   params = jax.tree.map(np.asarray, params)
   head = params["projector"]
-  x = _cells(np.asarray(images)) - params["net"]["shift"]
+  cells = [_cells(np.asarray(view)) for views in sizes for view in views]
+  x = np.concatenate(cells) - params["net"]["shift"]
   x = x @ head["layer_1"]["kernel"]
   x = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-5)
   x = np.maximum(x * head["norm_1"]["scale"] + head["norm_1"]["bias"], 0)
-  return _normalize(x @ head["layer_2"]["kernel"] + head["layer_2"]["bias"])
+  x = _normalize(x @ head["layer_2"]["kernel"] + head["layer_2"]["bias"])
+  return x.reshape(len(cells), BATCH, DIM)
 
 
-def _scores(params, views):
-  centers = np.asarray(params["prototypes"])
-  return np.stack([_project(params, view) @ centers.T for view in views])
+def _scores(params, *sizes):
+  return _project(params, *sizes) @ np.asarray(params["prototypes"]).T
 
 
 def test_the_loss_is_that_of_the_scores_of_all_views():
   params, _ = _start(0)
-  high, low = (_scores(params, views) for views in _views())
+  scores = _scores(params, *_views())
+  high, low = scores[:2], scores[2:]
   assert low.shape == (2, BATCH, PROTOTYPES)
   expected = losses.swav(high, low, temperature=TEMPERATURE, **SINKHORN)
   np.testing.assert_allclose(_run()[0], expected, rtol=TOLERANCE)
@@ -181,7 +186,7 @@ def test_each_large_view_has_a_queue_of_the_global_batch(devices):
   for view in range(2):
     np.testing.assert_allclose(
         new.queue.keys[view, :BATCH],
-        _project(params, _views().large[view]),
+        _project(params, _views().large)[view],
         atol=TOLERANCE,
     )
   np.testing.assert_array_equal(
