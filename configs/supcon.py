@@ -21,6 +21,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "dim": 128,
       "hidden_layers": 1,
       "temperature": 0.1,
+      "joint_statistics": True,
   }
   config.augment = {
       "name": "simclr",
