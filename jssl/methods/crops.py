@@ -34,7 +34,9 @@ class Crops(NamedTuple):
 
   def by_size(self) -> tuple[jax.Array, ...]:
     """Returns the views of each size, as `branch.embed` takes them."""
-    return (self.large,) if self.small is None else tuple(self)
+    if self.small is None:
+      return (self.large,)
+    return self.large, self.small
 
 
 def check_local_views(count: int, recipe: Recipe | None) -> None:

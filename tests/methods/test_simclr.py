@@ -91,9 +91,11 @@ def test_the_heads_of_both_versions_end_in_a_norm():
       "norm_1": case.norm(FEATURES),
   }
   assert shapes() == {
-      "projector": (
-          wide | {"layer_2": case.linear(FEATURES, 6), "norm_2": {"scale": (6,)}}
-      )
+      "projector": {
+          **wide,
+          "layer_2": case.linear(FEATURES, 6),
+          "norm_2": {"scale": (6,)},
+      }
   }
   assert shapes(hidden_layers=2) == {
       "projector": (
