@@ -524,3 +524,24 @@ def test_an_optimizer_with_one_count_for_all_is_refused_for_a_while():
   # Momentum starts at the first update of each parameter by itself.
   _train(_with_prototypes("dino"), optax.sgd(0.1, momentum=0.9), 1)
   _train(_with_prototypes("dino", frozen_steps=0), optax.adamw(0.1), 1)
+
+
+def test_freezing_works_beside_a_rate_that_stays():
+  """Whose optimizer is two, of parts of the parameters."""
+  optimizer = optim.sgd(
+      lambda step: 0.1 / (1 + step),
+      weight_decay=0.1,
+      constant_rate=("prototypes",),
+  )
+  states, _ = _train(_with_prototypes("dino"), optimizer, FROZEN + 1)
+  drawn = states[0].params["prototypes"]
+  np.testing.assert_array_equal(states[FROZEN].params["prototypes"], drawn)
+  assert np.any(states[FROZEN + 1].params["prototypes"] != drawn)
+  kept = [
+      leaf
+      for path, leaf in jax.tree_util.tree_leaves_with_path(
+          states[FROZEN].opt_state
+      )
+      if "prototypes" in jax.tree_util.keystr(path)
+  ]
+  assert kept and not any(np.any(leaf) for leaf in kept)
