@@ -115,3 +115,39 @@ def test_byol():
       method, optimizer, trajectories.make_views(6), seed=6
   )
   trajectories.check(trajectory, golden, PARAMS | TARGET)
+
+
+def test_simclr():
+  golden = trajectories.reference("simclr")
+  schedule = optim.cosine(0.05, epochs=3, steps_per_epoch=2, warmup_epochs=1)
+  _check_schedule(golden["learning_rate"], schedule)
+  net = ResNet((1, 1, 1, 1), True, 16, stem="cifar", mean=0.0, std=1.0)
+  method = METHODS["simclr"](net, dim=16, temperature=0.5)
+  # The reference adds the losses of the two views, which are averaged here. Its
+  # learning rate is constant, as it enters the velocity there.
+  optimizer = optim.lars(
+      0.05, weight_decay=1e-4 / 2, momentum=0.9, vector_rate=2.0
+  )
+  views = siamese.Views(trajectories.make_views(11, size=8))
+  trajectory = trajectories.run(method, optimizer, views, seed=11)
+  golden["loss"] /= 2
+  trajectories.check(trajectory, golden, PARAMS)
+
+
+def test_supcon():
+  golden = trajectories.reference("supcon")
+  schedule = optim.cosine(0.02, epochs=10, steps_per_epoch=1, end=0.02e-3)
+  # Epochs count from 1 there.
+  _check_schedule(golden["learning_rate"], lambda step: schedule(step + 1))
+  method = METHODS["supcon"](
+      ResNet((1, 1, 1, 1), width=16, stem="cifar"), dim=16
+  )
+  # The authors' loss is 0.1 / 0.07 times the paper's.
+  golden["loss"] *= 0.7
+  optimizer = optim.sgd(
+      lambda step: schedule(step + 1) / 0.7, weight_decay=1e-4 * 0.7
+  )
+  label = np.arange(5 * 16).reshape(5, 16) * 7 % 5
+  views = siamese.Views(trajectories.make_views(4, size=8), label)
+  trajectory = trajectories.run(method, optimizer, views, seed=4)
+  trajectories.check(trajectory, golden, PARAMS)
