@@ -2,7 +2,7 @@
 
   python -m jssl.bench step --method=simclr --net=resnet18 --image_size=32
   python -m jssl.bench augment --method=simclr --image_size=32 --peer
-  python -m jssl.bench data --dataset=folder:PHOTOS --canvas=256
+  python -m jssl.bench data --dataset=folder:PHOTOS --canvas=512
   python -m jssl.bench knn --queries=10000 --bank=50000 --dim=512 --k=200
   python -m jssl.bench loop --config=FILE:DATASET
   python -m jssl.bench endurance --config=FILE:DATASET --steps=10000
@@ -13,7 +13,8 @@
 `step` times the compiled train step on random images and tells how near it is
 to the limits of the device; `augment` times the views alone; `data` the stream
 of a set beside the bare decoder (without --dataset, of photographs that it
-makes); `knn` the search for neighbours, and the grid of linear probes against
+makes), and how much of the pictures' detail views keep that are cut from
+--canvas; `knn` the search for neighbours, and the grid of linear probes against
 one setting. `loop` trains for ten epochs as `python -m jssl.train` does and
 tells which share of the time is spent outside the compiled step; `endurance`
 trains for many steps and tells whether memory or the time of a step grow.
@@ -106,7 +107,10 @@ _BATCH_SIZE = flags.DEFINE_integer(
     lower_bound=1,
 )
 _CANVAS = flags.DEFINE_integer(
-    "canvas", 256, "As config.data.canvas; 0: none.", lower_bound=0
+    "canvas",
+    None,
+    "As config.data.canvas, 0: none; by default the config's, of data 512.",
+    lower_bound=0,
 )
 _WORKERS = flags.DEFINE_integer(
     "workers", -1, "As config.data.workers.", lower_bound=-1
@@ -180,8 +184,11 @@ def _random_config() -> ConfigDict:
         configs=_configs(),
     )
   overrides = _overrides()
-  if _IMAGE_SIZE.value is not None and config.data.canvas:
-    overrides["data.canvas"] = _IMAGE_SIZE.value * 8 // 7  # 256 for 224.
+  if _CANVAS.value is not None:
+    overrides["data.canvas"] = _CANVAS.value
+  elif _IMAGE_SIZE.value is not None and config.data.canvas:
+    ratio = config.data.canvas / config.image_size
+    overrides["data.canvas"] = round(ratio * _IMAGE_SIZE.value)
   config.update_from_flattened_dict(overrides)
   return config
 
@@ -232,7 +239,8 @@ def _data() -> dict[str, Any]:
       data.measure(
           _DATASET.value,
           data_dir=_DATA_DIR.value,
-          canvas=_CANVAS.value,
+          canvas=512 if _CANVAS.value is None else _CANVAS.value,
+          image_size=_IMAGE_SIZE.value or 224,
           batch_size=_BATCH_SIZE.value or 128,
           workers=_WORKERS.value,
           cache=_CACHE.value,

@@ -40,11 +40,11 @@ def make_encode(
     `encode(params, images, extent=None, *, stages=False)`, compiled once for
     each shape: `params` is the pair (params, carried) of a train state,
     `images` is `[B, H, W, C]`, uint8 or float in [0, 1], of any size, `extent`
-    the true heights and widths `[B, 2]` of pictures that were stretched to a
-    square. Returns the pooled features `[B, D]`, or with `stages=True` a dict
-    of them and of every stage. It raises ValueError for what is no array, for
-    images of another rank or number of channels and, unless it is traced, for
-    floats outside of [0, 1] or NaN.
+    the true heights and widths `[B, 2]` of pictures on a canvas (see
+    `augment.make_views`). Returns the pooled features `[B, D]`, or with
+    `stages=True` a dict of them and of every stage. It raises ValueError for
+    what is no array, for images of another rank or number of channels and,
+    unless it is traced, for floats outside of [0, 1] or NaN.
   """
   prepare = functools.partial(
       augment.evaluation, size=image_size, crop_fraction=crop_fraction

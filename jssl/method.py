@@ -53,8 +53,8 @@ class Method(NamedTuple):
   Attributes:
     views: `(key, batch) -> views`. Draws all the randomness of the task.
       `batch` is a dict with "image" `[B, H, W, C]`, uint8 or float in [0, 1],
-      and optionally "extent" `[B, 2]` (true height and width of a picture that
-      was stretched to its canvas), "position" `[B]` (place in the global
+      and optionally "extent" `[B, 2]` (true height and width of a picture on a
+      canvas, see `augment.make_views`), "position" `[B]` (place in the global
       batch; each image's randomness depends on it, not on the device) and
       "label" `[B]`. Views are an opaque tree.
     init: `(key, views) -> (params, carried)`. `params` is all that is

@@ -1,6 +1,7 @@
 """The benchmarks, on digits and a tiny net."""
 
 import csv
+import io
 import json
 import os
 import pathlib
@@ -220,12 +221,50 @@ def test_knn_and_the_grid_of_probes_are_timed():
   assert result["probe_grid_over_one_setting"] > 0.5
 
 
+def _picture(height, width, *, detailed):
+  """A JPEG of even color, or of detail down to single pixels."""
+  random = np.random.default_rng(0)
+  pixels = np.full((height, width, 3), 128.0)
+  if detailed:
+    pixels += 40 * random.normal(size=(height, width, 1))
+  buffer = io.BytesIO()
+  picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+  picture.save(buffer, "JPEG", quality=95)
+  return buffer.getvalue()
+
+
+def test_detail_is_what_a_canvas_keeps_of_it():
+  pictures = [_picture(60, 80, detailed=True), _picture(80, 60, detailed=True)]
+  kept = {c: bench_data.detail(pictures, c, 28) for c in (30, 70, 80)}
+  names = {"0.08", "0.2", "local_0.05", "evaluation"}
+  assert set(kept[80]) == {f"detail_of_{name}" for name in names}
+  # A canvas as long as the picture keeps every pixel; others less and less.
+  for name in kept[80]:
+    assert kept[80][name] == pytest.approx(1.0, abs=1e-4)
+    assert kept[30][name] < kept[70][name] < 0.95
+  assert kept[30]["detail_of_0.08"] < 0.3
+  assert bench_data.detail([_picture(60, 80, detailed=False)], 30, 28)
+
+
+@pytest.mark.parametrize("dataset", ["imagenet2012", "folder:x"])
+def test_the_default_canvas_keeps_the_detail_of_the_papers_crops(dataset):
+  """At least three quarters, for pictures of ImageNet's sizes."""
+  config = configs.base(dataset)
+  pictures = bench_data._detailed_pictures()[:4]
+  kept = bench_data.detail(pictures, config.data.canvas, config.image_size)
+  assert min(kept.values()) >= 0.75, kept
+  # Evaluation's crop is not enlarged.
+  assert config.data.canvas >= config.image_size / config.eval.crop_fraction
+
+
 def test_a_stream_is_timed_beside_the_bare_decoder(tmp_path):
   for i in range(20):
     Image.new("RGB", (40, 30 + i), (i, 0, 0)).save(tmp_path / f"{i}.jpg")
-  settings = dict(canvas=16, batch_size=4, workers=0)
+  settings = dict(canvas=16, batch_size=4, workers=0, image_size=14)
   result = bench_data.measure(f"folder:{tmp_path}", **settings)
   assert result["images_per_second"] > 0
+  assert result["bytes_per_image"] == 16 * 16 * 3
+  assert 0 <= result["detail_of_0.08"] < 1
   assert result["fraction_of_bare"] == pytest.approx(
       result["images_per_second"] / result["bare_images_per_second"], rel=1.0
   )

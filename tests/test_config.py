@@ -33,10 +33,10 @@ def _config(dataset="digits", name="moco_v2"):
         ("photos", (32, 0, "resnet8", "cifar", 1.0)),
         ("cifar10", (32, 0, "resnet18", "cifar", 1.0)),
         ("cifar100", (32, 0, "resnet18", "cifar", 1.0)),
-        ("imagenet2012", (224, 256, "resnet50", "imagenet", 0.875)),
-        ("imagenet2012:5.1.0", (224, 256, "resnet50", "imagenet", 0.875)),
-        ("folder:x", (128, 160, "resnet18", "imagenet", 1.0)),
-        ("oxford_flowers102", (128, 160, "resnet18", "imagenet", 1.0)),
+        ("imagenet2012", (224, 512, "resnet50", "imagenet", 0.875)),
+        ("imagenet2012:5.1.0", (224, 512, "resnet50", "imagenet", 0.875)),
+        ("folder:x", (128, 512, "resnet18", "imagenet", 1.0)),
+        ("oxford_flowers102", (128, 512, "resnet18", "imagenet", 1.0)),
     ],
 )
 def test_base_fits_its_data_set(dataset, expected):

@@ -69,6 +69,7 @@ def _folder_of(source, geometry, folder):
       "contents": images.fingerprint(source),
       "size": geometry.size,
       "canvas": geometry.canvas,
+      "layout": geometry.canvas and chunks.LAYOUT,
       "channels": geometry.channels,
   }
   digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]

@@ -12,6 +12,9 @@ from jssl.data.decode import Remark
 from jssl.data.source import Record
 from jssl.data.source import Source
 
+# How pictures lie on a canvas. A higher number after each change, so that what
+# was kept of them before is not taken for the same.
+LAYOUT = 2
 # Neighbours that are tried in the place of a broken picture.
 _TRIES = 100
 
@@ -21,8 +24,8 @@ class Geometry(NamedTuple):
 
   Attributes:
     size: (height, width) of the arrays.
-    canvas: Side of the square that pictures are stretched to, or None: they
-      are of that size already.
+    canvas: Side of the square that pictures are put on (see `decode`), or None:
+      they are of that size already.
     channels: 1 (gray), 3 (RGB) or 4 (RGBA).
   """
 

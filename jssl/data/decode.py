@@ -106,8 +106,10 @@ def decode(
 ) -> tuple[np.ndarray, tuple[int, int]]:
   """Decodes a picture, upright by its EXIF tag, and fits it to the canvas.
 
-  The whole picture is stretched to the square, so crops can be drawn in the
-  true geometry (from the size returned) and resampled from the canvas.
+  On a canvas, a side longer than it is shrunk to it and a shorter one is kept;
+  the picture lies in the top left corner, with black around. So no picture is
+  enlarged, most are kept as they are, and crops can be drawn in the true
+  geometry, from the size returned.
 
   Args:
     encoded: The bytes of a picture file: JPEG, PNG, WebP, GIF, BMP, TIFF (the
@@ -171,13 +173,11 @@ def _decode(encoded: bytes, canvas: int | None, channels: int) -> Decoded:
       extent = _height_and_width(stored, turned=orientation >= 5)
     else:
       extent = _height_and_width(fitted.size)
-    if canvas is not None and fitted.size != (canvas, canvas):
-      # To reduce, Hamming is as sharp as bicubic in two thirds of its time.
-      method = Image.Resampling.HAMMING
-      if min(fitted.size) < canvas:
-        method = Image.Resampling.BICUBIC
-      fitted = fitted.resize((canvas, canvas), method, reducing_gap=2.0)
+    if canvas is not None:
+      fitted = _shrink(fitted, extent, canvas)
     pixels = np.asarray(fitted).reshape(*fitted.size[::-1], channels)
+    if canvas is not None:
+      pixels = _pad(pixels, canvas)
     if _has_pages(picture):
       remarks.append(Remark("pages"))
   return Decoded(pixels, extent, tuple(remarks))
@@ -255,6 +255,27 @@ def _has_pages(picture: Image.Image) -> bool:
     return picture.format != "MPO" and getattr(picture, "is_animated", False)
   except Exception:  # What follows a whole picture may be broken.
     return True
+
+
+def _shrink(
+    picture: Image.Image, extent: tuple[int, int], canvas: int
+) -> Image.Image:
+  """Shrinks the sides of a picture that are longer than the canvas."""
+  height, width = (min(side, canvas) for side in extent)
+  if picture.size == (width, height):
+    return picture
+  # Hamming is as sharp as bicubic in two thirds of its time.
+  return picture.resize(
+      (width, height), Image.Resampling.HAMMING, reducing_gap=2.0
+  )
+
+
+def _pad(pixels: np.ndarray, canvas: int) -> np.ndarray:
+  """Puts pixels in the top left corner of a black canvas."""
+  height, width, channels = pixels.shape
+  padded = np.zeros((canvas, canvas, channels), np.uint8)
+  padded[:height, :width] = pixels
+  return padded
 
 
 def _to_channels(

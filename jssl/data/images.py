@@ -96,8 +96,8 @@ def load(
     name: As in `open_source`.
     split: As in `open_source`.
     data_dir: As in `open_source`.
-    canvas: Side of the square each picture is stretched to, its true size
-      kept in `extent`; None if the pictures share one size.
+    canvas: Side of the square that each picture is put on, its true size in
+      `extent` (see `decode`); None if the pictures share one size.
     max_bytes: Refuse a larger array; None for half of the free memory.
 
   Returns:

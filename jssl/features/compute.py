@@ -35,6 +35,7 @@ _IDENTITY = (
     "pictures",
     "data",
     "canvas",
+    "layout",
     "channels",
     "image_size",
     "crop_fraction",
@@ -72,8 +73,8 @@ def plan(
 ) -> Plan:
   """Settles what is computed, and refuses what cannot be.
 
-  Pictures are prepared as the run's own evaluations prepare theirs: stretched
-  to its canvas, with their true size beside them. A run without a canvas takes
+  Pictures are prepared as the run's own evaluations prepare theirs: put
+  on its canvas, with their true size. A run without a canvas takes
   pictures of one size as they are, and gets a canvas of twice its image size
   for pictures that differ.
 
@@ -124,6 +125,7 @@ def plan(
           "pictures": source.length,
           "data": _identity(source),
           "canvas": geometry.canvas,
+          "layout": geometry.canvas and chunks.LAYOUT,
           "channels": geometry.channels,
           "image_size": config.image_size,
           "crop_fraction": config.eval.crop_fraction,

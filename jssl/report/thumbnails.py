@@ -46,7 +46,7 @@ def make(
   Args:
     pixels: uint8, or float in [0, 1], `[H, W, C]`, of 1, 3 or 4 channels.
     alt: See `Thumbnail`.
-    extent: True (height, width) of a picture that was stretched, or None.
+    extent: True (height, width) of a picture on a canvas, or None.
     size: Its longer side, in pixels, unless it is smaller than that.
     caption: See `Thumbnail`.
     wrong: See `Thumbnail`.
@@ -69,6 +69,9 @@ def shrink(
     image: Image.Image, *, size: int, extent: np.ndarray | None = None
 ) -> Image.Image:
   """Gives a picture its true proportions, and at most `size` pixels a side."""
+  if extent is not None:  # The top left corner of a canvas.
+    held = (min(side, n) for side, n in zip(extent[::-1], image.size))
+    image = image.crop((0, 0, *map(int, held)))
   width, height = (float(x) for x in image.size)
   if extent is not None:
     height, width = (float(x) for x in extent)

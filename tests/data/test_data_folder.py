@@ -1,15 +1,19 @@
 """Folders of pictures: layouts, formats, broken files, the canvas."""
 
 import errno
+import functools
 import io
 import itertools
 import os
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
 
+from jssl import augment
 from jssl.data import decode
 from jssl.data import load
 from jssl.data import load_source
@@ -240,16 +244,43 @@ def test_a_set_that_does_not_fit_is_refused(animals):
   assert images.image.shape == (24, 16, 16, 3)
 
 
-@pytest.mark.parametrize("height,width", [(90, 160), (300, 200), (10, 7)])
+@pytest.mark.parametrize(
+    "height,width", [(90, 160), (300, 200), (10, 7), (20, 90), (32, 32)]
+)
 @pytest.mark.parametrize("suffix", ["PNG", "JPEG"])
 def test_the_canvas_holds_the_whole_picture(height, width, suffix):
   encoded = _encode(Image.fromarray(_pixels(height, width)), suffix)
   picture = Image.fromarray(decode(encoded)[0])
   pixels, extent = decode(encoded, 32)
   assert extent == (height, width) and pixels.shape == (32, 32, 3)
-  expected = picture.resize((32, 32), Image.Resampling.BICUBIC)
-  difference = np.abs(pixels.astype(int) - np.asarray(expected))
-  assert difference.max() <= 4
+  # In its corner; longer sides are shrunk to the canvas, shorter ones kept.
+  held = min(height, 32), min(width, 32)
+  expected = picture.resize(held[::-1], Image.Resampling.BICUBIC)
+  difference = pixels[: held[0], : held[1]].astype(int) - np.asarray(expected)
+  assert np.abs(difference).max() <= (4 if held != (height, width) else 0)
+  assert not pixels[held[0] :].any() and not pixels[:, held[1] :].any()
+
+
+def test_crops_of_a_canvas_are_those_of_the_picture():
+  """Of a picture that fits, every pixel is kept."""
+  encoded = _encode(Image.fromarray(_pixels(30, 40)), "PNG")
+  whole, _ = decode(encoded)
+  canvas, extent = decode(encoded, 48)
+  keys = jax.random.split(jax.random.key(0), 20)
+  recipe = functools.partial(augment.crop_and_flip, size=12, scale=(0.08, 1.0))
+  crop = lambda key, image, extent: recipe(
+      key, augment.to_float(image), extent=extent
+  )
+  views = jax.jit(jax.vmap(crop, in_axes=(0, None, None)))
+  of_canvas = views(keys, canvas, jnp.array(extent))
+  of_picture = views(keys, whole, jnp.array(extent))
+  np.testing.assert_allclose(of_canvas, of_picture, atol=1e-5)
+  evaluate = jax.jit(augment.evaluation, static_argnames="size")
+  np.testing.assert_allclose(
+      evaluate(augment.to_float(canvas), size=12, extent=jnp.array(extent)),
+      evaluate(augment.to_float(whole), size=12),
+      atol=1e-5,
+  )
 
 
 def test_exif_orientation_is_honoured():

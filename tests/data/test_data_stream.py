@@ -272,6 +272,17 @@ def test_a_cached_picture_is_decoded_once(photos, tmp_path):
   assert seen == [4, 9, 5] and seen_again == []
 
 
+def test_the_cache_starts_anew_when_the_layout_changes(
+    photos, tmp_path, monkeypatch
+):
+  read, _ = _cached(photos, tmp_path)
+  read([1])
+  monkeypatch.setattr(chunks, "LAYOUT", chunks.LAYOUT + 1)
+  read, seen = _cached(photos, tmp_path)
+  read([1])
+  assert seen == [1]
+
+
 def test_the_cache_holds_each_canvas_and_content_apart(photos, tmp_path):
   read, first = _cached(photos, tmp_path)
   read([1])

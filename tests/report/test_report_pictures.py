@@ -173,6 +173,16 @@ def test_pictures_show_their_own_image_and_stretched_ones_are_unstretched():
     np.testing.assert_array_equal(shown, pixels)
 
 
+def test_a_picture_is_shown_without_the_rest_of_its_canvas():
+  make = lambda key, batch: (batch["image"].astype(jnp.float32) / 255,)
+  images = _images(2, extent=np.array([[5, 3], [4, 20]], np.int32))
+  rows = views.draw(_material(_views_only(make), images))
+  shown = np.asarray(_decode(rows[0].picture.uri))
+  np.testing.assert_array_equal(shown, images.image[0][:5, :3])
+  # Shrunk to the 8 pixels of the canvas along its width alone.
+  assert _decode(rows[1].picture.uri).size == (8, 2)
+
+
 def test_each_picture_has_a_place_of_its_own_in_the_batch():
   def make(key, batch):
     noise = jax.random.uniform(
