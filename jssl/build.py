@@ -105,6 +105,22 @@ def net(config: ConfigDict, *, axis_name: str | None = None) -> nn.Module:
   return nets.MicroBatched(make(), parts) if parts != 1 else make()
 
 
+def batch_multiple(config: ConfigDict, *, devices: int) -> int:
+  """Returns what the global batch has to be a multiple of.
+
+  Args:
+    config: See `jssl.config.base`.
+    devices: Number of devices that share the batch.
+
+  Returns:
+    The devices, times the BatchNorm groups of each, times the parts of
+    `config.net.micro_batches`.
+  """
+  section = _without_foreign_keys(config.net.to_dict(), nets.NETS)
+  groups = max(section.get("groups", 1) // devices, 1)
+  return devices * groups * max(config.net.micro_batches, 1)
+
+
 def schedule(config: ConfigDict, *, steps_per_epoch: int) -> optim.Schedule:
   """Makes the learning rate as a function of the number of updates."""
   section = config.optimizer

@@ -69,17 +69,26 @@ def prepare(config: ConfigDict) -> Run:
     OSError: If the data cannot be found.
   """
   _check(config)
-  devices = jax.device_count()
-  if config.batch_size % devices:
-    raise ValueError(
-        f"config.batch_size is {config.batch_size}, not divisible by the"
-        f" {devices} devices; choose a multiple of {devices}."
-    )
   build.method(config)  # Refuses a wrong name before the data is loaded.
+  _check_batch_size(config)
   source = open_source(config, "train")
   train = some_images(config, source)
   test = some_images(config, open_source(config, "test"))
-  if feeds.streams(config, source):
+  streamed = feeds.streams(config, source)
+  images = source.length if streamed else len(train.image)
+  if images < min(config.batch_size, jax.device_count()):
+    raise ValueError(
+        f"The training set has {images} images, fewer than the"
+        f" {jax.device_count()} devices: expected at least one per device; use"
+        " a larger set, or fewer devices."
+    )
+  if images < config.batch_size:
+    raise ValueError(
+        f"The training set has {images} images, fewer than one batch of"
+        f" {config.batch_size} (config.batch_size): give"
+        f" {_suggest_batch_size(config, images)}, or a larger set."
+    )
+  if streamed:
     feed = feeds.streamed(config, source, train)
   else:
     _check_memory(train)
@@ -139,7 +148,9 @@ def assemble(
       test=test,
       steps_per_epoch=steps_per_epoch,
       total_steps=total_steps,
-      steps_per_dispatch=_steps_per_dispatch(config, total_steps),
+      steps_per_dispatch=_steps_per_dispatch(
+          config, total_steps, steps_per_epoch
+      ),
       encode=encode,
       init=jax.jit(lambda key: init_state(method, optimizer, key, batch)),
   )
@@ -323,13 +334,15 @@ def _with_statistics(config, channels):
   return config
 
 
-def _steps_per_dispatch(config, total_steps):
-  """Steps a call: the limit, or a divisor near it, which needs no last call
-  of another length and so no second compilation.
+def _steps_per_dispatch(config, total_steps, steps_per_epoch):
+  """Steps per call: the limit, or a divisor near it, which needs no last call
+  of another length and so no second compilation. By default no call is longer
+  than an epoch, so that each epoch has its row of metrics.
   """
   limit = config.steps_per_dispatch
   if not limit:
     limit = 1 if jax.default_backend() == "cpu" else _STEPS_PER_DISPATCH
+    limit = min(limit, steps_per_epoch)
   near = range(limit // 2 + 1, limit + 1)
   return max((n for n in near if total_steps % n == 0), default=limit)
 
@@ -367,6 +380,53 @@ def _check(config):
   for name in above_zero:
     if (value := _entry(config, name)) <= 0:
       raise ValueError(f"config.{name} is {value}; expected more than 0.")
+
+
+def _check_batch_size(config):
+  """Refuses a batch that devices, groups and parts do not share evenly."""
+  devices = jax.device_count()
+  multiple = build.batch_multiple(config, devices=devices)
+  if config.batch_size % multiple:
+    raise ValueError(
+        f"config.batch_size is {config.batch_size}; expected a multiple of"
+        f" {multiple}, for {devices} devices with config.net.groups="
+        f"{config.net.get('groups', 1)} and config.net.micro_batches="
+        f"{config.net.micro_batches}: give"
+        f" {_suggest_batch_size(config, max(config.batch_size, multiple))}."
+    )
+
+
+def _suggest_batch_size(config: ConfigDict, most: int) -> str:
+  """Returns flags with a batch that devices, net and queue accept.
+
+  Args:
+    config: See `jssl.config.base`.
+    most: Largest batch, at least the number of devices.
+
+  Returns:
+    Such as "--config.batch_size=64 --config.method.queue_size=256": what else
+    has to change is among them.
+  """
+  flags = {}
+  multiple = build.batch_multiple(config, devices=jax.device_count())
+  if multiple > most:  # The batch is too small to be divided further.
+    multiple = jax.device_count()
+    flags = {
+        f"net.{key}": 1
+        for key in ("groups", "micro_batches")
+        if config.net.get(key, 1) > 1
+    }
+  sizes = [multiple]
+  while 2 * sizes[-1] <= most:
+    sizes.append(2 * sizes[-1])
+  # A symmetric loss pushes two batches at a step.
+  queue = config.method.get("queue_size", 0)
+  fitting = [size for size in sizes if not queue % (2 * size)]
+  size = max(fitting, default=sizes[-1])
+  if queue % (2 * size):
+    flags["method.queue_size"] = max(round(queue / (2 * size)), 1) * 2 * size
+  flags = {"batch_size": size, **flags}
+  return " ".join(f"--config.{name}={value}" for name, value in flags.items())
 
 
 def _entry(config, name):

@@ -14,6 +14,7 @@ import pytest
 
 from jssl import build
 from jssl import config as configs
+from jssl import data
 from jssl import load_encoder
 from jssl import loop
 from jssl import make_step
@@ -126,6 +127,32 @@ def test_steps_a_call_divide_the_training_if_they_can(
   assert runs.prepare(config).steps_per_dispatch == expected
 
 
+def test_a_call_chosen_by_jssl_is_no_longer_than_an_epoch(
+    finished, monkeypatch
+):
+  config = finished[1].copy_and_resolve_references()
+  config.update(batch_size=464, epochs=40.0)  # Three steps per epoch.
+  assert runs.prepare(config).steps_per_dispatch == 1
+  monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+  config.precision = "float32"
+  assert runs.prepare(config).steps_per_dispatch == 3
+  config.steps_per_dispatch = 20
+  assert runs.prepare(config).steps_per_dispatch == 20
+
+
+def test_an_epoch_has_a_row_however_small_the_set_is(tmp_path, data_dir):
+  config = _config(
+      data_dir,
+      epochs=3.0,
+      net={"width": 8},
+      method={"queue_size": 256},
+      log={"every_steps": 50},
+  )
+  loop.train(config, str(tmp_path))
+  rows = [row for row in metrics.read(str(tmp_path)) if "loss" in row]
+  assert [row["epoch"] for row in rows] == [1, 2, 3]
+
+
 def test_steps_in_one_call_equal_steps_in_many(finished):
   _, config = finished
   run = runs.prepare(config)
@@ -161,6 +188,97 @@ def test_reading_leaves_what_is_being_written(finished, tmp_path):
 def test_batch_that_devices_do_not_divide_is_refused(data_dir):
   with pytest.raises(ValueError, match="100.*8 devices"):
     runs.prepare(_config(data_dir, batch_size=100))
+
+
+_SETTINGS = {
+    "method": ("moco_v2", "moco_v1", "nnclr", "swav", "simclr"),
+    "net": ("resnet8", "vit_micro"),
+    "batch_size": (4, 24, 100, 128, 500),
+    "groups": (1, 2, 8, 16, 64),
+    "micro_batches": (1, 3, 4),
+    "queue_size": (96, 1000, 4096, 65536),
+    "images": (11, 40, 100, 300),
+}
+
+
+@pytest.fixture
+def mistaken(data_dir, monkeypatch):
+  """Makes `prepare` of some settings, on a set of some images."""
+
+  def make(seed):
+    random = np.random.default_rng(seed)
+    chosen = {k: random.choice(v).item() for k, v in _SETTINGS.items()}
+    config = configs.of_method(chosen["method"], "digits")
+    config.data.data_dir = str(data_dir)
+    config.net.update(
+        name=chosen["net"],
+        width=8,
+        groups=chosen["groups"],
+        micro_batches=chosen["micro_batches"],
+    )
+    config.batch_size = chosen["batch_size"]
+    if "queue_size" in config.method:
+      config.method.queue_size = chosen["queue_size"]
+    some = lambda x: None if x is None else x[: chosen["images"]]
+    monkeypatch.setattr(
+        runs,
+        "some_images",
+        lambda config, source: whole._replace(
+            image=some(whole.image), label=some(whole.label)
+        ),
+    )
+    return config
+
+  whole = data.load("digits", "train", data_dir=str(data_dir))
+  return make
+
+
+def _heeded(config):
+  """A run of what the messages suggest, until none is left; how many."""
+  for messages in range(3):
+    try:
+      return runs.prepare(config), messages
+    except ValueError as error:
+      flags = re.findall(r"--config\.([\w.]+)=(\d+)", str(error))
+      assert flags, error
+      config.update_from_flattened_dict({k: int(v) for k, v in flags})
+  raise AssertionError("no suggestion was accepted")
+
+
+def test_a_suggested_batch_size_is_accepted(mistaken):
+  heeded = 0
+  for seed in range(150):
+    config = mistaken(seed)
+    run, messages = _heeded(config)
+    # The second is of a multiple that is larger than the set.
+    assert messages <= 2
+    if messages:
+      assert len(run.train.image) >= config.batch_size
+      assert not config.method.get("queue_size", 0) % (2 * config.batch_size)
+      heeded += 1
+  assert heeded > 75
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5, 6])
+def test_a_step_takes_a_suggested_batch_size(mistaken, seed):
+  seed *= 1000
+  while not (heeded := _heeded(mistaken(seed)))[1]:
+    seed += 1
+  run, _ = heeded
+  arguments = (
+      jax.eval_shape(run.init, jax.random.key(0)),
+      jax.eval_shape(run.feed.hold),
+      next(run.feed.calls(0, 1, 1)).inputs,
+  )
+  jax.eval_shape(runs.make_dispatch(run), *arguments)
+
+
+def test_a_set_smaller_than_the_devices_is_refused(mistaken, monkeypatch):
+  monkeypatch.setitem(_SETTINGS, "images", (7,))
+  config = mistaken(0)
+  config.update(batch_size=64, net={"groups": 1, "micro_batches": 1})
+  with pytest.raises(ValueError, match="7 images, fewer than the 8 devices"):
+    runs.prepare(config)
 
 
 def test_a_watch_sees_each_row_as_it_is_written(tmp_path, data_dir):
