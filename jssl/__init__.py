@@ -6,9 +6,18 @@ For a loop of your own: `jssl.losses`, `jssl.augment`, `jssl.queue`, `jssl.ema`,
 `load_encoder`, `jssl.features`, `jssl.export`, `jssl.report`.
 """
 
+# Before the imports, some of which read it; pyproject.toml takes it from here.
+__version__ = "0.1.0"
+
 from jssl.encoder import load_encoder
 from jssl.method import Method
 from jssl.step import make_step
 from jssl.step import TrainState
 
-__all__ = ["Method", "TrainState", "load_encoder", "make_step"]
+__all__ = [
+    "Method",
+    "TrainState",
+    "__version__",
+    "load_encoder",
+    "make_step",
+]

@@ -1,9 +1,14 @@
-"""Tells what jssl can do: `python -m jssl`."""
+"""The commands of jssl: `python -m jssl`, or `jssl` where it is installed."""
 
+import difflib
+import runpy
+import sys
 import textwrap
 
+from jssl import __version__
 from jssl import config
 
+_COMMANDS = ("train", "evaluate", "embed", "report", "export", "bench")
 _TEXT = """\
 jssl trains image encoders without labels.
 
@@ -21,7 +26,10 @@ jssl trains image encoders without labels.
   python -m jssl.bench step
       measures speed and memory, or compares methods
 
---help after a command lists its flags. --config=METHOD:DATASET, where
+jssl train ... and python -m jssl train ... are the same as python -m jssl.train
+... --help after a command lists its flags; jssl --version prints the version.
+
+--config=METHOD:DATASET, where
 
 {methods}
   DATASET  digits or photos (embedded), folder:PATH (pictures of your own), or a
@@ -30,14 +38,32 @@ jssl trains image encoders without labels.
 
 
 def main() -> None:
-  """Prints it."""
+  """Runs the command that the first argument names, or lists all of them."""
+  name, *rest = sys.argv[1:] or ["--help"]
+  if name in ("--help", "-h", "-help", "help") and not rest:
+    print(_help(), end="")
+  elif name in ("--version", "-version"):
+    print(f"jssl {__version__}")
+  elif name in _COMMANDS:
+    sys.argv = [f"jssl {name}", *rest]
+    # As `python -m` does it, also for processes that decode pictures.
+    runpy.run_module(f"jssl.{name}", run_name="__main__", alter_sys=True)
+  else:
+    near = difflib.get_close_matches(name, _COMMANDS, n=1) or _COMMANDS
+    sys.exit(
+        f"jssl: there is no command {name!r}. Did you mean {' or '.join(near)}?"
+        " python -m jssl lists what each does."
+    )
+
+
+def _help() -> str:
   methods = textwrap.fill(
       ", ".join(sorted(config.files())),
       initial_indent="  METHOD   ",
       subsequent_indent=" " * 11,
       width=80,
   )
-  print(_TEXT.format(methods=methods), end="")
+  return _TEXT.format(methods=methods)
 
 
 if __name__ == "__main__":

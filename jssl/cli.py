@@ -9,6 +9,7 @@ import pathlib
 import platform
 import signal
 import sys
+import textwrap
 import time
 from typing import Any
 import zlib
@@ -17,6 +18,8 @@ from absl import flags
 from absl import logging
 import jax
 
+from jssl import __version__
+from jssl import preemption
 from jssl.config import files as config_files
 from jssl.recorder import Diverged
 
@@ -26,6 +29,15 @@ CONFIG_HELP = (
     " entries are overridden by --config.KEY=VALUE."
 )
 _EXAMPLE = "python -m jssl.train --config=moco_v2:digits --workdir=runs/first"
+
+_KEY_HELP = (
+    "Sets an entry of the config: --config.epochs=100, --config.batch_size=64,"
+    " --config.optimizer.learning_rate=0.1. A run's config.json lists all"
+    " entries."
+)
+_MORE_HELP = """\
+python -m jssl lists the methods, the data sets and the other commands.
+--helpfull lists the flags of libraries, too."""
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 _COORDINATOR = flags.DEFINE_string(
@@ -50,6 +62,7 @@ _HEARTBEAT = flags.DEFINE_integer(
 )
 # What Slurm and Open MPI call the number of processes.
 _SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+_INTERRUPTED = 128 + signal.SIGINT  # The exit code, as shells have it.
 # The first process judges the encoder in the end; the others wait for it.
 _SHUTDOWN_SECONDS = 24 * 60 * 60
 
@@ -59,7 +72,8 @@ def parse(
 ) -> list[str]:
   """Parses flags; what is wrong with them is told in plain words.
 
-  Messages of other libraries below warnings are kept off the screen.
+  Messages of other libraries below warnings are kept off the screen. Ends the
+  program after --help and --version.
 
   Args:
     argv: The command line.
@@ -72,6 +86,13 @@ def parse(
   for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, "reconfigure"):  # A name must not end a long command.
       stream.reconfigure(errors="backslashreplace")
+  asked = {x.lstrip("-") for x in _flags_of(argv)}
+  if asked & {"help", "helpshort", "h", "?"}:
+    _finish(_help())
+  if "helpfull" in asked:
+    _finish(f"{_help()}\n\nFlags of libraries:\n{flags.FLAGS}")
+  if "version" in asked:
+    _finish(f"jssl {__version__}")
   try:
     rest = flags.FLAGS(_with_config_files(argv))
   except (AttributeError, KeyError) as error:
@@ -101,6 +122,51 @@ def required(flag: flags.FlagHolder, *, example: str = _EXAMPLE) -> Any:
   if flag.value is None:
     _exit(f"--{flag.name} is missing; {_looks_like(example)}")
   return flag.value
+
+
+def _flags_of(argv):
+  """Arguments that are flags without a value, up to a bare --."""
+  end = argv.index("--") if "--" in argv else len(argv)
+  return [x for x in argv[1:end] if x.startswith("-") and "=" not in x]
+
+
+def _finish(text):
+  print(text)
+  sys.exit(0)
+
+
+def _help():
+  """What a command does, and its flags."""
+  everywhere = flags.FLAGS.get_flags_for_module(__name__)
+  # Those of the command, whatever its module is called when it is run.
+  main = vars(sys.modules["__main__"]).values()
+  own = [flags.FLAGS[x.name] for x in main if isinstance(x, flags.FlagHolder)]
+  parts = [(sys.modules["__main__"].__doc__ or "").strip()]
+  parts += ["Flags:", *map(_described, own)]
+  if any(flag.name == "config" for flag in own):
+    parts.append(_described_as("config.KEY=VALUE", _KEY_HELP))
+  parts += ["Flags of all commands:", *map(_described, everywhere), _MORE_HELP]
+  return "\n\n".join(parts)
+
+
+def _described(flag):
+  """A flag, what it is for, and its default."""
+  text = flag.help
+  if flag.default not in (None, False, [], ""):
+    text += f" (By default {flag.default_as_str.strip(chr(39))}.)"
+  return _described_as(f"[no]{flag.name}" if flag.boolean else flag.name, text)
+
+
+def _described_as(name, text):
+  indent = " " * 6
+  lines = textwrap.fill(
+      text,
+      width=80,
+      initial_indent=indent,
+      subsequent_indent=indent,
+      break_on_hyphens=False,
+  )
+  return f"  --{name}\n{lines}"
 
 
 def _looks_like(example):
@@ -194,9 +260,14 @@ def plain_errors(*, interrupted: str = "interrupted") -> Iterator[None]:
     interrupted: What Ctrl-C ends it with.
   """
   try:
-    yield
+    with preemption.quits_at_the_second(_tell, _quit):
+      yield
+  except preemption.Stopped as error:
+    # In good order, with all the other processes of a training.
+    _tell(error)
+    sys.exit(_INTERRUPTED)
   except KeyboardInterrupt:
-    _exit(interrupted, code=128 + signal.SIGINT)  # As shells have it.
+    _exit(interrupted, code=_INTERRUPTED)
   except (ValueError, OSError, ImportError, Diverged) as error:
     if _DEBUG.value:
       raise
@@ -222,6 +293,14 @@ def plain_errors(*, interrupted: str = "interrupted") -> Iterator[None]:
 
 def _tell(message):
   print(f"jssl: {message}", file=sys.stderr, flush=True)
+
+
+def _quit():
+  """Ends the program from any thread, whatever the others hold."""
+  end = "" if not sys.stderr.isatty() else "\n"
+  message = f"{end}jssl: quit at once; what was saved before is intact\n"
+  os.write(sys.stderr.fileno(), message.encode())
+  os._exit(_INTERRUPTED)
 
 
 def _exit(message, *, code=1):

@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import math
 import os
 import shlex
+import sys
 import tempfile
 from typing import Any
 
 import jax
 
+from jssl import build
 from jssl import config as configs
 from jssl import lock
 from jssl import preemption
+from jssl import progress
 from jssl import run as runs
 from jssl import summary
 from jssl.checkpoint import Checkpoints
@@ -28,10 +32,10 @@ from jssl.run import Run
 from jssl.step import all_finite
 from jssl.step import TrainState
 
-# What may change when a run is resumed: neither the model nor the order of the
-# data depends on it.
 # Held-out images, below which every score is a matter of luck.
 _FEW = 10
+# What may change when a run is resumed: neither the model nor the order of the
+# data depends on it.
 _FREE = (
     "checkpoint.",
     "data.cache",
@@ -49,66 +53,118 @@ _FREE = (
     "precision",
     "steps_per_dispatch",
 )
+# Of these, what decides how the parameters are trained.
+_TRAINING = ("optimizer.", "precision")
 
 
 def train(
     config: ConfigDict, workdir: str, *, watch: Watch | None = None
 ) -> dict[str, Any] | None:
-  """Trains a method, or goes on training it, and judges the encoder.
+  """Trains a method, or resumes its training, and evaluates the encoder.
 
   Args:
     config: See `jssl.config.base`.
-    workdir: The run's folder. If it holds a checkpoint, training goes on from
+    workdir: The run's folder. If it holds a checkpoint, training resumes from
       there and ends exactly as if it had never stopped.
     watch: Called with all rows of metrics whenever there is a new one, and with
-      those of before where a run goes on, such as
+      those of before where a run is resumed, such as
       `jssl.report.curves.live()` in a notebook.
 
   Returns:
     What `WORKDIR/summary.json` holds ({} in all but the first of several
-    processes); None if SIGTERM asked to stop before the end, after saving.
+    processes); None if SIGTERM asked to stop before the end.
 
   Raises:
     ValueError: If something in the config is wrong, or differs from the run
-      to be resumed in the model or the order of the data.
+      to be resumed in the model or the order of the data, or asks for fewer
+      steps than were taken.
     OSError: If the data cannot be found, or the folder cannot be written or is
       used by another run.
     Diverged: If loss or gradient are not finite for many steps in a row; what
       was saved is intact.
+    preemption.Stopped: If Ctrl-C asked to stop, in the same way as SIGTERM:
+      after saving, with what is saved as its message. It is a
+      `KeyboardInterrupt`; a second Ctrl-C raises a plain one at once.
   """
-  run = runs.prepare(config)
+  with preemption.notice() as notice:
+    notice.outcome = f"before training began; {workdir} is as it was"
+    try:
+      return _train(config, workdir, watch, notice)
+    except preemption.Left:
+      message = f"stopped by {notice.cause} {notice.outcome}"
+    if notice.interrupted:
+      raise preemption.Stopped(message)
+    if jax.process_index() == 0:
+      print(message, file=sys.stderr, flush=True)
+    return None
+
+
+def _train(config, workdir, watch, notice):
+  """Trains; at any moment, the notice knows what a stop then leaves."""
+  with notice.leaving(), progress.stage(f"loading {config.data.name}"):
+    run = runs.prepare(config)
   with _own(workdir):
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     with contextlib.closing(checkpoints):
       resuming = checkpoints.latest is not None
-      state = runs.initial_state(run)
+      with notice.leaving(), progress.stage("initializing the parameters"):
+        state = runs.initial_state(run)
+        if resuming:
+          before = configs.load(workdir)
+          changed = _check_same(before, run.config, workdir)
+          state = checkpoints.restore(state)
+          _check_steps(run, before, changed, int(state.step), workdir)
+      first = int(state.step)
+      write_config = lambda: configs.save(run.config, workdir)
+      if jax.process_index() > 0:
+        write_config = lambda: None
       if resuming:
-        _check_same(run.config, workdir)
-        state = checkpoints.restore(state)
-      if jax.process_index() == 0:
-        configs.save(run.config, workdir)
-      recorder = Recorder(run, workdir, step=int(state.step), watch=watch)
+        # Until a step was taken and saved with it, the config of before holds.
+        notice.outcome = (
+            "before a new step was taken; the same command resumes from the"
+            f" checkpoint of step {first}"
+        )
+      else:
+        write_config()
+        notice.outcome = (
+            "before the first step, so no checkpoint was saved; the same"
+            " command starts again"
+        )
+      recorder = Recorder(run, workdir, step=first, watch=watch)
       with contextlib.closing(recorder):
-        _greet(run, recorder, checkpoints, resuming=resuming, state=state)
-        state, stopped = run_steps(
+        _greet(run, recorder, checkpoints, resuming=resuming, step=first)
+        if resuming and changed:
+          _tell_changes(run, recorder, before, changed, first)
+        state, step = run_steps(
             run,
             runs.make_dispatch(run),
             recorder,
             checkpoints,
             state,
             workdir=workdir,
+            notice=notice,
+            on_save=write_config,
         )
-        if stopped:
-          recorder.say(
-              f"stopped by SIGTERM and saved at step {int(state.step)}; the"
-              " same command goes on from there"
-          )
-          return None
+      if step > first:
+        notice.outcome = (
+            f"and saved at step {step}; the same command goes on from there"
+        )
+      if step < run.total_steps:
+        raise preemption.Left
+      notice.outcome = (
+          f"at the evaluation; training is complete and saved at step {step},"
+          " and the same command evaluates it"
+      )
     if jax.process_index() > 0:
       return {}
-    result = summary.write(run, workdir, state, recorder.rows)
-    curves.draw(recorder.rows, os.path.join(workdir, "curves.png"))
-    _report(run, recorder, state, workdir)
+    with notice.leaving():
+      result = summary.write(run, workdir, state, recorder.rows)
+      write_config()
+      notice.outcome = (
+          "while the report was written; training is complete, summary.json is"
+          " written, and the same command makes the rest"
+      )
+      _report(run, recorder, state, workdir)
     return result
 
 
@@ -120,8 +176,10 @@ def run_steps(
     state: TrainState,
     *,
     workdir: str,
-) -> tuple[TrainState, bool]:
-  """Trains to the end, or until SIGTERM and a last checkpoint.
+    notice: preemption.Notice | None = None,
+    on_save: Callable[[], None] = lambda: None,
+) -> tuple[TrainState, int]:
+  """Trains to the end, or until a request to stop and a last checkpoint.
 
   Args:
     run: The run.
@@ -130,28 +188,39 @@ def run_steps(
     checkpoints: Where states go.
     state: The state to go on from; it is donated.
     workdir: Where pictures go.
+    notice: Of a request to stop; None if there is none.
+    on_save: Called when a checkpoint is being saved.
 
   Returns:
-    The last state, and whether SIGTERM asked to stop.
+    The last state, and its step: less than the run's steps if a request to stop
+    came. Before the first step of this call, the state is donated and gone.
   """
+  notice = notice or preemption.Notice()
   step = saved = int(state.step)
   held = run.feed.hold()
   look = _looker(run, recorder, workdir)
-  compiling, stopped = True, False
+  # At least a row per epoch.
+  log_every = min(run.config.log.every_steps, run.steps_per_epoch)
+  compiling = True
   calls = run.feed.calls(step, run.total_steps, run.steps_per_dispatch)
-  with preemption.notice() as notice, contextlib.closing(calls):
+  with contextlib.closing(calls):
     if step and _due(run, step, run.steps_per_dispatch, "eval"):
       look(notice, step, state)  # Unless it was done before.
     for count, inputs, replaced, notes in calls:
-      state, metrics = dispatch(state, held, inputs)
+      if compiling:
+        done = _first(dispatch, recorder, notice, (state, held, inputs))
+        if done is None:
+          break
+        state, metrics = done
+      else:
+        state, metrics = dispatch(state, held, inputs)
       step += count
       recorder.add(metrics, count)
       recorder.pictures(replaced, notes)
       if compiling:
-        jax.block_until_ready(metrics)
         recorder.start_clock()
         compiling = False
-      if step % run.config.log.every_steps < count:
+      if step % log_every < count:
         recorder.flush(step)
       if _due(run, step, count, "eval"):
         look(notice, step, state)
@@ -159,15 +228,21 @@ def run_steps(
         recorder.flush(step)
         # Among steps that change nothing, what is there is suspect.
         if not recorder.skipped_in_a_row:
-          saved = _save(checkpoints, recorder, step, state) or saved
-      stopped = notice.came()
-      if stopped:
+          saved = _save(checkpoints, recorder, step, state, on_save) or saved
+      if notice.came():
         break
     if step > saved:
       recorder.flush(step)
       checkpoints.save(step, _finite(state))
+      on_save()
   checkpoints.wait()
-  return state, stopped
+  return state, step
+
+
+def _first(dispatch, recorder, notice, arguments):
+  """Compiles and makes the first call; None if a request to stop came."""
+  with recorder.stage("compiling"):
+    return notice.unless(lambda: jax.block_until_ready(dispatch(*arguments)))
 
 
 def _looker(run, recorder, workdir):
@@ -186,7 +261,9 @@ def _looker(run, recorder, workdir):
         _draw(run, recorder, paint(state), workdir, step)
       return signs
 
-    signs = notice.unless(evaluate)
+    epoch = step / run.steps_per_epoch
+    with recorder.stage(f"evaluating after epoch {epoch:.4g}"):
+      signs = notice.unless(evaluate)
     if signs is not None:  # Else the resumed run does it.
       recorder.evaluation(step, signs)
 
@@ -207,16 +284,23 @@ def _draw(run, recorder, pictures, workdir, step):
 
 
 def _report(run, recorder, state, workdir):
-  """Writes the report; a failure does not spoil what was trained."""
-  try:
-    path = os.path.join(workdir, "report.html")
-    page.write(material.of_run(run, workdir, state), path)
-  except Exception as error:  # Whatever it is, all else is written.
-    cause = f"{type(error).__name__}: {error}".splitlines()[0]
-    recorder.say(
-        f"WARNING: report.html could not be made ({cause}); make it with"
-        f" python -m jssl.report --workdir={shlex.quote(workdir)}"
-    )
+  """Writes curves and report; a failure does not spoil what was trained."""
+  for name, write in (
+      ("curves.png", lambda path: curves.draw(recorder.rows, path)),
+      (
+          "report.html",
+          lambda path: page.write(material.of_run(run, workdir, state), path),
+      ),
+  ):
+    try:
+      with recorder.stage(f"writing {name}"):
+        write(os.path.join(workdir, name))
+    except Exception as error:  # Whatever it is, all else is written.
+      cause = f"{type(error).__name__}: {error}".splitlines()[0]
+      recorder.say(
+          f"WARNING: {name} could not be made ({cause}); the report can be made"
+          f" again with python -m jssl.report --workdir={shlex.quote(workdir)}"
+      )
 
 
 def _due(run, step, count, section):
@@ -226,10 +310,11 @@ def _due(run, step, count, section):
   return step == run.total_steps or step % every < count
 
 
-def _save(checkpoints, recorder, step, state):
+def _save(checkpoints, recorder, step, state, on_save):
   """Saves in the background; returns the step, or None if that failed."""
   try:
     checkpoints.save(step, _finite(state))
+    on_save()
     return step
   except NotSaved as error:
     recorder.say(f"WARNING: {error}")
@@ -247,24 +332,81 @@ def _finite(state):
   return state
 
 
-def _check_same(config, workdir):
-  """Refuses to resume a run of another model or order of the data."""
-  changed = [
+def _check_same(before, config, workdir):
+  """Refuses to resume a run of another model or order of the data.
+
+  Returns:
+    The entries that may differ and do: (key, old value, new value).
+  """
+  different = configs.difference(before, config)
+  refused = [
       f"  config.{key}: {old!r} there, {new!r} now"
-      for key, old, new in configs.difference(configs.load(workdir), config)
+      for key, old, new in different
       if not key.startswith(_FREE)
   ]
-  if changed:
+  if refused:
     raise ValueError(
         f"{workdir} holds a run of another model or order of the data:\n"
-        + "\n".join(changed)
+        + "\n".join(refused)
         + "\nSet them back to go on with it, or give another --workdir."
+    )
+  return different
+
+
+def _check_steps(run, before, changed, step, workdir):
+  """Refuses what would make a finished run's files say what never happened."""
+  trained = step / run.steps_per_epoch
+  done = f"{workdir} was trained for {trained:.6g} epochs ({step} steps)"
+  if step > run.total_steps:
+    raise ValueError(
+        f"{done}, but config.epochs={run.config.epochs:g} asks for only"
+        f" {run.total_steps} steps. Give config.epochs={before.epochs:g} as"
+        " before, more to train longer, or another --workdir for a shorter"
+        " training."
+    )
+  unused = [x for x in changed if x[0].startswith(_TRAINING)]
+  if step == run.total_steps and unused:
+    raise ValueError(
+        f"{done}, which is all of config.epochs={run.config.epochs:g}, so no"
+        f" step would be taken with {_listed(unused)}. Set that back to"
+        " evaluate the run as it is, raise config.epochs to train it further,"
+        " or give another --workdir."
     )
 
 
-def _greet(run, recorder, checkpoints, *, resuming, state):
+def _listed(changed):
+  """Says what changed: "epochs 6 -> 7, learning rate 0.03 -> 0.01"."""
+  words = lambda key: key.removeprefix("optimizer.").replace(".", " ")
+  return ", ".join(
+      f"{words(key).replace('_', ' ')} {_short(old)} -> {_short(new)}"
+      for key, old, new in changed
+  )
+
+
+def _short(value):
+  return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _tell_changes(run, recorder, before, changed, step):
+  """Says which settings changed, and what the schedule makes of them."""
+  recorder.say(f"changed since then: {_listed(changed)}")
+  if step == run.total_steps:
+    return
+  updates = step // run.config.accumulate_steps
+  schedules = (
+      build.schedule(config, steps_per_epoch=run.steps_per_epoch)
+      for config in (before, run.config)
+  )
+  old, new = (float(schedule(updates)) for schedule in schedules)
+  if not math.isclose(old, new, rel_tol=1e-3, abs_tol=1e-12):
+    recorder.say(
+        f"the schedule now runs over {run.config.epochs:g} epochs: at step"
+        f" {step} the learning rate is {new:.3g}, where it was {old:.3g}"
+    )
+
+
+def _greet(run, recorder, checkpoints, *, resuming, step):
   """Tells what is about to happen, and which pictures were left out."""
-  step = int(state.step)
   for line in checkpoints.unreadable:
     recorder.say(f"WARNING: {line}")
   config, train, test = run.config, run.train, run.test
@@ -285,7 +427,7 @@ def _greet(run, recorder, checkpoints, *, resuming, state):
   if resuming and step < run.total_steps:
     recorder.say(f"going on from step {step} of {run.total_steps}")
   elif resuming:
-    recorder.say(f"trained to its end before, step {step}; judging it again")
+    recorder.say(f"trained to its end before, step {step}; evaluating it again")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """What a run writes down and shows while it trains."""
 
 from collections.abc import Callable
+import contextlib
 import time
 from typing import Any
 
@@ -71,6 +72,10 @@ class Recorder:
   def say(self, text: str) -> None:
     """Shows a line."""
     self._progress.say(text)
+
+  def stage(self, text: str) -> contextlib.AbstractContextManager[None]:
+    """Shows what is going on in a block, see `jssl.progress.stage`."""
+    return self._progress.stage(text)
 
   def add(self, metrics: dict[str, jax.Array], count: int) -> None:
     """Takes the metrics of a call of `count` steps, without waiting."""

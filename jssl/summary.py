@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 
+from jssl import __version__
 from jssl import encoder
+from jssl import progress
 from jssl import run as runs
 from jssl.config import write_json
 from jssl.run import Run
@@ -43,21 +45,24 @@ def write(
       image_size=run.config.image_size,
       crop_fraction=run.config.eval.crop_fraction,
   )
-  untrained = runs.initial_state(run)
   speeds = [row["images_per_second"] for row in rows if "loss" in row]
+  with progress.stage("evaluating (1 of 3: trained)"):
+    trained = _judge(run, state)
+  with progress.stage("evaluating (2 of 3: untrained)"):
+    untrained = _judge(run, runs.initial_state(run))
+  with progress.stage("evaluating (3 of 3: raw pixels)"):
+    raw = runs.judge(run, raw_pixels)
   content = {
-      **_judge(run, state),
-      "baselines": {
-          "raw_pixels": runs.judge(run, raw_pixels),
-          "untrained": _judge(run, untrained),
-      },
-      "steps": run.total_steps,
+      **trained,
+      "baselines": {"raw_pixels": raw, "untrained": untrained},
+      "steps": int(state.step),
       "seconds": max((row["seconds"] for row in rows), default=0.0),
       "images_per_second": statistics.median(speeds) if speeds else None,
       "images": {"train": run.feed.size, "test": len(run.test.image)},
       "devices": [device.device_kind for device in jax.devices()],
       "peak_memory_bytes": _peak_memory(),
       "versions": {
+          "jssl": __version__,
           "python": platform.python_version(),
           **{name: importlib.metadata.version(name) for name in _PACKAGES},
       },

@@ -13,8 +13,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from jssl import cli
+from jssl import config as configs
 from jssl import loop
 from jssl import summary
+from jssl.report import verdict
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, cli.CONFIG_HELP)
 _WORKDIR = flags.DEFINE_string(
@@ -29,8 +31,7 @@ flags.adopt_module_key_flags(cli)
 def main(argv: list[str]) -> None:
   """Runs the command."""
   del argv
-  goes_on = "interrupted; the same command goes on from the last checkpoint"
-  with cli.plain_errors(interrupted=goes_on):
+  with cli.plain_errors(interrupted="interrupted; what was saved is intact"):
     config, workdir = cli.required(_CONFIG), cli.required(_WORKDIR)
     if _DATA_DIR.value is not None:
       config.data.data_dir = _DATA_DIR.value
@@ -42,6 +43,8 @@ def main(argv: list[str]) -> None:
     sys.exit(os.EX_TEMPFAIL)
   if result:
     print(summary.table(result))
+    classes = len(configs.load(workdir).resolved.classes)
+    print(verdict.finished(result, classes=classes))
     names = (
         "report.html",
         "summary.json",

@@ -35,14 +35,17 @@ def free_address():
     return f"localhost:{free.getsockname()[1]}"
 
 
-def start(workdir, data_dir, *arguments, devices=1, prefix=(), **options):
-  """Starts `python -m jssl.train`."""
-  command = [
-      *prefix,
-      *(sys.executable, "-m", "jssl.train"),
-      "--config=configs/moco_v2.py:digits",
+def tiny(workdir, data_dir, *arguments):
+  """Arguments of the interpreter that train a tiny net on digits."""
+  return [
+      *("-m", "jssl.train", "--config=configs/moco_v2.py:digits"),
       *(f"--workdir={workdir}", f"--data_dir={data_dir}", *TINY, *arguments),
   ]
+
+
+def start(workdir, data_dir, *arguments, devices=1, prefix=(), **options):
+  """Starts `python -m jssl.train`."""
+  command = [*prefix, sys.executable, *tiny(workdir, data_dir, *arguments)]
   return subprocess.Popen(
       command,
       cwd=ROOT,
@@ -68,7 +71,8 @@ def on_terminal(arguments, watch=None, **options):
 
   Args:
     arguments: Those of the interpreter.
-    watch: Called with the process and what it has written, as it writes.
+    watch: Called as it writes with a function that types, and with all that it
+      has written.
     **options: As for `subprocess.Popen`.
 
   Returns:
@@ -95,7 +99,7 @@ def on_terminal(arguments, watch=None, **options):
       break
     output += part
     if watch:
-      watch(process, output.decode(errors="replace"))
+      watch(lambda keys: os.write(ours, keys), output.decode(errors="replace"))
   os.close(ours)
   return process.wait(timeout=60), output.decode().replace("\r\n", "\n")
 

@@ -202,6 +202,8 @@ def _imports(path):
       if node.module == "jssl" or node.module.startswith("jssl."):
         below = node.module.removeprefix("jssl").removeprefix(".")
         for alias in node.names:
+          if alias.name == "__version__":
+            continue  # Is there before jssl imports anything.
           full = f"{below}.{alias.name}".lstrip(".")
           yield full if full in every else below
 

@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import jax
@@ -21,8 +23,10 @@ from jssl import config as configs
 from jssl import loop
 from jssl import run as runs
 from jssl.checkpoint import Checkpoints
+from jssl.checkpoint import NotSaved
 from jssl.embeddings import l2_normalize
 from jssl.recorder import Diverged
+from jssl.report import page
 
 KILLS = 20
 
@@ -87,34 +91,110 @@ def _wait_for_rows(process, workdir):
     time.sleep(0.01)
 
 
-def test_ctrl_c_ends_without_a_traceback(tmp_path, data_dir):
-  # Shells have background jobs ignore it, and children inherit that.
-  heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-  process = command.start(tmp_path, data_dir, preexec_fn=heed)
-  _wait_for_rows(process, tmp_path)
-  process.send_signal(signal.SIGINT)
-  output, _ = process.communicate(timeout=120)
-  assert process.returncode == 128 + signal.SIGINT, output
-  assert "jssl: interrupted; the same command goes on" in output
-  assert "Traceback" not in output and "Error" not in output
+# Shells have background jobs ignore it, and children inherit that.
+_heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(whole, tmp_path, data_dir):
+@pytest.mark.parametrize(
+    ("number", "name", "code"),
+    [
+        (signal.SIGTERM, "SIGTERM", os.EX_TEMPFAIL),
+        (signal.SIGINT, "Ctrl-C", 128 + signal.SIGINT),
+    ],
+)
+def test_a_request_to_stop_saves_and_the_same_command_resumes(
+    whole, tmp_path, data_dir, number, name, code
+):
   process = command.start(
-      tmp_path, data_dir, "--config.checkpoint.every_epochs=1000"
+      tmp_path,
+      data_dir,
+      "--config.checkpoint.every_epochs=1000",
+      preexec_fn=_heed,
   )
   _wait_for_rows(process, tmp_path)
-  process.send_signal(signal.SIGTERM)
+  process.send_signal(number)
   output, _ = process.communicate(timeout=120)
-  assert process.returncode == os.EX_TEMPFAIL, output
-  assert "stopped by SIGTERM and saved at step" in output
+  assert process.returncode == code, output
   step, _ = command.last_checkpoint(tmp_path)
   assert 0 < step < 33
+  assert f"stopped by {name} and saved at step {step}; the same" in output
+  assert "Traceback" not in output and "Error" not in output
   assert not (tmp_path / "summary.json").exists()
   assert f"going on from step {step} of 33" in command.train(tmp_path, data_dir)
   _, leaves = command.last_checkpoint(tmp_path)
   for name, value in command.last_checkpoint(whole[0])[1].items():
     np.testing.assert_array_equal(leaves[name], value, err_msg=name)
+
+
+def test_a_background_job_of_a_shell_ignores_ctrl_c(tmp_path, data_dir):
+  ignore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+  process = command.start(
+      tmp_path, data_dir, "--config.epochs=1", preexec_fn=ignore
+  )
+  _wait_for_rows(process, tmp_path)
+  process.send_signal(signal.SIGINT)
+  output, _ = process.communicate(timeout=120)
+  assert process.returncode == 0, output
+
+
+# A call into a library that hears no signal, as compiling is.
+_DEAF = """
+import hashlib
+from jssl import cli
+with cli.plain_errors():
+  print("deaf", flush=True)
+  hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+"""
+
+
+def test_a_second_ctrl_c_quits_at_once_whatever_goes_on():
+  process = subprocess.Popen(
+      [sys.executable, "-c", _DEAF],
+      text=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      preexec_fn=_heed,
+  )
+  assert process.stdout.readline() == "deaf\n"
+  process.send_signal(signal.SIGINT)
+  first = process.stderr.readline()
+  assert first == "jssl: stopping; press Ctrl-C once more to quit at once\n"
+  assert process.poll() is None
+  process.send_signal(signal.SIGINT)
+  at = time.monotonic()
+  _, told = process.communicate(timeout=60)
+  assert time.monotonic() - at < 10
+  assert process.returncode == 128 + signal.SIGINT
+  assert told == "jssl: quit at once; what was saved before is intact\n"
+
+
+def test_ctrl_c_on_a_terminal_leaves_workers_time_to_the_last_step(
+    tmp_path, data_dir
+):
+  """It reaches every process of the terminal, those that decode as well."""
+  pressed = []
+
+  def press(keys, output):
+    if not pressed and "loss" in output:
+      keys(b"\x03")
+      pressed.append(True)
+
+  code, output = command.on_terminal(
+      command.tiny(
+          tmp_path,
+          data_dir,
+          "--config.epochs=1000",
+          "--config.data.stream=always",
+          "--config.data.workers=2",
+      ),
+      press,
+      env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+  )
+  assert code == 128 + signal.SIGINT, output
+  step, _ = command.last_checkpoint(tmp_path)
+  assert f"stopped by Ctrl-C and saved at step {step};" in output
+  assert "Traceback" not in output and "Error" not in output
+  assert "compiling" in output and "\r" in output
 
 
 def _config(data_dir, **changes):
@@ -125,6 +205,159 @@ def _config(data_dir, **changes):
   config.update(log={"every_steps": 1})
   config.update(changes)
   return config
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory, data_dir):
+  """The folder of a finished run of an epoch."""
+  workdir = tmp_path_factory.mktemp("short")
+  loop.train(_config(data_dir, epochs=1.0), str(workdir))
+  return workdir
+
+
+def _interrupt(number, *arguments, **keywords):
+  """Takes the place of what takes a while, and hears the request."""
+  os.kill(os.getpid(), number)
+  time.sleep(30)
+  pytest.fail("the request was not heard")
+
+
+_MOMENTS = {
+    "loading": (runs, "prepare", "before training began"),
+    "initializing": (runs, "initial_state", "before training began"),
+    "compiling": (runs, "make_dispatch", "before {} step"),
+    "summary": (runs, "judge", "at the evaluation; training is complete"),
+    "report": (page, "write", "while the report was written; training is"),
+}
+
+
+def _files(workdir):
+  """What a run wrote, but for what a later one may write again alike."""
+  kept = ("config.json", "summary.json", "metrics.jsonl")
+  found = {name: workdir / name for name in kept if (workdir / name).exists()}
+  return {name: path.read_bytes() for name, path in found.items()}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("moment", "resuming"),
+    [(x, False) for x in _MOMENTS if x not in ("summary", "report")]
+    + [("compiling", True), ("summary", True), ("report", True)],
+)
+def test_what_a_stop_says_is_true(
+    short, tmp_path, data_dir, monkeypatch, capfd, number, moment, resuming
+):
+  workdir, epochs = tmp_path / "run", 1.0
+  if resuming:
+    shutil.copytree(short, workdir)
+    if moment == "compiling":
+      epochs = 2.0
+  before = _files(workdir)
+  module, name, said = _MOMENTS[moment]
+  said = said.format("a new" if resuming else "the first")
+  interrupt = functools.partial(_interrupt, number)
+  if moment == "compiling":  # It compiles when it is called.
+    monkeypatch.setattr(module, name, lambda run: interrupt)
+  else:
+    monkeypatch.setattr(module, name, interrupt)
+  train = lambda: loop.train(
+      _config(data_dir, epochs=epochs, eval={"k": 10}), str(workdir)
+  )
+  if number == signal.SIGINT:
+    with pytest.raises(KeyboardInterrupt, match=f"^stopped by Ctrl-C {said}"):
+      train()
+  else:
+    assert train() is None
+    assert f"stopped by SIGTERM {said}" in capfd.readouterr().err
+  # Nothing is lost, and nothing says what was not done.
+  latest = Checkpoints(str(workdir)).latest if workdir.exists() else None
+  assert latest == (11 if resuming else None)
+  if moment == "report":
+    assert configs.load(str(workdir)).eval.k == 10
+  else:
+    after = _files(workdir)
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_stop_on_a_full_disk_does_not_say_saved(
+    tmp_path, data_dir, monkeypatch, capfd
+):
+  def full(self, step, state):
+    raise NotSaved("a checkpoint could not be saved")
+
+  monkeypatch.setattr(Checkpoints, "save", full)
+  stop = lambda rows: os.kill(os.getpid(), signal.SIGINT)
+  with pytest.raises(NotSaved):
+    loop.train(_config(data_dir), str(tmp_path), watch=stop)
+  assert "saved at step" not in capfd.readouterr().err
+
+
+def test_a_second_ctrl_c_is_not_waited_with(tmp_path, data_dir):
+  """In a notebook, whose kernel must not end."""
+
+  def stop(rows):
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+
+  with pytest.raises(KeyboardInterrupt) as raised:
+    loop.train(_config(data_dir), str(tmp_path), watch=stop)
+  assert raised.type is KeyboardInterrupt  # Not one that says what is saved.
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_settings_count_when_something_was_trained_with_them(
+    short, tmp_path, data_dir, capfd
+):
+  workdir = tmp_path / "run"
+  shutil.copytree(short, workdir)
+  config = _config(data_dir, epochs=2.0, checkpoint={"every_epochs": 1.0})
+  config.optimizer.learning_rate = 0.01
+
+  def lose(rows):
+    if rows[-1]["step"] > 11:
+      raise RuntimeError("lost")
+
+  with pytest.raises(RuntimeError, match="lost"):
+    loop.train(config, str(workdir), watch=lose)
+  told = capfd.readouterr().err
+  assert "changed since then: checkpoint every epochs 0.2 -> 1, " in told
+  assert "epochs 1 -> 2, learning rate 0.03 -> 0.01" in told
+  assert "over 2 epochs: at step 11 the learning rate is 0.005, " in told
+  assert configs.load(str(workdir)).optimizer.learning_rate == 0.03
+  assert loop.train(config, str(workdir))["steps"] == 22
+  assert configs.load(str(workdir)).optimizer.learning_rate == 0.01
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"epochs": 0.5},
+            r"trained for 1 epochs \(11 steps\), but config.epochs=0.5 asks for"
+            " only 6 steps. Give config.epochs=1 as before",
+        ),
+        (
+            {"optimizer": {"learning_rate": 0.01}},
+            "no step would be taken with learning rate 0.03 -> 0.01. Set that",
+        ),
+        (
+            {"precision": "bfloat16"},
+            "no step would be taken with precision auto -> bfloat16",
+        ),
+    ],
+)
+def test_a_finished_run_keeps_what_is_true_of_it(
+    short, data_dir, changes, expected
+):
+  before = {
+      path: path.read_bytes() for path in short.rglob("*") if path.is_file()
+  }
+  with pytest.raises(ValueError, match=expected):
+    loop.train(_config(data_dir, **{"epochs": 1.0, **changes}), str(short))
+  after = {
+      path: path.read_bytes() for path in short.rglob("*") if path.is_file()
+  }
+  assert after == before
 
 
 def test_sigterm_leaves_an_evaluation_that_is_made_up_for(

@@ -1,8 +1,11 @@
 """What is installed: a wheel with all that jssl needs, and little else."""
 
+import ast
 import importlib.util
+import itertools
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +14,7 @@ import zipfile
 
 import pytest
 
+import jssl
 from jssl.methods import METHODS
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -73,20 +77,67 @@ def test_what_is_installed_trains_from_any_folder(wheel, tmp_path, data_dir):
   found = run("inspect", "jssl", "--details").stdout
   assert f"Origin: {installed}" in found
   done = run(
-      *("jssl.train", "--config=moco_v2:digits", "--workdir=run"),
+      *("jssl", "train", "--config=moco_v2:digits", "--workdir=run"),
       *("--config.epochs=0.1", "--config.net.width=8"),
       f"--data_dir={data_dir}",
   )
   assert done.returncode == 0, done.stderr
   assert "untrained net" in done.stdout
   assert "--config=METHOD:DATASET" in run("jssl").stdout
+  script = [sys.executable, installed / "bin" / "jssl", "--version"]
+  path = {**os.environ, "PYTHONPATH": str(installed)}
+  done = subprocess.run(script, text=True, capture_output=True, env=path)
+  assert done.stdout == f"jssl {jssl.__version__}\n"
 
 
-@pytest.mark.parametrize("flag", ["--help", "--helpshort"])
+_COMMANDS = ("train", "evaluate", "embed", "report", "export", "bench")
+
+
+def _run(*arguments):
+  """Runs `python -m` and returns what came of it."""
+  return subprocess.run(
+      [sys.executable, "-m", *arguments], capture_output=True, text=True
+  )
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
 def test_help_tells_what_to_type(flag):
-  command = [sys.executable, "-m", "jssl.train", flag]
-  told = subprocess.run(command, capture_output=True, text=True).stdout
+  done = _run("jssl.train", flag)
+  told = done.stdout
+  assert done.returncode == 0 and not done.stderr
   assert "--config=moco_v2:digits" in told and "--workdir" in told
+  assert "--config.epochs=100" in told and "60" in told
+  assert ("--verbosity" in told) == (flag == "--helpfull")
+  if flag != "--helpfull":
+    assert max(map(len, told.splitlines())) <= 80
+    assert str(_ROOT) not in told and "None" not in told
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_a_command_is_a_word_after_jssl(name):
+  done = _run("jssl", name, "--help")
+  assert done.returncode == 0 and not done.stderr
+  assert f"python -m jssl.{name}" in done.stdout
+  assert "--[no]debug" in done.stdout
+
+
+def test_a_command_finds_its_flags_after_jssl():
+  done = _run("jssl", "train", "--workdirr=x")
+  assert done.returncode == 1 and "workdirr" in done.stderr
+  assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_command_is_told_the_nearest():
+  done = _run("jssl", "evalute", "--workdir=x")
+  assert done.returncode == 1 and not done.stdout
+  assert "'evalute'" in done.stderr and "evaluate" in done.stderr
+
+
+def test_the_version_is_that_of_the_package(wheel):
+  assert wheel.name.startswith(f"jssl-{jssl.__version__}-")
+  done = _run("jssl.train", "--version")
+  assert done.returncode == 0
+  assert done.stdout == f"jssl {jssl.__version__}\n"
 
 
 def test_without_arguments_a_whole_command_is_shown():
@@ -107,6 +158,33 @@ def test_importing_jssl_is_quick_and_brings_little():
       [sys.executable, "-c", code], text=True, capture_output=True, check=True
   )
   assert done.stdout.split() == []
+
+
+def _flags_with_values(text):
+  """Yields names and expressions of `--name={expression}` in f-strings."""
+  for node in ast.walk(ast.parse(text)):
+    if isinstance(node, ast.JoinedStr):
+      for before, value in itertools.pairwise(node.values):
+        if isinstance(before, ast.Constant) and isinstance(
+            value, ast.FormattedValue
+        ):
+          flag = re.search(r"--([\w.]+)=$", str(before.value))
+          if flag:
+            yield flag[1], ast.unparse(value.value)
+
+
+def test_paths_in_hints_can_be_pasted_into_a_shell():
+  """Those that name folders: with blanks, quotes, $ or in Chinese."""
+  hints = [
+      (flag, value)
+      for path in (_ROOT / "jssl").rglob("*.py")
+      # An argument of `subprocess` needs no shell.
+      if path.name != "start.py"
+      for flag, value in _flags_with_values(path.read_text())
+      if flag in ("workdir", "data_dir", "dataset", "neighbours")
+  ]
+  assert len(hints) >= 4
+  assert not [x for x in hints if not x[1].startswith("shlex.quote(")]
 
 
 def test_the_package_tells_what_it_can_do():

@@ -149,15 +149,24 @@ def _wait(processes, workdir):
     time.sleep(0.05)
 
 
-def test_sigterm_of_one_stops_all_at_one_step(tmp_path, data_dir):
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, os.EX_TEMPFAIL), (signal.SIGINT, 128 + signal.SIGINT)],
+)
+def test_a_request_to_one_stops_all_at_one_step(
+    tmp_path, data_dir, number, code
+):
   processes = command.start_together(
       tmp_path, data_dir, "--config.epochs=1000", count=2
   )
   _wait(processes, tmp_path)
-  processes[1].send_signal(signal.SIGTERM)
-  first, _ = command.join(processes, code=os.EX_TEMPFAIL)
+  processes[1].send_signal(number)
+  (second,) = command.join(processes[1:], code=code)
+  (first,) = command.join(processes[:1], code=os.EX_TEMPFAIL)
   step, _ = command.last_checkpoint(tmp_path)
   assert f"stopped by SIGTERM and saved at step {step};" in first
+  if number == signal.SIGINT:
+    assert f"stopped by Ctrl-C and saved at step {step};" in second
 
 
 def test_a_single_process_may_say_so(tmp_path, data_dir):

@@ -1,12 +1,15 @@
 """The command line that trains, as a user runs it."""
 
+import html
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
 
 import command
+import jssl
 from jssl import config as configs
 from jssl import data
 from jssl import loop
@@ -41,6 +44,27 @@ def test_summary_stands_beside_its_baselines(whole):
   assert summary["devices"] == ["cpu"]
   assert summary["versions"]["jax"] == jax.__version__
   assert "untrained net" in output and "raw pixels" in output
+  assert summary["versions"]["jssl"] == jssl.__version__
+
+
+def test_a_log_file_has_a_line_for_each_stage_and_the_verdict(whole):
+  workdir, output = whole
+  lines = [line for line in output.splitlines() if "WARNING" not in line]
+  stages = [
+      "loading digits",
+      "initializing the parameters",
+      "compiling",
+      *(f"evaluating after epoch {i}" for i in (1, 2, 3)),
+      "evaluating (1 of 3: trained)",
+      "evaluating (2 of 3: untrained)",
+      "evaluating (3 of 3: raw pixels)",
+      "writing curves.png",
+      "writing report.html",
+  ]
+  assert [line for line in lines if line in stages] == stages
+  assert "\r" not in output
+  (sentence,) = re.findall(r"^.*kNN gets .* by chance\.$", output, re.MULTILINE)
+  assert html.escape(sentence) in (workdir / "report.html").read_text()
 
 
 def test_metrics_have_a_row_a_log_step_and_signs_of_life(whole):

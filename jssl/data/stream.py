@@ -152,8 +152,12 @@ def stream(
 
 
 def _end_with(parent: int, worker: int, workers: int) -> None:
-  """Ends a worker soon after its parent, which may be killed at any moment."""
+  """Ends a worker soon after its parent, which may be killed at any moment.
+
+  Ctrl-C reaches all processes of a terminal, and the parent decides.
+  """
   del worker, workers
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
 
   def watch():
     while os.getppid() == parent:

@@ -138,7 +138,7 @@ def _find(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         f"{name} is prepared in {data_dir!r} only as"
         f" {' and '.join(sorted(formats))}, which cannot be read at random:"
         f" prepare it in another data_dir with\n{_command(name, elsewhere)}\n"
-        f"and pass --data_dir={elsewhere}."
+        f"and pass --data_dir={shlex.quote(elsewhere)}."
     )
   return builder
 

@@ -97,7 +97,7 @@ def read(workdir: str) -> Log:
   if step is None:
     raise FileNotFoundError(
         f"{workdir} holds no checkpoint, so there is nothing to report yet;"
-        " train first, with python -m jssl.train"
+        " train first, with python -m jssl.train --config=METHOD:DATASET"
         f" --workdir={shlex.quote(workdir)}."
     )
   return _log(workdir, config, step)
