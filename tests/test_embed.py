@@ -19,6 +19,7 @@ from jssl import encoder
 from jssl import load_encoder
 from jssl import lock
 from jssl.data import chunks
+from jssl.data.decode import decode_remarked
 from jssl.evals import features as evaluation
 from jssl.features import compute
 from jssl.features import files
@@ -505,13 +506,13 @@ def test_memory_does_not_grow_with_the_pictures(
   def decode(*arguments, **options):
     decoded.append(1)
     ahead.append(len(decoded) - 8 * len(encoded))
-    return data.decode(*arguments, **options)
+    return decode_remarked(*arguments, **options)
 
   def encode(images, extent):
     encoded.append(1)
     return plan.encode(images, extent)
 
-  monkeypatch.setattr(chunks, "decode", decode)
+  monkeypatch.setattr(chunks, "decode_remarked", decode)
   compute.compute(plan._replace(encode=encode), tmp_path / "x.npz")
   assert len(decoded) == 34
   # Those being encoded, those that wait, and those that are being decoded.

@@ -60,10 +60,9 @@ def resized_crop(
   checks.check_image(image)
   out_height, out_width = checks.height_and_width(size)
   kernel = _resize_kernel(method, antialias)
+  make_weights: Callable[..., jax.Array] = _clamped_weights
   if antialias or method == "keys_cubic":
     make_weights = functools.partial(_renormalized_weights, widen=antialias)
-  else:
-    make_weights = _clamped_weights
   top, left, height, width = jnp.asarray(box, jnp.float32)
   rows = make_weights(kernel, top, height, image.shape[0], out_height)
   columns = make_weights(kernel, left, width, image.shape[1], out_width)

@@ -77,14 +77,13 @@ def measure(
     ValueError: If the set cannot be used so.
   """
   with tempfile.TemporaryDirectory() as folder:
-    made = dataset is None
-    if made:
+    if dataset is None:
       _make_photographs(pathlib.Path(folder))
-      dataset = f"folder:{folder}"
-    split = "all" if dataset.startswith("folder:") else "train"
-    source = data.open_source(dataset, split, data_dir=data_dir)
+    name = dataset or f"folder:{folder}"
+    split = "all" if name.startswith("folder:") else "train"
+    source = data.open_source(name, split, data_dir=data_dir)
     result = _measure(source, canvas, batch_size, workers, cache)
-    if canvas and made:
+    if canvas and dataset is None:
       encoded = _detailed_pictures()
     elif canvas:
       some = data.sample(source, _COMPARED)

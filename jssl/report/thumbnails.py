@@ -70,8 +70,8 @@ def shrink(
 ) -> Image.Image:
   """Gives a picture its true proportions, and at most `size` pixels a side."""
   if extent is not None:  # The top left corner of a canvas.
-    held = (min(side, n) for side, n in zip(extent[::-1], image.size))
-    image = image.crop((0, 0, *map(int, held)))
+    right, bottom = map(min, extent[::-1], image.size)
+    image = image.crop((0, 0, int(right), int(bottom)))
   width, height = (float(x) for x in image.size)
   if extent is not None:
     height, width = (float(x) for x in extent)
