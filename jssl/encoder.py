@@ -66,9 +66,11 @@ def make_encode(
           " leading dimension to a single image."
       )
     if channels not in (None, images.shape[-1]):
+      first = images.shape[1] == channels
+      remedy = "Move them last, by np.moveaxis(images, 1, -1)"
       raise ValueError(
           f"images have {images.shape[-1]} channels; the encoder was trained on"
-          f" {channels}. Convert them."
+          f" {channels}. {remedy if first else 'Convert them'}."
       )
     checks.check_values(images)
     return encode(params, images, extent, stages=stages)

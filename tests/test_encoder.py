@@ -61,6 +61,8 @@ def test_images_of_another_kind_are_refused(loaded):
   _, encode, params = loaded
   with pytest.raises(ValueError, match="1 channels.*trained on 3"):
     encode(params, _images(2)[..., :1])
+  with pytest.raises(ValueError, match="28 channels; .*moveaxis"):
+    encode(params, np.moveaxis(_images(2), -1, 1))
   with pytest.raises(ValueError, match="leading dimension"):
     encode(params, _images(2)[0])
 
@@ -93,7 +95,7 @@ def test_floats_are_the_bytes_in_0_to_1(loaded):
 @pytest.mark.parametrize(
     "wrong,held",
     [
-        (lambda x: np.float32(x), "values from 0 to 255"),
+        (lambda x: np.float32(x), "values from 0 to 255.*divide them by 255"),
         (lambda x: jnp.asarray(x, jnp.float32), "values from 0 to 255"),
         (lambda x: np.float64(x) / 255 * 2, "values from 0 to 2"),
         (lambda x: (np.float32(x) / 255 - 0.45) / 0.22, "values from -2.0"),
@@ -104,7 +106,7 @@ def test_floats_outside_of_0_to_1_are_refused(loaded, wrong, held):
   _, encode, params = loaded
   images = _images(2)
   assert images.min() == 0 and images.max() == 255
-  with pytest.raises(ValueError, match=f"images hold {held}.*divide them by"):
+  with pytest.raises(ValueError, match=f"images hold {held}"):
     encode(params, wrong(images))
   # Traced, they have no values to check.
   jax.eval_shape(encode, params, jnp.asarray(wrong(images)))
@@ -114,7 +116,7 @@ def test_floats_outside_of_0_to_1_are_refused(loaded, wrong, held):
 @pytest.mark.parametrize(
     "wrong,remedy",
     [
-        (lambda x: list(x), "builtins.list; .*np.stack"),
+        (lambda x: list(x), "images are a list; .*np.stack"),
         (lambda x: Image.fromarray(x[0]), "PIL.Image.Image; .*np.asarray"),
     ],
 )

@@ -34,8 +34,9 @@ def check_array(images: Any) -> None:
   else:
     remedy = "pass np.asarray(image)[None] for one picture"
   kind = type(images)
+  module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
   raise ValueError(
-      f"images are a {kind.__module__}.{kind.__qualname__}; expected an array"
+      f"images are a {module}{kind.__qualname__}; expected an array"
       f" [B, H, W, C], uint8 or float in [0, 1]: {remedy}."
   )
 
@@ -55,11 +56,15 @@ def check_values(images: jax.Array | np.ndarray) -> None:
   low, high = float(images.min()), float(images.max())
   if low >= -_ROUNDING and high <= 1 + _ROUNDING:  # Not so with NaN.
     return
-  held = "NaN" if math.isnan(low) else f"values from {low:.4g} to {high:.4g}"
+  if math.isnan(low):
+    raise ValueError(
+        "images hold NaN; expected floats in [0, 1]: check how they were made."
+    )
   raise ValueError(
-      f"images hold {held}; expected floats in [0, 1]. Pass pictures of 0 to"
-      " 255 as uint8 or divide them by 255, clip what a resize has overshot,"
-      " and do not subtract a mean: nets do that themselves."
+      f"images hold values from {low:.4g} to {high:.4g}; expected floats in"
+      " [0, 1]. Pass pictures of 0 to 255 as uint8 or divide them by 255, clip"
+      " what a resize has overshot, and do not subtract a mean: nets do that"
+      " themselves."
   )
 
 
