@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 
 from jssl import evals
+from jssl.data import Images
+from jssl.evals import protocol
+from jssl.evals.few_shot import only_present
 
 CLASSES = 4
 KEY = jax.random.key(0)
@@ -139,3 +142,43 @@ def test_a_class_with_too_few_images_is_refused():
     evals.few_shot(
         KEY, features, labels, features, labels, shots=1, num_classes=4
     )
+
+
+def test_a_class_without_labelled_images_is_never_predicted():
+  # Classes 0 and 2 of four; the test images are of all.
+  labels, test_labels = np.array([2, 0, 2, 0]), np.array([0, 1, 2, 3, 3])
+  present, numbered, test_numbered = only_present(labels, test_labels)
+  np.testing.assert_array_equal(present, [0, 2])
+  np.testing.assert_array_equal(numbered, [1, 0, 1, 0])
+  np.testing.assert_array_equal(test_numbered, [0, 2, 1, 2, 2])
+  accuracies = evals.few_shot(
+      KEY,
+      np.eye(4, dtype=np.float32)[labels],
+      numbered,
+      np.eye(4, dtype=np.float32)[test_labels],
+      test_numbered,
+      shots=2,
+      num_classes=2,
+  )
+  np.testing.assert_allclose(accuracies, 2 / 5, rtol=1e-6)
+
+
+def test_the_quick_evaluation_answers_for_the_classes_that_are_there():
+  labels, test_labels = np.array([2, 0, 2, 0]), np.array([0, 1, 2, 3, -1])
+  images = lambda labels: Images(
+      image=np.zeros((len(labels), 1, 1, 1), np.uint8),
+      label=labels,
+      extent=None,
+      classes=("a", "b", "c", "d"),
+      skipped=(),
+  )
+  found = protocol.accuracies(
+      np.eye(4, dtype=np.float32)[labels],
+      np.eye(4, dtype=np.float32)[test_labels],
+      images(labels),
+      images(test_labels),
+      k=20,
+      temperature=0.1,
+  )
+  assert found["one_shot"] == found["knn"] == 0.5
+  assert found["five_shot"] is None
