@@ -89,7 +89,7 @@ def standardize(x: AnyArray, *, eps: float = 1e-5) -> jax.Array:
     >>> embeddings.standardize(jnp.array([2000.0, 2001.0, 2002.0])).round(3)
     Array([-1.225,  0.   ,  1.225], dtype=float32)
   """
-  x = x.astype(jnp.float32)
-  x -= jnp.mean(x, axis=-1, keepdims=True)
-  variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(variance + eps)
+  values = jnp.asarray(x, jnp.float32)
+  values -= jnp.mean(values, axis=-1, keepdims=True)
+  variance = jnp.mean(jnp.square(values), axis=-1, keepdims=True)
+  return values * jax.lax.rsqrt(variance + eps)

@@ -19,11 +19,11 @@ class Patches(NamedTuple):
   """Patches of one image, of a number that is not known when compiling.
 
   Attributes:
-    index: int32 `[N]`, counted along the rows; 0 where not valid.
+    indices: int32 `[N]`, counted along the rows; 0 where not valid.
     valid: bool `[N]`, which of them count; the others only fill up.
   """
 
-  index: jax.Array
+  indices: jax.Array
   valid: jax.Array
 
 
@@ -208,7 +208,7 @@ def random_block(
     >>> from jssl import masking
     >>> shape = jnp.array([2, 3])
     >>> block = masking.random_block(jax.random.key(0), (4, 4), shape, limit=8)
-    >>> (block.index // 4).tolist(), (block.index % 4).tolist()
+    >>> (block.indices // 4).tolist(), (block.indices % 4).tolist()
     ([2, 2, 2, 3, 3, 3, 0, 0], [0, 1, 2, 0, 1, 2, 0, 0])
     >>> int(block.valid.sum())
     6
@@ -270,12 +270,12 @@ def context_and_targets(
     >>> context, blocks = masking.context_and_targets(
     ...     jax.random.key(0), (14, 14), shape_key=jax.random.key(1)
     ... )
-    >>> context.index.shape, blocks.index.shape
+    >>> context.indices.shape, blocks.indices.shape
     ((50,), (4, 40))
     >>> blocks.valid.sum(axis=-1).tolist()  # Each is of 5 x 6 patches.
     [30, 30, 30, 30]
-    >>> hidden = blocks.index[blocks.valid]
-    >>> bool(jax.numpy.isin(context.index[context.valid], hidden).any())
+    >>> hidden = blocks.indices[blocks.valid]
+    >>> bool(jax.numpy.isin(context.indices[context.valid], hidden).any())
     False
   """
   total = grid[0] * grid[1]
@@ -310,11 +310,11 @@ def context_and_targets(
     along = (place >= 0) & (place < context_shape[axis])
     inside &= jnp.expand_dims(along, 1 - axis)
   # What 0, 1, ..., K targets leave; of these the last that is enough.
-  left = [inside.reshape(-1)]
+  remaining = [inside.reshape(-1)]
   for index, valid in zip(*blocks, strict=True):
     hidden = jnp.zeros(total, bool).at[index].max(valid)
-    left.append(left[-1] & ~hidden)
-  left = jnp.stack(left)
+    remaining.append(remaining[-1] & ~hidden)
+  left = jnp.stack(remaining)
   enough = jnp.sum(left, axis=1) > min_keep
   free = left[jnp.sum(enough) - 1]
   (index,) = jnp.nonzero(free, size=limit, fill_value=0)

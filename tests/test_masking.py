@@ -191,10 +191,10 @@ def test_ranges_that_give_no_block_are_refused(scale, aspect, message):
 def test_blocks_are_rectangles_anywhere(grid, shape, to_edges):
   blocks = _many("random_block", 3000, grid, shape, limit=45, to_edges=to_edges)
   size = shape[0] * shape[1]
-  assert blocks.index.shape == blocks.valid.shape == (3000, 45)
+  assert blocks.indices.shape == blocks.valid.shape == (3000, 45)
   assert np.all(blocks.valid == (np.arange(45) < size))
-  index = blocks.index[:, :size]
-  assert _distinct(index) and not np.any(blocks.index[:, size:])
+  index = blocks.indices[:, :size]
+  assert _distinct(index) and not np.any(blocks.indices[:, size:])
   inside = _places(index, grid)
   rows, columns = _heights_and_widths(inside)
   assert set(rows) == {shape[0]} and set(columns) == {shape[1]}
@@ -231,7 +231,7 @@ def _merged(patches):
 def _cover(patches, grid):
   """Whether each patch is a valid one: `[..., height, width]`."""
   total = grid[0] * grid[1]
-  hits = (patches.index[..., None] == np.arange(total)) & patches.valid[
+  hits = (patches.indices[..., None] == np.arange(total)) & patches.valid[
       ..., None
   ]
   return np.any(hits, axis=-2).reshape(*patches.valid.shape[:-1], *grid)
@@ -249,10 +249,10 @@ GRIDS = [
 def test_context_avoids_the_targets(grid, settings, count, size):
   context, targets = map(_merged, _context_and_targets(600, grid, **settings))
   number = settings.get("targets", 4)
-  assert context.index.shape == context.valid.shape == (600, count)
-  assert targets.index.shape == targets.valid.shape == (600, number, size)
+  assert context.indices.shape == context.valid.shape == (600, count)
+  assert targets.indices.shape == targets.valid.shape == (600, number, size)
   total = grid[0] * grid[1]
-  assert context.index.min() >= 0 and context.index.max() < total
+  assert context.indices.min() >= 0 and context.indices.max() < total
   seen = _cover(context, grid)
   np.testing.assert_array_equal(seen.sum((1, 2)), context.valid.sum(1))
   hidden = np.any(_cover(targets, grid), axis=1)
@@ -273,7 +273,7 @@ def test_images_of_a_step_share_their_shapes_and_steps_do_not():
   assert np.all(sizes == sizes[:, :1, :1])
   assert {30, 35, 36} <= set(sizes[:, 0, 0]) <= {30, 35, 36, 40}
   # Their places are their own.
-  first = targets.index[..., 0].reshape(40, -1)
+  first = targets.indices[..., 0].reshape(40, -1)
   assert np.all([len(np.unique(x)) > 15 for x in first])
 
 
@@ -302,7 +302,7 @@ def test_contexts_are_as_large_as_in_the_authors_code():
   # Limited, as is the authors' by the smallest of a batch, to the first rows.
   limited, _ = _context_and_targets(4000, (14, 14), steps=2000, to_edges=False)
   np.testing.assert_array_equal(limited.valid.sum(-1), np.minimum(actual, 50))
-  np.testing.assert_array_equal(limited.index, context.index[..., :50])
+  np.testing.assert_array_equal(limited.indices, context.indices[..., :50])
   assert np.mean(actual >= 50) > 0.9
 
 

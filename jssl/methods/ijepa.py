@@ -87,7 +87,7 @@ class ContextPredictor(nn.Module):
     """Predicts features of the targets, float32 `[B, K, M, D]`."""
     images, context, targets = views
     encoded, grid = transformers.encode_some(
-        self.net, images, context.index, valid=context.valid, train=train
+        self.net, images, context.indices, valid=context.valid, train=train
     )
     predictor = TransformerDecoder(
         self.net.width,
@@ -99,14 +99,14 @@ class ContextPredictor(nn.Module):
         name="predictor",
     )
     # Blocks do not see each other: each makes a sequence of its own.
-    shape = targets.index.shape
+    shape = targets.indices.shape
     repeat = lambda x: jnp.repeat(x, shape[1], axis=0)
     hidden = jax.tree.map(lambda x: x.reshape(-1, shape[2]), targets)
     context = jax.tree.map(repeat, context)
     prediction = predictor(
         repeat(encoded),
-        context.index,
-        hidden.index,
+        context.indices,
+        hidden.indices,
         grid,
         valid=jnp.concatenate([context.valid, hidden.valid], axis=1),
         train=train,

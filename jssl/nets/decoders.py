@@ -189,7 +189,7 @@ class TransformerDecoder(nn.Module):
       x = vit.Block(
           self.heads,
           mlp_ratio=self.mlp_ratio,
-          init=init,
+          weight_init=init,
           index=i,
           dtype=self.dtype,
           name=f"{i}",

@@ -227,7 +227,7 @@ class ViT(nn.Module):
             drop_path=float(rate),
             layer_scale=self.layer_scale,
             key_bias=self.key_bias,
-            init=init,
+            weight_init=init,
             index=i,
             dtype=self.dtype,
         )
@@ -265,7 +265,8 @@ class ViT(nn.Module):
     del views
     patches = self.embed(images)
     tokens = patches.reshape(patches.shape[0], -1, self.width)
-    stages = self.blocks(tokens, grid=patches.shape[1:3], train=train)
+    _, rows, columns, _ = patches.shape
+    stages = self.blocks(tokens, grid=(rows, columns), train=train)
     first = int(self.has_class_token)  # Of the patch tokens.
     features = {
         f"stage_{i}": x[:, first:].astype(self.dtype).reshape(patches.shape)
@@ -397,7 +398,7 @@ class Block(nn.Module):
       for each image alone.
     layer_scale: See `ViT`.
     key_bias: See `ViT`.
-    init: How parameters start.
+    weight_init: How parameters start.
     index: Number of the block, from 1.
     dtype: See `ViT`.
   """
@@ -407,7 +408,7 @@ class Block(nn.Module):
   drop_path: float = 0.0
   layer_scale: float = 0.0
   key_bias: bool = True
-  init: WeightInit = WEIGHT_INITS["dino"]
+  weight_init: WeightInit = WEIGHT_INITS["dino"]
   index: int = 1
   dtype: Any = jnp.float32
 
@@ -440,7 +441,7 @@ class Block(nn.Module):
         3 * width,
         use_bias=self.key_bias,
         dtype=self.dtype,
-        kernel_init=self.init.qkv,
+        kernel_init=self.weight_init.qkv,
         name="qkv",
     )
     if self.key_bias:
@@ -452,8 +453,8 @@ class Block(nn.Module):
     return dense(x) + bias.astype(self.dtype)
 
   def _dense(self, width, *, name, last=False):
-    init = self.init.linear
-    if last and self.init.by_depth:
+    init = self.weight_init.linear
+    if last and self.weight_init.by_depth:
       init = _divided(init, (2 * self.index) ** 0.5)
     return nn.Dense(width, dtype=self.dtype, kernel_init=init, name=name)
 
@@ -492,10 +493,12 @@ class LayerNorm(nn.LayerNorm):
 
   epsilon: float = 1e-6
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Normalises `[..., D]` over its last dimension."""
+  def __call__(
+      self, x: jax.Array, *, mask: jax.Array | None = None
+  ) -> jax.Array:
+    """Normalises `[..., D]` over its last dimension; for the mask see Flax."""
     x = x.astype(jnp.float32)
-    return super().__call__(x - jax.lax.stop_gradient(x[..., :1]))
+    return super().__call__(x - jax.lax.stop_gradient(x[..., :1]), mask=mask)
 
 
 def bias_of(valid: jax.Array, bias: jax.Array | None = None) -> jax.Array:

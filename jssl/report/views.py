@@ -204,9 +204,9 @@ def _blocks(leaf: BlockViews, material) -> Iterator[Any]:
   """The patches that the student sees, and those it predicts."""
   image = np.clip(leaf.images[0], 0.0, 1.0)
   only = lambda index: _only(image, index, material.log.config.net.patch_size)
-  found = lambda patches, *i: patches.index[*i][patches.valid[*i]]
+  found = lambda patches, *i: patches.indices[*i][patches.valid[*i]]
   yield "context", [only(found(leaf.context, 0))]
-  count = leaf.targets.index.shape[1]
+  count = leaf.targets.indices.shape[1]
   yield "targets", [only(found(leaf.targets, 0, i)) for i in range(count)]
 
 

@@ -57,7 +57,7 @@ def test_only_the_context_is_seen():
   _, views, params, _ = _start()
   before = _predict()(params, views)
   # Targets of up to 3 x 2 of 16 patches, of 3 x 3 half of 16 at most are left.
-  assert before.shape == (4, 2, 6, 32) and views.context.index.shape == (4, 8)
+  assert before.shape == (4, 2, 6, 32) and views.context.indices.shape == (4, 8)
   seen = [
       index[valid]
       for index, valid in zip(*map(np.asarray, views.context), strict=True)
@@ -87,9 +87,9 @@ def test_the_order_of_the_context_does_not_matter():
 def test_blocks_are_predicted_apart():
   _, views, params, _ = _start()
   before = _predict()(params, views)
-  index = views.targets.index
+  index = views.targets.indices
   index = index.at[:, 1].set((index[:, 1] + 5) % 16)
-  targets = views.targets._replace(index=index)
+  targets = views.targets._replace(indices=index)
   after = _predict()(params, views._replace(targets=targets))
   np.testing.assert_allclose(after[:, 0], before[:, 0], atol=1e-6)
   assert np.abs(after[:, 1] - before[:, 1]).max(axis=(1, 2)).min() > 1e-4
