@@ -295,7 +295,7 @@ def _to_channels(
     picture, brightest = _to_eight_bits(picture, bits or 16)
   elif bits == 16 and picture.mode in ("RGB", "RGBA"):
     # Pillow has kept the upper one of two bytes.
-    extrema = picture.convert("RGB").getextrema()
+    extrema: Any = picture.convert("RGB").getextrema()  # Of each channel.
     brightest = max(high for _, high in extrema) * 256 + 255
   if bits == 16 and 0 < brightest < 2**15:
     remarks.append(Remark("dark", brightest))
@@ -340,11 +340,11 @@ def _to_eight_bits(picture: Image.Image, bits: int) -> tuple[Image.Image, int]:
   """Converts gray of more than 8 bits; returns its brightest value, too."""
   values = np.asarray(picture)
   brightest = int(values.max())
-  gray = (values >> (bits - 8)).astype(np.uint8)
+  eight = (values >> (bits - 8)).astype(np.uint8)
   if picture.format == "TIFF":
     if _tag(picture, ExifTags.Base.PhotometricInterpretation) == 0:
-      gray = 255 - gray  # 0 is white. Pillow inverts 8 bits, but not these.
-  gray = Image.fromarray(gray)
+      eight = 255 - eight  # 0 is white. Pillow inverts 8 bits, but not these.
+  gray = Image.fromarray(eight)
   hidden = picture.info.get("transparency")
   if hidden is not None:
     alpha = np.where(values == hidden, 0, 255).astype(np.uint8)
@@ -354,7 +354,7 @@ def _to_eight_bits(picture: Image.Image, bits: int) -> tuple[Image.Image, int]:
 
 def _with_alpha(picture: Image.Image, bits: int) -> Image.Image:
   """Converts a picture of any mode that has transparency to RGBA."""
-  hidden = picture.info.get("transparency")
+  hidden: Any = picture.info.get("transparency")
   # The hidden color of a PNG has the bits of the file, the pixels have 8.
   if picture.mode == "L" and bits in (2, 4):
     picture.info["transparency"] = hidden * 255 // (2**bits - 1)

@@ -69,10 +69,8 @@ def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> Listing:
 
 def _walk(folder, suffixes):
   """Returns the listing, and when each folder was changed, in nanoseconds."""
-  names: list[str] = []
-  others: collections.Counter[str] = collections.Counter()
-  unread: list[str] = []
-  changed: dict[str, int] = {}
+  names, unread, changed = [], [], {}
+  others = collections.Counter()
 
   def cannot(error):
     if passes(error):

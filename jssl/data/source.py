@@ -110,10 +110,7 @@ def retry(work: Callable[[], _T], what: str, done: str = "read") -> _T:
 
 
 def _refused(error: OSError | MemoryError, what: str, done: str) -> str:
-  if isinstance(error, MemoryError):
-    number, cause = errno.ENOMEM, os.strerror(errno.ENOMEM)
-  else:
-    number, cause = error.errno, error.strerror
+  number = getattr(error, "errno", None) or errno.ENOMEM
   remedy = "The same command goes on once that is mended."
   if number in _TOO_MANY_FILES:
     remedy = "Allow more open files, such as by ulimit -n 65536."
@@ -121,8 +118,8 @@ def _refused(error: OSError | MemoryError, what: str, done: str) -> str:
     remedy = "Free memory, or lower config.data.workers."
   return (
       f"{what} could not be {done}, in {len(_WAITS) + 1} tries over"
-      f" {sum(_WAITS):g} seconds: {cause}. That is the system's fault, not the"
-      f" picture's. {remedy}"
+      f" {sum(_WAITS):g} seconds: {os.strerror(number)}. That is the system's"
+      f" fault, not the picture's. {remedy}"
   )
 
 
