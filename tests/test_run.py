@@ -307,6 +307,7 @@ def test_a_watch_sees_each_row_as_it_is_written(tmp_path, data_dir):
     [
         ("simclr", "nt_xent got a global batch of 1 image"),
         ("moco_v3", "batch_info_nce got a global batch of 1 image"),
+        ("byol", "A BatchNorm group has a single image"),
     ],
 )
 def test_a_batch_of_one_is_refused_before_a_step_is_compiled(

@@ -81,7 +81,8 @@ class BatchNorm(nn.Module):
 
     Raises:
       ValueError: In training, if `groups` is below 1, groups and devices do not
-        divide each other, or the batch does not divide into its groups.
+        divide each other, the batch does not divide into its groups, or a group
+        has a single value per channel, which would become a constant.
     """
     features = x.shape[-1]
     scale, bias = jnp.float32(1.0), jnp.float32(0.0)
@@ -129,6 +130,13 @@ class BatchNorm(nn.Module):
           f"A batch of {x.shape[0] // views} images on a device is not"
           f" divisible into {here} BatchNorm groups; change the batch size or"
           " net.groups."
+      )
+    if x.size // (views * here * x.shape[-1]) * spread < 2:
+      raise ValueError(
+          "A BatchNorm group has a single image, of one value per channel,"
+          " which would become a constant; give each of the"
+          f" {self.groups} groups at least 2 images: raise the batch size, or"
+          " lower net.groups."
       )
     mean, var = _moments(_grouped(x, views * here))
     if spread == 1:

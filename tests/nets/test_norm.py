@@ -284,3 +284,27 @@ def test_a_batch_that_groups_do_not_divide_is_refused():
   params, x, weights = _inputs()
   with pytest.raises(ValueError, match="batch of 15 images .* 8 BatchNorm"):
     _evaluate(params, x[:15], weights[:15], groups=8, axis_name=None)
+
+
+def _normalise(x, **arguments):
+  norm = BatchNorm(**arguments)
+  variables = norm.init(jax.random.key(0), x, train=True)
+  return norm.apply(variables, x, train=True, mutable=["batch_stats"])[0]
+
+
+def test_a_group_of_a_single_value_is_refused():
+  """It would become the bias, without gradient."""
+  x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+  with pytest.raises(ValueError, match="single image.*of the 4 groups at leas"):
+    _normalise(x, groups=4)
+  with pytest.raises(ValueError, match="single image.*of the 1 groups at leas"):
+    _normalise(x[:1, None, None])
+  mapped = lambda groups: jax.vmap(
+      lambda x: _normalise(x, groups=groups, axis_name="shards"),
+      axis_name="shards",
+  )(x[:, None])
+  with pytest.raises(ValueError, match="single image"):
+    mapped(4)
+  assert np.std(mapped(2)) > 0.5  # Two devices share a group.
+  maps = np.concatenate([x, x + 1], axis=1).reshape(4, 1, 2, 3)
+  assert np.std(_normalise(maps, groups=4)) > 0.5  # A map has more values.
