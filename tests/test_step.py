@@ -407,7 +407,12 @@ def _with_prototypes(name, frozen_steps=FROZEN):
       hidden_dim=16,
       prototypes=12,
       frozen_steps=frozen_steps,
-      **({"second_augment": None} if name == "dino" else {}),
+      # Without a norm, DINO's tiny projections have gradients of 1e4.
+      **(
+          dict(second_augment=None, projector_norm=True)
+          if name == "dino"
+          else {}
+      ),
   )
 
 
