@@ -260,7 +260,7 @@ def plain_errors(*, interrupted: str = "interrupted") -> Iterator[None]:
     interrupted: What Ctrl-C ends it with.
   """
   try:
-    with preemption.quits_at_the_second(_tell, _quit):
+    with preemption.quits_at_the_second(_interject, _quit):
       yield
   except preemption.Stopped as error:
     # In good order, with all the other processes of a training.
@@ -297,10 +297,14 @@ def _tell(message):
 
 def _quit():
   """Ends the program from any thread, whatever the others hold."""
-  end = "" if not sys.stderr.isatty() else "\n"
-  message = f"{end}jssl: quit at once; what was saved before is intact\n"
-  os.write(sys.stderr.fileno(), message.encode())
+  _interject("quit at once; what was saved before is intact")
   os._exit(_INTERRUPTED)
+
+
+def _interject(message):
+  """Writes a line past a bar that moves, from any thread."""
+  start = "\n" if sys.stderr.isatty() else ""
+  os.write(sys.stderr.fileno(), f"{start}jssl: {message}\n".encode())
 
 
 def _exit(message, *, code=1):

@@ -69,6 +69,7 @@ class Progress:
         unit=unit,
         # A clock alone says nothing once it has stopped.
         leave=total is not None,
+        delay=0 if total is not None else 1e-6,  # Until it has its text.
         **_size(),
         disable=self._quiet or not self._terminal,
         bar_format=(

@@ -1,12 +1,15 @@
 """The command line, as a user runs it, on real images and a tiny net."""
 
+import fcntl
 import json
 import os
 import pathlib
 import pty
+import signal
 import socket
 import subprocess
 import sys
+import termios
 
 import jax
 import numpy as np
@@ -79,6 +82,12 @@ def on_terminal(arguments, watch=None, **options):
     The exit code, and what it wrote, with carriage returns.
   """
   ours, theirs = pty.openpty()
+
+  def own():
+    """Has Ctrl-C typed there reach it, also in the background of a shell."""
+    fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
   process = subprocess.Popen(
       [sys.executable, *arguments],
       cwd=ROOT,
@@ -86,6 +95,7 @@ def on_terminal(arguments, watch=None, **options):
       stdout=theirs,
       stderr=theirs,
       start_new_session=True,
+      preexec_fn=own,
       **options,
   )
   os.close(theirs)

@@ -25,6 +25,7 @@ def test_a_stage_is_a_moving_line_on_a_terminal():
   assert code == 0
   drawn = output.split("\r")
   assert "evaluating (1 of 3: trained): 00:01" in drawn  # The clock moves.
+  assert ": 00:00" not in drawn  # Without a text.
   moving = [x for x in drawn if "0/5" in x and "compiling" in x]
   assert {x.partition("[")[2][:5] for x in moving} >= {"00:00", "00:01"}
   # Neither stays: the one is wiped out, the other makes room for steps.
