@@ -156,6 +156,7 @@ def test_a_second_ctrl_c_quits_at_once_whatever_goes_on():
       preexec_fn=_heed,
   )
   assert process.stdout.readline() == "deaf\n"
+  time.sleep(1)  # It is, a moment later.
   process.send_signal(signal.SIGINT)
   first = process.stderr.readline()
   assert first == "jssl: stopping; press Ctrl-C once more to quit at once\n"
