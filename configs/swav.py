@@ -57,7 +57,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
     config.optimizer = configs.lars(
         learning_rate=0.3, weight_decay=1e-6, warmup_epochs=10, end=4.8e-3
     )
-    config.optimizer.exclude_vectors = False
+    config.optimizer.name = "larc"
     config.optimizer.schedule.start = 0.3
     return config
   config.method.update(prototypes=512, hidden_dim=512)

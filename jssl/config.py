@@ -192,7 +192,6 @@ def lars(
       end,
       momentum=0.9,
       vector_rate=1.0,
-      exclude_vectors=True,
   )
 
 

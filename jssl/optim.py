@@ -276,7 +276,6 @@ def lars(
     momentum: float = 0.9,
     trust_coefficient: float = 0.001,
     vector_rate: float = 1.0,
-    exclude_vectors: bool = True,
     clip_norm: float = 0.0,
     clip_per_parameter: bool = False,
 ) -> optax.GradientTransformation:
@@ -297,8 +296,6 @@ def lars(
       rate of 1 and without momentum; at least 0.
     vector_rate: Learning rate of the parameters of one dimension or none,
       relative to the others'; at least 0. See configs/barlow_twins.py.
-    exclude_vectors: Whether these are left out of decay and scaling; if not,
-      they are treated like all others, as by the LARC that trained SwAV.
     clip_norm: Longest gradient, over all parameters and before the decay; 0 for
       no limit.
     clip_per_parameter: Whether that limit is of each parameter by itself.
@@ -337,9 +334,73 @@ def lars(
   return _chain_clipped(
       clip_norm,
       clip_per_parameter,
-      _decay(weight_decay, _are_matrices if exclude_vectors else None),
-      optax.masked(trust, _are_matrices) if exclude_vectors else trust,
+      _decay(weight_decay, _are_matrices),
+      optax.masked(trust, _are_matrices),
       optax.masked(optax.scale(vector_rate), _are_vectors),
+      optax.sgd(learning_rate, momentum=momentum),
+  )
+
+
+def larc(
+    learning_rate: float | Schedule,
+    *,
+    weight_decay: float | Schedule = 0.0,
+    momentum: float = 0.9,
+    trust_coefficient: float = 0.001,
+    clip_norm: float = 0.0,
+    clip_per_parameter: bool = False,
+) -> optax.GradientTransformation:
+  """LARC in its scaling mode, which trained SwAV.
+
+  LARS of all parameters, biases and norms too, whose ratio is
+  `norm(parameter) / (norm(gradient) + weight_decay * norm(parameter))`. Where
+  either norm is 0 a parameter is neither scaled nor decayed.
+
+  Args:
+    learning_rate: At least 0: a constant, or a function of the step.
+    weight_decay: A parameter times this is added to its gradient. At least 0: a
+      constant, or a function of the step.
+    momentum: Share of the velocity that is kept at a step, in [0, 1).
+    trust_coefficient: Multiplied with the ratio; at least 0.
+    clip_norm: Longest gradient, over all parameters and before the decay; 0 for
+      no limit.
+    clip_per_parameter: Whether that limit is of each parameter by itself.
+
+  Returns:
+    An optax optimizer.
+
+  Raises:
+    ValueError: If a value lies outside its range.
+
+  Reference:
+    You et al., Large Batch Training of Convolutional Networks, 2017, equation
+    6; the class LARC of NVIDIA's apex with `clip=False`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jssl import optim
+    >>> params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    >>> gradients = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    >>> optimizer = optim.larc(1.0, trust_coefficient=0.001)
+    >>> updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    >>> round(float(updates["kernel"][0, 0]), 4)
+    -0.001
+    >>> round(float(updates["bias"][0]), 4)
+    -0.001
+  """
+  check_not_negative(
+      learning_rate=learning_rate,
+      weight_decay=weight_decay,
+      trust_coefficient=trust_coefficient,
+  )
+  _check_shares(momentum=momentum)
+  scale = _scale_by_larc
+  if callable(weight_decay):
+    scale = optax.inject_hyperparams(scale, static_args="trust_coefficient")
+  return _chain_clipped(
+      clip_norm,
+      clip_per_parameter,
+      scale(weight_decay, trust_coefficient),
       optax.sgd(learning_rate, momentum=momentum),
   )
 
@@ -540,6 +601,18 @@ def _scale_by_adam(b1, b2):
   return optax.GradientTransformation(init, update)
 
 
+def _scale_by_larc(weight_decay, trust_coefficient):
+  """Adds the decay and scales each gradient; see `larc`."""
+
+  def scale(gradient, param):
+    length, size = optax.tree.norm(gradient), optax.tree.norm(param)
+    ratio = size / (length + weight_decay * size + 1e-8)  # As in apex.
+    scaled = trust_coefficient * ratio * (gradient + weight_decay * param)
+    return jnp.where((length > 0) & (size > 0), scaled, gradient)
+
+  return optax.stateless(lambda *trees: jax.tree.map(scale, *trees))
+
+
 def _with_constant(make, learning_rate, names):
   """Makes an optimizer, and for some names one whose rate stays."""
   if not names or not callable(learning_rate):
@@ -615,4 +688,4 @@ SCHEDULES = {
     "linear": linear,
     "staircase": staircase,
 }
-OPTIMIZERS = {"sgd": sgd, "lars": lars, "adamw": adamw}
+OPTIMIZERS = {"sgd": sgd, "lars": lars, "larc": larc, "adamw": adamw}
