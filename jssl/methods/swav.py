@@ -107,7 +107,8 @@ def swav(
     iterations: Of the Sinkhorn algorithm, over the global batch.
     queue_size: Earlier projections that join each assignment, a multiple of the
       global batch: 3840 in the paper for batches of 256; 0 for none.
-    queue_start_steps: Steps before the queue is used.
+    queue_start_steps: Steps before the queue starts to fill; once full, it is
+      used.
     frozen_steps: Steps before prototypes learn.
     joint_statistics: Whether BatchNorm takes its statistics from all crops
       together (in the backbone from those of one size), as in the authors'
@@ -197,7 +198,7 @@ def swav(
     )(queue.keys)
     helped = assign(jnp.concatenate([scores, _scores(kept, centers)], axis=1))
     full = -(-queue_size // (batch * devices))
-    in_use = step >= max(queue_start_steps, full)
+    in_use = step >= queue_start_steps + full
     return jnp.where(in_use, helped[:, :batch], codes)
 
   def update(params, carried, fresh, step):
