@@ -47,7 +47,9 @@ def reference(name: str) -> dict[str, np.ndarray]:
     return dict(archive)
 
 
-def run(method, optimizer, views, *, seed, steps=STEPS) -> Trajectory:
+def run(
+    method, optimizer, views, *, seed, steps=STEPS, adapt=lambda params: params
+) -> Trajectory:
   """Takes steps on given views.
 
   Args:
@@ -56,6 +58,7 @@ def run(method, optimizer, views, *, seed, steps=STEPS) -> Trajectory:
     views: A tree of what `Method.loss` takes, `[steps, ...]` each.
     seed: Seed of the starting values; see `draw`.
     steps: Number of steps.
+    adapt: Changes the drawn parameters, where a method has a rule for them.
   """
   method = method._replace(views=lambda key, batch: batch["views"])
 
@@ -64,8 +67,10 @@ def run(method, optimizer, views, *, seed, steps=STEPS) -> Trajectory:
     return {"views": now, "image": jnp.zeros((1, 1, 1, 3))}
 
   state = init_state(method, optimizer, jax.random.key(0), batch(0))
-  params = draw(state.params, seed)
+  params = adapt(draw(state.params, seed))
   carried = draw(state.carried, seed)
+  if hasattr(carried, "target_params"):
+    carried = carried._replace(target_params=adapt(carried.target_params))
   # The optimizer may keep parameters, or what depends on them.
   start = state._replace(
       params=params, carried=carried, opt_state=optimizer.init(params)

@@ -151,3 +151,59 @@ def test_supcon():
   views = siamese.Views(trajectories.make_views(4, size=8), label)
   trajectory = trajectories.run(method, optimizer, views, seed=4)
   trajectories.check(trajectory, golden, PARAMS)
+
+
+def _siamese(name, method, optimizer, seed):
+  views = siamese.Views(trajectories.make_views(seed))
+  trajectory = trajectories.run(method, optimizer, views, seed=seed)
+  trajectories.check(trajectory, trajectories.reference(name), PARAMS)
+
+
+def test_barlow_twins():
+  golden = trajectories.reference("barlow_twins")
+  net = ResNet((1, 1, 1, 1), bottleneck=True, width=8)
+  method = METHODS["barlow_twins"](net, dim=64, off_diagonal_weight=0.0051)
+  learning_rate = _warmed(80 * 16 / 256)
+  _check_schedule(golden["learning_rate"], learning_rate)
+  _check_schedule(golden["vector_learning_rate"] * 80 / 0.004, learning_rate)
+  optimizer = optim.lars(
+      learning_rate, weight_decay=1e-2, vector_rate=0.004 / 80
+  )
+  _siamese("barlow_twins", method, optimizer, 27)
+
+
+def test_vicreg():
+  golden = trajectories.reference("vicreg")
+  net = ResNet((1, 1, 1, 1), width=8)
+  method = METHODS["vicreg"](net, dim=64)
+  learning_rate = _warmed(0.04 * 16 / 256)
+  _check_schedule(golden["learning_rate"], learning_rate)
+  optimizer = optim.lars(
+      learning_rate, weight_decay=1e-2, trust_coefficient=2.0
+  )
+  _siamese("vicreg", method, optimizer, 18)
+
+
+def _warmed(peak):
+  """Two steps of warm-up, the ten epochs of the authors, and ten of cosine."""
+  return optim.cosine(
+      peak, epochs=60, steps_per_epoch=0.2, warmup_epochs=10, end=peak / 1000
+  )
+
+
+def test_nnclr():
+  golden = trajectories.reference("nnclr")
+  method = METHODS["nnclr"](
+      ResNet((1, 1, 1, 1), width=8),
+      dim=32,
+      hidden_dim=64,
+      predictor_dim=48,
+      queue_size=64,
+  )
+  learning_rate = optim.cosine(0.003, epochs=12, steps_per_epoch=1)
+  _check_schedule(golden["learning_rate"], learning_rate)
+  optimizer = optim.sgd(learning_rate, momentum=0.9, weight_decay=5e-4)
+  views = trajectories.make_views(21)
+  trajectory = trajectories.run(method, optimizer, views, seed=21)
+  queue = {"queue": lambda state: {"keys": state.carried.queue.keys}}
+  trajectories.check(trajectory, golden, PARAMS | queue)
