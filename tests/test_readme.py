@@ -51,6 +51,13 @@ def test_links_within_the_project_lead_somewhere(text, count):
     assert (_ROOT / link).exists(), link
 
 
+def test_the_page_on_fidelity_has_a_row_for_every_trajectory():
+  page = (_ROOT / "docs/fidelity.md").read_text()
+  rows = re.findall(r"^\| [^|]*\(`(\w+)`\) \|", page, re.MULTILINE)
+  files = (_ROOT / "tests/golden/trajectories").glob("*.npz")
+  assert sorted(rows) == sorted(path.stem for path in files)
+
+
 def test_links_within_the_page_lead_somewhere():
   heads = re.findall(r"^#+ (.*)$", _TEXT, re.MULTILINE)
   anchors = {re.sub(r"[^\w -]", "", x.lower()).replace(" ", "-") for x in heads}
