@@ -47,7 +47,8 @@ def _write(workdirs: list[str]) -> pathlib.Path:
         f"--output is {output}, but there is no folder {output.parent}; make"
         " it, or choose another."
     )
-  config.check_writable(output)
+  if output.parent.is_dir():  # Else there is no run, which is said below.
+    config.check_writable(output)
   if several:
     page.write_comparison([material.read(x) for x in workdirs], output)
   else:

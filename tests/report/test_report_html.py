@@ -256,7 +256,7 @@ def test_a_run_without_labels_ends_with_a_report(trained):
       "scores",
       "run",
   ]
-  assert "there are no labels, so kNN says nothing" in parsed.words
+  assert "Trained; 4 held-out images cannot show whether" in parsed.words
   assert "Below is the cosine." in parsed.words
   assert "five-shot" not in parsed.words
   assert "GiB on the host" in parsed.words
@@ -456,7 +456,8 @@ def test_a_failing_report_does_not_fail_the_training(
   monkeypatch.setattr(page, "write", fail)
   result = loop.train(configs.load(str(workdir)), str(workdir))
   assert result == json.loads((workdir / "summary.json").read_text())
-  (line,) = [x for x in capfd.readouterr().err.splitlines() if "report" in x]
+  lines = capfd.readouterr().err.splitlines()
+  (line,) = [x for x in lines if "report.html could not" in x]
   assert "RuntimeError: no such luck" in line
   assert f"python -m jssl.report --workdir='{workdir}'" in line
 
@@ -530,6 +531,10 @@ def test_the_commands_mistakes_are_named_with_their_remedy(trained, tmp_path):
       (
           (f"--workdir={trained}", f"--output={tmp_path}/no/x.html"),
           f"there is no folder {tmp_path}/no",
+      ),
+      (
+          (f"--workdir={trained}", f"--output={tmp_path}/{'x' * 254}"),
+          "cannot be written (File name too long)",
       ),
   ):
     code, text = _run(*arguments)
