@@ -27,6 +27,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "dim": 8192,
       "projector_layers": 3,
       "off_diagonal_weight": 0.005,
+      "joint_statistics": False,
   }
   config.update(configs.byol_views(scale=(0.08, 1.0)))
   name = configs.set_name(dataset)

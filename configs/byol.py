@@ -23,6 +23,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "dim": 256,
       "hidden_dim": 4096,
       "momentum": {"name": "cosine", "value": 0.99, "end": 1.0},
+      "joint_statistics": False,
   }
   config.update(configs.byol_views(scale=(0.08, 1.0)))
   name = configs.set_name(dataset)

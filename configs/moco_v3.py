@@ -26,6 +26,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "momentum": {"name": "cosine", "value": 0.99, "end": 1.0},
       "temperature": 1.0,
       "freeze_patch": True,
+      "joint_statistics": False,
   }
   config.update(configs.byol_views(scale=(0.2, 1.0), method="bilinear"))
   name = configs.set_name(dataset)

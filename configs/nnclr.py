@@ -26,6 +26,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "predictor_dim": 4096,
       "queue_size": 98304,
       "temperature": 0.1,
+      "joint_statistics": False,
   }
   config.augment = {
       "name": "simclr",

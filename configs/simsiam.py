@@ -22,6 +22,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "dim": 2048,
       "projector_layers": 3,
       "predictor_dim": 512,
+      "joint_statistics": False,
   }
   config.augment = {
       "name": "moco_v2",

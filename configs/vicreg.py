@@ -23,6 +23,7 @@ def get_config(dataset: str = "digits") -> configs.ConfigDict:
       "invariance": 25.0,
       "variance": 25.0,
       "covariance": 1.0,
+      "joint_statistics": False,
   }
   config.update(configs.byol_views(scale=(0.08, 1.0)))
   name = configs.set_name(dataset)

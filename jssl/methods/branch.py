@@ -82,7 +82,7 @@ def _run(
 
   Args:
     module: `(x, *, train)`, or `(x, *, train, views)` if its normalisation can
-      tell views apart; one that cannot runs once per view unless `joint`.
+      separate views; one that cannot runs once per view unless `joint`.
     views: Its inputs.
     joint: See `Branch`.
     train: See `Branch.embed`.
@@ -91,7 +91,9 @@ def _run(
   count, size = views.shape[:2]
   call = functools.partial(module, train=train)
   take = lambda outputs: outputs[output] if output else outputs
-  if joint:  # The views of an image in a row, so in one group of BatchNorm.
+  if (
+      joint
+  ):  # Views of an image are neighbours, so BatchNorm's groups keep them.
     rows = views.swapaxes(0, 1).reshape(-1, *views.shape[2:])
     return take(call(rows)).reshape(size, count, -1).swapaxes(0, 1)
   if count == 1 or "views" not in inspect.signature(module.__call__).parameters:

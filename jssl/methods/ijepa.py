@@ -174,7 +174,7 @@ def ijepa(
     draw = lambda key: masking.context_and_targets(
         key,
         grid,
-        shape_key=shape_key,  # As in the authors' code: one shape a step.
+        shape_key=shape_key,  # As in the authors' code: one shape per step.
         targets=targets,
         target_scale=target_scale,
         target_aspect=target_aspect,

@@ -99,7 +99,7 @@ class ViT(nn.Module):
     mlp_ratio: Width of a block's hidden layer over that of a token.
     pooling: What is pooled: "token", a class token that attends to the patches;
       "mean", the mean of the patch tokens, and there is no class token; or
-      "patches", the mean of the patch tokens beside a class token.
+      "patches", the mean of the patch tokens, next to a class token.
     positions: "learned", a table that is resized for other image sizes;
       "sincos", the fixed one of `sincos_2d`, made for the size at hand; or
       "relative", none but a bias of the attention by the distance of two
@@ -115,8 +115,9 @@ class ViT(nn.Module):
     weight_init: How parameters start, the name of a method whose authors' code
       starts them so: "dino", normal of deviation 0.02, but the patch projection
       uniform in +-1 / sqrt(fan in); "ijepa", all normal of deviation 0.02;
-      "mae", Xavier uniform; "moco_v3", the same, but for queries, keys and
-      values by themselves, and a class token of deviation 1e-6; or "simmim",
+      "mae", Xavier uniform; "moco_v3", the same, except that queries, keys and
+      values are drawn separately and the class token at deviation 1e-6; or
+      "simmim",
       normal of deviation 0.02 cut at one deviation, and by depth. In all of
       them biases start at 0.
     mean: Subtracted from images in [0, 1]: a number, or one per channel.

@@ -124,7 +124,12 @@ def test_the_default_views_are_those_of_byol_at_the_images_size(monkeypatch):
   image = jnp.zeros((12, 12, 3))
   crops.FIRST_VIEW(KEY, image)
   crops.SECOND_VIEW(KEY, image, extent=5)
-  paper = dict(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1))
+  paper = dict(
+      scale=(0.08, 1.0),
+      jitter=(0.4, 0.4, 0.2, 0.1),
+      method="bilinear",
+      operations="torchvision",
+  )
   first = paper | dict(blur_probability=1.0, solarize_probability=0.0)
   second = paper | dict(blur_probability=0.1, solarize_probability=0.2)
   assert seen == [(12, None, first), (12, 5, second)]

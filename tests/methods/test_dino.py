@@ -347,7 +347,7 @@ def test_a_vision_transformer_sees_views_of_two_sizes():
   assert table.shape == (4, 4, 8)
   value = jax.jit(method.loss)(params, carried, views, KEYS, 0)[0]
   # The small views' positions are those of the large, interpolated.
-  resized = jax.image.resize(table, (2, 2, 8), "cubic", antialias=False)
+  resized = net.apply({"params": params["net"]}, (2, 2), method="positions_of")
   small_net = net.clone(image_size=4)
   small_params = params["net"] | {"patch_positions": resized}
 
