@@ -77,7 +77,7 @@ def parse(
 
   Args:
     argv: The command line.
-    words: Number of arguments that may stand beside the flags.
+    words: Number of arguments allowed in addition to the flags.
     example: What the command looks like, for the message.
 
   Returns:

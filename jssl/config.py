@@ -18,9 +18,6 @@ from ml_collections import ConfigDict
 
 _IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _CIFAR = dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
-# Pictures up to this size are kept as they are. At 256, small crops lose four
-# fifths of their detail (`python -m jssl.bench data --canvas=256`).
-_CANVAS = 512
 # Where the small sets that need no network differ; logged once an epoch.
 _EMBEDDED = {
     "digits": {
@@ -48,6 +45,8 @@ def base(dataset: str) -> ConfigDict:
   Returns:
     A config with method, augmentation and optimizer left to be set.
   """
+  from jssl.data.images import CANVAS  # What it imports is slow.
+
   config = ConfigDict({
       "seed": 0,
       "epochs": 200.0,
@@ -132,7 +131,7 @@ def base(dataset: str) -> ConfigDict:
     config.net.update(_CIFAR)
   elif name == "imagenet2012":
     config.batch_size = 256
-    config.data.canvas = _CANVAS
+    config.data.canvas = CANVAS
     config.net.update(
         _IMAGENET, name="resnet50", stem="imagenet", patch_size=16
     )
@@ -140,7 +139,7 @@ def base(dataset: str) -> ConfigDict:
   else:
     config.batch_size = 128
     config.image_size = 128
-    config.data.canvas = _CANVAS
+    config.data.canvas = CANVAS
     config.net.update(_IMAGENET, stem="imagenet", patch_size=16)
   return config
 
@@ -368,7 +367,7 @@ def load(workdir: str) -> ConfigDict:
 
 
 def write_json(content: Any, path: pathlib.Path) -> None:
-  """Writes JSON beside the target, then renames it over the target."""
+  """Writes JSON next to the target, then renames it over the target."""
   temporary = path.with_name(path.name + ".tmp")
   temporary.write_text(json.dumps(content, indent=2) + "\n")
   os.replace(temporary, path)

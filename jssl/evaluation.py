@@ -1,4 +1,4 @@
-"""What a trained encoder is worth, by every protocol, beside its baselines."""
+"""Evaluates a trained encoder and its baselines by every protocol."""
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
@@ -144,29 +144,30 @@ def evaluate(
 
 
 def _config_for(config, dataset, data_dir):
-  """The run's config, as far as it concerns the pictures of another set.
+  """The run's config, changed to load the pictures of another set.
 
-  Its canvas is for its own pictures: see `_open`. The central crop is that of
-  the evaluated set, unless both are of a kind, as two folders are.
+  The central crop and the canvas are the defaults of the evaluated set; of two
+  sets of a kind, such as two folders, the run's own.
   """
   own, config = config, config.copy_and_resolve_references()
   config.data.data_dir = data_dir or config.data.data_dir
   if dataset is None:
     return config
   config.data.update(name=dataset, train="train", test="test")
+  default = configs.base(dataset)
   if set_name(dataset) != set_name(own.data.name):
-    default = configs.base(dataset)
+    config.data.canvas = default.data.canvas
     config.eval.crop_fraction = default.eval.crop_fraction
+  elif not config.data.canvas:  # The run's pictures were of one size.
+    config.data.canvas = default.data.canvas
   return config
 
 
 def _open(config, transfer):
-  """Opens both splits; sets the canvas that another set's pictures need."""
+  """Opens both splits; drops the canvas where another set needs none."""
   train, test = (runs.open_source(config, x) for x in ("train", "test"))
   if transfer and train.size and test.size:
     config.data.canvas = 0  # All are of one size, which is kept.
-  elif transfer and not config.data.canvas:
-    config.data.canvas = 2 * config.image_size
   return train, test
 
 
@@ -329,7 +330,7 @@ def _evaluate_one(
 
 
 def _as_many_as_rank_takes(subject: Subject) -> data.Images:
-  """Training images that RankMe needs beside the test images."""
+  """Training images that RankMe needs in addition to the test images."""
   images = subject.train
   wanted = max(quality.RANK_IMAGES - len(subject.test.image), 0)
   if wanted >= len(images.image):

@@ -206,8 +206,8 @@ def check_broken(
 ) -> None:
   """Refuses a set of which a large share cannot be decoded.
 
-  The share is that of the set, or of what was seen of it so far, but for the
-  first thousand pictures: among a few, a broken one says little.
+  The share is that of the set, or of what was seen of it so far, except for
+  the first thousand pictures: among a few, a broken one says little.
 
   Args:
     broken: "name: reason" for each picture that could not be decoded.

@@ -96,7 +96,7 @@ class Progress:
     self.note(text, step=step, total=total)
 
   def note(self, text: str, *, step: int, total: int) -> None:
-    """Shows a text beside the bar; without a terminal, now and then."""
+    """Shows a text next to the bar; without a terminal, now and then."""
     self._bar.set_postfix_str(text, refresh=False)
     waited = time.monotonic() - self._said
     if not self._terminal and waited >= _SECONDS_BETWEEN_LINES:
@@ -109,8 +109,8 @@ class Progress:
     """Shows what is going on in a block that takes no steps.
 
     Args:
-      text: What is going on. On a terminal it stands beside the bar, whose
-        clock goes on; in a log file it is a line.
+      text: What is going on. On a terminal it is shown next to the bar,
+        whose clock goes on; in a log file it is a line.
 
     Yields:
       Nothing.

@@ -24,7 +24,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 def write(
     run: Run, workdir: str, state: TrainState, rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
-  """Judges the encoder beside its baselines and writes `summary.json`.
+  """Evaluates the encoder and its baselines and writes `summary.json`.
 
   Args:
     run: The run.

@@ -370,6 +370,7 @@ def test_results_have_short_names_of_their_own(tmp_path):
       "folder:圖片",
       "folder:../照片",
       "folder:\udcff",
+      "图片",
       "cifar10:3.0.2",
       "cifar10_3_0_2",
       long + "x",
@@ -382,6 +383,7 @@ def test_results_have_short_names_of_their_own(tmp_path):
   for path in paths:
     assert path.name.isascii() and len(path.name) < 64
     assert path.parent == tmp_path / "evaluation"
+    assert re.fullmatch("[a-z0-9].*", path.name)  # No option of a command.
   assert paths[0].name == "digits.json"
   # A folder is the same from wherever it is named.
   here = evaluations.target(tmp_path, "folder:x")
@@ -479,6 +481,42 @@ def test_the_central_crop_is_that_of_the_evaluated_set(own, dataset, expected):
   assert made.eval.crop_fraction == expected
   assert made.image_size == size
   assert config.eval.crop_fraction == fraction  # The run's own stays.
+
+
+@pytest.mark.parametrize(
+    "own,dataset,expected",
+    [
+        # Twice the 32 pixels of CIFAR would not do for small parts of ImageNet.
+        (("cifar10", 0), "imagenet2012", 512),
+        (("folder:a", 64), "imagenet2012", 512),
+        (("imagenet2012", 256), "digits", 0),
+        # What a user chose for their pictures stays for others of their own.
+        (("folder:a", 64), "folder:b", 64),
+        (("folder:a", 0), "folder:b", 512),
+        (("folder:a", 64), None, 64),
+        (("folder:a", 0), None, 0),
+    ],
+)
+def test_the_canvas_is_that_of_the_evaluated_set(own, dataset, expected):
+  name, canvas = own
+  config = configs.of_method("moco_v2", name)
+  config.data.canvas = canvas
+  made = evaluation._config_for(config, dataset, None)
+  assert made.data.canvas == expected
+  assert config.data.canvas == canvas  # The run's own stays.
+
+
+def test_pictures_of_two_sizes_are_evaluated_on_the_default_canvas(tmp_path):
+  made = tiny_run.config()
+  made.data.canvas = 0
+  tiny_run.save(tmp_path / "run", made)
+  files = [f"{split}/{name}" for split in ("train", "test") for name in _PAIR]
+  dataset = _labelled_folder(tmp_path / "photos", files)
+  Image.new("RGB", (640, 600)).save(tmp_path / "photos" / files[0])
+  found = evaluation.evaluate(
+      str(tmp_path / "run"), dataset=dataset, protocols=["knn"]
+  )
+  assert found["canvas"] == 512
 
 
 def test_pictures_of_one_size_are_not_stretched_to_the_runs_canvas(data_dir):

@@ -44,7 +44,7 @@ def cached(
     folder: Where to keep them, of any number of sets.
 
   Returns:
-    A reader of the same pictures. What goes wrong with the disk stands in the
+    A reader of the same pictures. What goes wrong with the disk is in the
     `notes` of its chunks.
   """
   folder = _folder_of(source, geometry, pathlib.Path(folder).expanduser())

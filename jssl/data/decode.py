@@ -2,6 +2,7 @@
 
 import functools
 import io
+import re
 import struct
 from typing import Any, NamedTuple
 import zlib
@@ -30,11 +31,14 @@ _FORMATS = (
     "TGA",  # Last: it has no mark of its own.
 )
 _PNG_MARK = b"\x89PNG\r\n\x1a\n"
-# Pixels of a side. A longer one is a lie, or takes Pillow a lot of memory: it
-# has a pointer for each row.
+# Pixels of a side. A longer one comes from a broken header, or takes Pillow a
+# lot of memory: it has a pointer for each row.
 _LONGEST = 2**20
+# Up to the value of white: kind, width, height, with comments in between.
+_PNM = re.compile(rb"P[2356](?:(?:\s|#[^\r\n]*[\r\n])+([0-9]+)){3}\s")
 _PART = struct.Struct(">I4s")
 _UNSIGNED = 1  # TIFF's SampleFormat.
+_CODESTREAM = b"\xff\x4f\xff\x51"  # Its first bytes in a JPEG 2000.
 
 
 class Remark(NamedTuple):
@@ -61,6 +65,11 @@ KINDS = {
         "have 16 bits per value but no value above {value:,}, where 65,535 is"
         " white, so that they are nearly black; rescale them to the full range"
         " or convert them to 8 bits"
+    ),
+    "pale": (
+        "have 16 bits per value but no value above {value:,}, where 0 is white"
+        " and 65,535 is full ink, so that they are nearly white; rescale them"
+        " to the full range or convert them to 8 bits"
     ),
 }
 
@@ -203,8 +212,8 @@ def _open(encoded: bytes) -> Image.Image:
 def _check_checksums(encoded: bytes) -> None:
   """Refuses a PNG whose pixels are not those that were written.
 
-  Pillow checks what stands before the pixels, but neither them nor what says
-  behind them which side is up.
+  Pillow checks the parts before the pixels, but neither the pixels nor the
+  orientation after them.
   """
   if not encoded.startswith(_PNG_MARK):
     return
@@ -283,7 +292,7 @@ def _to_channels(
 ) -> tuple[Image.Image, list[Remark]]:
   """Converts any of Pillow's modes to 8 bits and so many channels."""
   remarks = []
-  bits, brightest = _bits(picture, encoded), 0
+  bits, largest = _bits(picture, encoded), 0
   if picture.format == "TIFF":
     count = _tag(picture, ExifTags.Base.SamplesPerPixel, 1)
     if count > len(picture.getbands()):
@@ -291,14 +300,16 @@ def _to_channels(
   if picture.mode == "CMYK":
     remarks.append(Remark("cmyk"))
   _check_range(picture)
+  inverted = _is_inverted(picture)
   if picture.mode.startswith("I"):
-    picture, brightest = _to_eight_bits(picture, bits or 16)
-  elif bits == 16 and picture.mode in ("RGB", "RGBA"):
+    picture, largest = _to_eight_bits(picture, bits or 16, inverted)
+  elif bits == 16:
     # Pillow has kept the upper one of two bytes.
-    extrema: Any = picture.convert("RGB").getextrema()  # Of each channel.
-    brightest = max(high for _, high in extrema) * 256 + 255
-  if bits == 16 and 0 < brightest < 2**15:
-    remarks.append(Remark("dark", brightest))
+    colors = [x for x in picture.getbands() if x not in ("A", "a")]
+    extrema: list[Any] = [picture.getchannel(x).getextrema() for x in colors]
+    largest = max(high for _, high in extrema) * 256 + 255
+  if bits == 16 and 0 < largest < 2**15:
+    remarks.append(Remark("pale" if inverted else "dark", largest))
   if picture.has_transparency_data:
     picture = _with_alpha(picture, bits)
     if channels < 4:
@@ -309,12 +320,31 @@ def _to_channels(
 
 
 def _bits(picture: Image.Image, encoded: bytes) -> int:
-  """Returns the bits per value of a PNG or TIFF, 0 for formats that scale."""
+  """Returns the bits per value, or 0 where Pillow has scaled fewer than 16."""
   if picture.format == "PNG":
     return encoded[24]
   if picture.format == "TIFF":
     return _tag(picture, ExifTags.Base.BitsPerSample, 1)
-  return 0
+  scaled = 0
+  if picture.format == "JPEG2000":  # Of the first channel, in its header.
+    scaled = (encoded[encoded.index(_CODESTREAM) + 42] & 0x7F) + 1
+  elif picture.format == "PPM":
+    scaled = _largest_of_pnm(encoded).bit_length()
+  return scaled if scaled == 16 else 0
+
+
+def _largest_of_pnm(encoded: bytes) -> int:
+  """Returns the value of white in a PNM; 1 for those without one."""
+  header = _PNM.match(encoded)
+  return int(header[1]) if header else 1
+
+
+def _is_inverted(picture: Image.Image) -> bool:
+  """Whether a value of 0 is white: in ink, and in some TIFFs."""
+  if picture.format == "TIFF":
+    if _tag(picture, ExifTags.Base.PhotometricInterpretation) == 0:
+      return True
+  return picture.mode == "CMYK"
 
 
 def _check_range(picture: Image.Image) -> None:
@@ -336,20 +366,21 @@ def _check_range(picture: Image.Image) -> None:
   )
 
 
-def _to_eight_bits(picture: Image.Image, bits: int) -> tuple[Image.Image, int]:
-  """Converts gray of more than 8 bits; returns its brightest value, too."""
+def _to_eight_bits(
+    picture: Image.Image, bits: int, inverted: bool
+) -> tuple[Image.Image, int]:
+  """Converts gray of more than 8 bits; returns its largest value, too."""
   values = np.asarray(picture)
-  brightest = int(values.max())
+  largest = int(values.max())
   eight = (values >> (bits - 8)).astype(np.uint8)
-  if picture.format == "TIFF":
-    if _tag(picture, ExifTags.Base.PhotometricInterpretation) == 0:
-      eight = 255 - eight  # 0 is white. Pillow inverts 8 bits, but not these.
+  if inverted:  # Pillow inverts 8 bits, but not these.
+    eight = 255 - eight
   gray = Image.fromarray(eight)
   hidden = picture.info.get("transparency")
   if hidden is not None:
     alpha = np.where(values == hidden, 0, 255).astype(np.uint8)
     gray = Image.merge("LA", (gray, Image.fromarray(alpha)))
-  return gray, brightest
+  return gray, largest
 
 
 def _with_alpha(picture: Image.Image, bits: int) -> Image.Image:

@@ -25,8 +25,14 @@ _SUFFIXES = frozenset(
     ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .ppm .tga .tif"
     " .tiff .webp".split()
 )
-
-
+# Pictures in formats that are not read.
+_OTHER_PICTURES = frozenset(
+    ".3fr .ai .apng .arw .bpg .cr2 .cr3 .dcm .dds .dng .djvu .emf .eps .exr"
+    " .fit .fits .flif .hdr .heic .heics .heif .heifs .hif .icns .ico .j2c .j2k"
+    " .jls .jng .jp2k .jpc .jpf .jpx .jxl .jxr .mpo .nef .nii .nrrd .nrw .orf"
+    " .pam .pcx .pef .pfm .pnm .psb .psd .qoi .raf .raw .rw2 .rwl .sgi .sr2"
+    " .srw .svg .svgz .wbmp .wdp .wmf .x3f .xbm .xcf .xpm".split()
+)
 _LARGEST = 2**30  # Bytes of a file.
 _ENDINGS = 8  # Those of files passed over that are named.
 
@@ -104,7 +110,7 @@ def _splits(
   ones; and what a user should know of all others.
   """
   names, others, stray = list_files(root, _SUFFIXES)
-  notes = [_not_read(others, dataset)] if others else []
+  notes = _not_read(others, dataset)
   held = [name for name in HELD_OUT if (root / name).is_dir()]
   if not held or not (root / "train").is_dir():
     files, loose = _pictures(names, "")
@@ -136,14 +142,32 @@ def _pictures(names: list[str], prefix: str) -> tuple[list[_File], list[str]]:
       found.append(_File(name, first if rest else ""))
   if not any(file.class_name for file in found):
     return found, []
-  reason = "it lies beside the class folders, so it has no label"
+  reason = "it is next to the class folders, so it has no label"
   stray = [f"{f.name}: {reason}" for f in found if not f.class_name]
   return [file for file in found if file.class_name], sorted(stray)
 
 
-def _not_read(others: dict[str, int], dataset: str) -> str:
-  """Says which files are passed over, by their endings."""
-  ranked = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+def _not_read(others: dict[str, int], dataset: str) -> list[str]:
+  """Says which files are passed over, by their endings, and what to do."""
+  pictures = {x: n for x, n in others.items() if x in _OTHER_PICTURES}
+  rest = {x: n for x, n in others.items() if x not in pictures}
+  notes = []
+  if pictures:
+    notes.append(
+        f"pictures of {dataset} that are not read: {_counted(pictures)};"
+        " convert them to JPEG or PNG"
+    )
+  if rest:
+    notes.append(
+        f"files of {dataset} that are not pictures, by their endings:"
+        f" {_counted(rest)}"
+    )
+  return notes
+
+
+def _counted(endings: dict[str, int]) -> str:
+  """Lists how many files have which ending, the most frequent ones first."""
+  ranked = sorted(endings.items(), key=lambda item: (-item[1], item[0]))
   parts = [
       f"{count:,} ending in {suffix}" if suffix else f"{count:,} without ending"
       for suffix, count in ranked[:_ENDINGS]
@@ -151,10 +175,7 @@ def _not_read(others: dict[str, int], dataset: str) -> str:
   if len(ranked) > _ENDINGS:
     rest = sum(count for _, count in ranked[_ENDINGS:])
     parts.append(f"{rest:,} with other endings")
-  return (
-      f"files of {dataset} that are not read: {', '.join(parts)}; convert"
-      " pictures among them to JPEG or PNG"
-  )
+  return ", ".join(parts)
 
 
 def _ranked(files: list[_File]) -> tuple[list[_File], list[int]]:

@@ -18,6 +18,10 @@ from jssl.data.decode import Remark
 from jssl.data.source import Record
 from jssl.data.source import Source
 
+# The default side of the square for pictures that differ in size. At 256, small
+# crops lose four fifths of their detail (`python -m jssl.bench data
+# --canvas=256`).
+CANVAS = 512
 _CHUNK = 256  # Pictures read at once: batched reads are twice as fast ...
 _CHUNK_BYTES = 2**23  # ... but large files would fill the memory of the host.
 _GIB = 2**30
@@ -335,11 +339,11 @@ def _common_size(
     return (1, 1)  # Nothing can be decoded, and decoding will say why.
   if len(set(found)) > 1:
     middle = int(np.median([min(size) for size in found]))
+    canvas = min(middle, CANVAS)
     raise ValueError(
         f"The pictures of {source.name} differ in size, as {_by(min(found))}"
         f" and {_by(max(found))} (height x width): fit each to a square by"
-        f" --config.data.canvas={min(middle, 256)}, or in Python"
-        f" canvas={min(middle, 256)}."
+        f" --config.data.canvas={canvas}, or in Python canvas={canvas}."
     )
   return found[0]
 

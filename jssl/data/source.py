@@ -74,8 +74,8 @@ def passes(error: BaseException) -> bool:
   """Whether an error is the system's at that moment, not the picture's.
 
   Args:
-    error: Of reading or decoding. Without an `errno` it is the picture's, but
-      for a `MemoryError`.
+    error: Of reading or decoding. Without an `errno` it is the picture's,
+      except for a `MemoryError`.
   """
   if isinstance(error, MemoryError):
     return True

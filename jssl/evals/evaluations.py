@@ -64,7 +64,7 @@ def target(
 
 
 def write(evaluation: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
-  """Writes an evaluation as JSON and, beside it, as a table in Markdown.
+  """Writes an evaluation as JSON and, next to it, as a table in Markdown.
 
   Args:
     evaluation: What was found. Measures that are there already, of the same
@@ -100,7 +100,7 @@ def tabulate(evaluation: dict[str, Any], *, intervals: bool = True) -> Table:
 
   Args:
     evaluation: See above.
-    intervals: Whether the 95% intervals stand beside the accuracies.
+    intervals: Whether the 95% intervals follow the accuracies.
   """
   named = {
       name if stage == "pooled" else f"{name}, {stage}": measures
@@ -152,7 +152,7 @@ def _file_name(dataset, variant):
   # The end says more of a path than its start.
   words = re.findall(r"[A-Za-z0-9]+", dataset)
   short = "_".join(words).lower()[-_LONGEST:].strip("_")
-  return f"{short}-{digest}"
+  return f"{short or 'set'}-{digest}"
 
 
 def _merge(path, evaluation):

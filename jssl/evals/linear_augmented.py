@@ -68,7 +68,7 @@ def augmented_linear_probe(
 
   Reference:
     He et al., Momentum Contrast for Unsupervised Visual Representation
-    Learning, 2020, section 4.1, but for the grid.
+    Learning, 2020, section 4.1, except for the grid.
 
   Example:
     >>> import jax

@@ -140,8 +140,8 @@ def compute(
 
   A file that is there and is of the same encoder and pictures is used as it
   is; an unfinished one is finished. Pictures that cannot be decoded are named
-  and left out. Memory does not grow with the number of pictures, but for their
-  names and labels.
+  and left out. Memory does not grow with the number of pictures, except for
+  their names and labels.
 
   Args:
     plan: What is computed.

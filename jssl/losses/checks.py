@@ -21,7 +21,7 @@ def check_temperature(
 def check_not_negative(**values: float | Callable) -> None:
   """Raises ValueError if a named number is negative or not finite.
 
-  Functions of the step are let pass.
+  Functions of the step are allowed.
   """
   for name, value in values.items():
     if not callable(value) and not 0 <= value < math.inf:

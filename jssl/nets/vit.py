@@ -562,7 +562,7 @@ def attend(
 def gelu(x: jax.Array) -> jax.Array:
   """The exact GELU, by erf: faster than by erfc, as `nn.gelu` has it.
 
-  Equal but for rounding where the result is below 1e-6 of x.
+  Equal except for rounding where the result is below 1e-6 of x.
 
   Reference:
     Hendrycks and Gimpel, Gaussian Error Linear Units, 2016, equation 1.

@@ -12,6 +12,7 @@ import pytest
 from jssl.data import source
 from jssl.data.decode import decode
 from jssl.data.decode import decode_remarked
+from jssl.data.decode import KINDS
 from jssl.data.decode import read_size
 
 _ORIENTATION = 0x0112
@@ -227,6 +228,90 @@ def test_values_of_12_bits_in_16_are_remarked_with_the_brightest():
   assert _remarks(_png([full], bits=16, color=2)) == {}
   assert _remarks(_encode(deep * 0, "PNG")) == {}  # Black, however deep.
   assert _remarks(_encode((deep // 16).astype(np.uint8), "PNG")) == {}
+
+
+def _pnm(kind, white, values):
+  """A PNM with a comment in its header, of one row, as bytes or as text."""
+  values = np.asarray(values)
+  width = values.size // (3 if kind in ("P3", "P6") else 1)
+  header = f"{kind}\n# by a scanner\n{width} 1 # wide, high\n{white}\n"
+  if kind in ("P2", "P3"):
+    return f"{header}{' '.join(map(str, values.ravel()))}\n".encode()
+  return (
+      header.encode() + values.astype(">u2" if white > 255 else "u1").tobytes()
+  )
+
+
+@pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
+def test_a_pnm_is_dark_by_what_it_says_is_white(kind):
+  deep = np.array([0, 16, 4000, 4095, 4000, 16])
+  pixels = decode(_pnm(kind, 65535, deep))[0]
+  found = _remarks(_pnm(kind, 65535, deep))
+  assert pixels.max() <= 16 and set(found) == {"dark"}
+  # Of colors, Pillow gives 8 bits, from which there is only a bound.
+  assert 4095 <= found["dark"] <= (4095 if kind in ("P2", "P5") else 4095 + 256)
+  for white, values in ((65535, deep * 16), (4095, deep), (4095, deep // 16)):
+    assert _remarks(_pnm(kind, white, values)) == {}
+  assert decode(_pnm(kind, 4095, deep))[0].max() == 255
+  assert _remarks(_pnm(kind, 255, deep // 100)) == {}
+
+
+def test_a_bitmap_of_one_bit_has_no_value_of_white():
+  pixels, _ = decode(b"P4\n8 1\n\x0f", channels=1)
+  assert _values(pixels) == [[255] * 4 + [0] * 4]
+  assert _remarks(b"P1\n65535 1\n" + b"1" * 65535) == {}
+
+
+def test_jpeg_2000_is_dark_by_the_depth_in_its_header():
+  deep = np.tile(np.array([0, 16, 4000, 4095], np.uint16), (16, 4))
+  for options in ({}, {"no_jp2": True}):
+    encoded = _encode(deep, "JPEG2000", **options)
+    assert decode(encoded)[0].max() <= 16
+    assert _remarks(encoded) == {"dark": 4095}
+    assert _remarks(_encode(deep * 16, "JPEG2000", **options)) == {}
+    # The header of 12 bits: Pillow scales the values.
+    twelve = bytearray(encoded)
+    at = encoded.index(b"\xff\x4f\xff\x51") + 42
+    assert twelve[at] == 15
+    twelve[at] = 11
+    assert _remarks(bytes(twelve)) == {}
+    eight = (deep // 300).astype(np.uint8)
+    for dark in (eight, np.stack([eight] * 3, axis=-1)):
+      assert _remarks(_encode(dark, "JPEG2000", **options)) == {}
+
+
+def _cmyk_of_16_bits(content, width):
+  """A TIFF of one row, which Pillow does not write."""
+  depths = 8 + len(content)
+  tags = [  # Number, type (3: short, 4: long), count and value or offset.
+      (256, 4, 1, width),
+      (257, 4, 1, 1),
+      (258, 3, 4, depths),
+      (259, 3, 1, 1),
+      (262, 3, 1, 5),
+      (273, 4, 1, 8),
+      (277, 3, 1, 4),
+      (278, 4, 1, 1),
+      (279, 4, 1, len(content)),
+  ]
+  parts = [b"II*\0", struct.pack("<I", depths + 8), content]
+  parts += [struct.pack("<4H", *[16] * 4), struct.pack("<H", len(tags))]
+  parts += [struct.pack("<HHII", *tag) for tag in tags]
+  return b"".join([*parts, bytes(4)])
+
+
+def test_where_0_is_white_12_bits_in_16_are_pale():
+  deep = np.array([[0, 16, 4000, 4095]], np.uint16)
+  for options in ({}, {"compression": "tiff_lzw"}):
+    encoded = _encode(deep, "TIFF", tiffinfo={262: 0}, **options)
+    assert decode(encoded)[0].min() == 240
+    assert _remarks(encoded) == {"pale": 4095}
+    full = _encode(deep * 16, "TIFF", tiffinfo={262: 0}, **options)
+    assert _remarks(full) == {}
+  ink = np.repeat(deep, 4).astype("<u2").tobytes()
+  assert decode(_cmyk_of_16_bits(ink, 4))[0].min() >= 225
+  assert _remarks(_cmyk_of_16_bits(ink, 4)) == {"cmyk": 0, "pale": 4095}
+  assert "nearly white" in KINDS["pale"] and "nearly black" in KINDS["dark"]
 
 
 def test_values_of_12_bits_that_say_so_are_scaled():

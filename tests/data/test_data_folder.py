@@ -14,6 +14,7 @@ from PIL import Image
 import pytest
 
 from jssl import augment
+from jssl import config
 from jssl.data import decode
 from jssl.data import load
 from jssl.data import load_source
@@ -155,7 +156,7 @@ def test_a_picture_beside_the_class_folders_is_named(animals):
   assert images.classes == ("cat", "dog")
   assert images.label.tolist() == [0] * 12 + [1] * 12
   assert images.skipped == (
-      "cover.png: it lies beside the class folders, so it has no label",
+      "cover.png: it is next to the class folders, so it has no label",
   )
 
 
@@ -234,6 +235,15 @@ def test_pictures_of_many_sizes_need_a_canvas(tmp_path):
     load(f"folder:{tmp_path}", "train+test")
   with pytest.raises(ValueError, match="canvas is 0"):
     load(f"folder:{tmp_path}", "train", canvas=0)
+
+
+def test_no_more_than_the_default_canvas_is_suggested(tmp_path):
+  for i in range(3):
+    _save(tmp_path / f"{i}.png", _pixels(700 + i, 900))
+  expected = config.base("imagenet2012").data.canvas
+  assert config.base(f"folder:{tmp_path}").data.canvas == expected
+  with pytest.raises(ValueError, match=f"--config.data.canvas={expected},"):
+    load(f"folder:{tmp_path}", "all")
 
 
 def test_a_set_that_does_not_fit_is_refused(animals):
@@ -350,16 +360,38 @@ def test_files_that_are_not_read_are_counted_by_their_ending(animals):
   (animals / "dog" / "notes").write_text("")
   (animals / "labels.csv").write_text("")
   (animals / ".DS_Store").write_bytes(b"")
+  for i in range(2):
+    (animals / "cat" / f"{i}.CR2").write_bytes(b"")
   for split in ("train", "test"):
-    (note,) = load(f"folder:{animals}", split).notes
-    assert "60 ending in .heic, 1 without ending, 1 ending in .csv" in note
-    assert "convert" in note and "DS_Store" not in note
+    pictures, others = load(f"folder:{animals}", split).notes
+    assert "60 ending in .heic, 2 ending in .cr2;" in pictures
+    assert "convert them to JPEG or PNG" in pictures
+    assert others.endswith("endings: 1 without ending, 1 ending in .csv")
+    assert "are not pictures" in others and "convert" not in others
   folder = animals / "many"
   for i in range(20):
     _save(folder / "a.png", _pixels(4, 4))
     (folder / f"1.x{i}").write_text("")
   (note,) = load(f"folder:{folder}", "all").notes
   assert "1 ending in .x0," in note and "12 with other endings" in note
+
+
+@pytest.mark.parametrize(
+    "endings,converted",
+    [
+        (".heic .heif .dcm .svg .raw .cr2 .nef .dng .psd .jxl .eps", True),
+        (".txt .csv .json .md .xml .mp4 .zip .py .npy .pdf", False),
+    ],
+)
+def test_only_pictures_are_to_be_converted(tmp_path, endings, converted):
+  _save(tmp_path / "a.png", _pixels(4, 4))
+  for ending in endings.split():
+    (tmp_path / f"b{ending}").write_bytes(b"")
+    (note,) = load(f"folder:{tmp_path}", "all").notes
+    assert f"1 ending in {ending}" in note
+    assert ("convert" in note) == converted
+    assert ("not pictures" in note) != converted
+    (tmp_path / f"b{ending}").unlink()
 
 
 def test_a_folder_of_other_files_alone_says_which(tmp_path):
@@ -375,7 +407,7 @@ def test_pictures_outside_of_the_splits_are_counted(tmp_path):
   images = load(f"folder:{tmp_path}", "train")
   assert len(images.image) == 1
   assert images.skipped == (
-      "train/2.png: it lies beside the class folders, so it has no label",
+      "train/2.png: it is next to the class folders, so it has no label",
   )
   (note,) = images.notes
   assert note.startswith("3 pictures of ") and "train, test" in note
