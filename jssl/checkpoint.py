@@ -8,6 +8,7 @@ of each array.
 
 from collections.abc import Iterator
 import contextlib
+import functools
 import json
 import pathlib
 import shutil
@@ -27,6 +28,7 @@ PyTree = Any
 _FOLDER = "checkpoints"
 _ASIDE = "unreadable"  # Where such checkpoints go, in the same folder.
 _FORMAT = 1  # Of what a checkpoint holds.
+_OPTIMIZER = ".opt_state"  # Its arrays, which only training needs.
 _NAMED = 3  # Differences that a message tells.
 _LONGEST = 160  # Letters of a reason.
 
@@ -93,7 +95,7 @@ class Checkpoints:
     with self._plain_errors():
       self._manager.wait_until_finished()
 
-  def restore(self, like: PyTree) -> PyTree:
+  def restore(self, like: PyTree, *, partial: bool = False) -> PyTree:
     """Reads the newest checkpoint that is as it was written.
 
     Newer ones are told in `unreadable`, and moved to `checkpoints/unreadable`
@@ -101,6 +103,8 @@ class Checkpoints:
 
     Args:
       like: A state (or its `jax.eval_shape`) of the same structure and shapes.
+      partial: Whether `like` may lack entries of what was saved; these are not
+        read.
 
     Returns:
       The state, on each local device.
@@ -118,7 +122,7 @@ class Checkpoints:
     raw = jax.eval_shape(_without_keys, like)
     damaged = {}
     for step in steps:
-      state, reason = self._read(step, raw)
+      state, reason = self._read(step, raw, partial)
       if parallel.agree(reason is None):
         break
       damaged[step] = reason or "another process could not read it"
@@ -137,7 +141,7 @@ class Checkpoints:
       self._set_aside(damaged)
     return parallel.replicate(_with_keys(state, like))
 
-  def _read(self, step, like):
+  def _read(self, step, like, partial):
     """Returns the state, or None and why it cannot be read."""
     try:
       about = self._item(step, about=self._args.JsonRestore())
@@ -147,11 +151,17 @@ class Checkpoints:
       raise  # A copy from before would fare no better.
     except Exception as error:  # Damaged files raise nearly any type.
       return None, _reason(error)
-    _check_kind(about, like, self._manager.directory / str(step))
+    path = self._manager.directory / str(step)
+    _check_kind(about, like, path, partial=partial)
+    restore = self._args.StandardRestore
+    if partial:
+      restore = functools.partial(
+          self._args.PyTreeRestore, partial_restore=True
+      )
     try:
       empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
       with _quiet_if_it_fails():
-        state = self._item(step, state=self._args.StandardRestore(empty))
+        state = self._item(step, state=restore(empty))
     except (MemoryError, PermissionError):
       raise
     except Exception as error:
@@ -255,7 +265,7 @@ def _checksum_of(arrays):
   return zlib.crc32(json.dumps(arrays, sort_keys=True).encode())
 
 
-def _check_kind(about, like, path):
+def _check_kind(about, like, path, *, partial):
   """Refuses a checkpoint of other arrays than those wanted."""
   if about["format"] != _FORMAT:
     raise ValueError(
@@ -264,8 +274,13 @@ def _check_kind(about, like, path):
     )
   there = {k: v.rpartition(" ")[0] for k, v in about["arrays"].items()}
   here = {name: _form(x) for name, x in _named(like).items()}
+  if partial:
+    there = {name: there[name] for name in there.keys() & here.keys()}
   wrong = sorted(dict.fromkeys(k for k, _ in there.items() ^ here.items()))
   if wrong:
+    remedy = "Use the version that wrote it, or give another --workdir."
+    if all(name.startswith(_OPTIMIZER) for name in wrong):
+      remedy += " It can still be evaluated and exported."
     lines = "".join(
         f"\n  {name}: {there.get(name, 'absent')} there, "
         f"{here.get(name, 'absent')} now"
@@ -273,7 +288,7 @@ def _check_kind(about, like, path):
     )
     raise ValueError(
         f"{path} is of another model, or of another version of jssl:"
-        f" {len(wrong)} arrays differ.{lines}\nGive another --workdir."
+        f" {len(wrong)} arrays differ.{lines}\n{remedy}"
     )
 
 

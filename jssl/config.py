@@ -16,6 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+# Where a config lacks an entry of another.
+ABSENT = "(absent)"
 _IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _CIFAR = dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 # Where the small sets that need no network differ; logged once an epoch.
@@ -336,13 +338,15 @@ def lookup(where: str, name: str, table: Iterable[str]) -> str:
 
 
 def difference(old: ConfigDict, new: ConfigDict) -> list[tuple[str, Any, Any]]:
-  """Returns (key, old value, new value) of every entry that differs."""
+  """Returns (key, old value, new value) of every entry that differs.
+
+  The value of an entry that one of them lacks is `ABSENT`.
+  """
   old, new = _flat(old), _flat(new)
-  missing = "(absent)"
   return [
-      (key, old.get(key, missing), new.get(key, missing))
+      (key, old.get(key, ABSENT), new.get(key, ABSENT))
       for key in sorted(old | new)
-      if old.get(key, missing) != new.get(key, missing)
+      if old.get(key, ABSENT) != new.get(key, ABSENT)
   ]
 
 

@@ -8,6 +8,7 @@ import warnings
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from jssl import augment
 from jssl import build
@@ -16,7 +17,6 @@ from jssl.augment import checks
 from jssl.checkpoint import Checkpoints
 from jssl.method import Method
 from jssl.step import init_state
-from jssl.step import TrainState
 
 PyTree = Any
 
@@ -134,22 +134,38 @@ def example_batch(config: configs.ConfigDict) -> dict[str, jax.Array]:
   return batch
 
 
+class State(NamedTuple):
+  """The part of a `TrainState` that an encoder needs.
+
+  A run's optimizer may have been another version's.
+
+  Attributes:
+    step: Number of steps taken, int32 `[]`.
+    params: What is differentiated.
+    carried: What else the method keeps.
+  """
+
+  step: jax.Array
+  params: PyTree
+  carried: PyTree
+
+
 class Trained(NamedTuple):
   """What training left.
 
   Attributes:
     config: The run's config, with "resolved" facts about its data.
     method: The method, outside any axis.
-    state: The newest saved state.
+    state: The newest that was saved.
     encode: See `make_encode`.
     init: Jitted, from a PRNG key to a state before training.
   """
 
   config: configs.ConfigDict
   method: Method
-  state: TrainState
+  state: State
   encode: Callable[..., Any]
-  init: Callable[[jax.Array], TrainState]
+  init: Callable[[jax.Array], State]
 
   @property
   def params(self) -> PyTree:
@@ -168,12 +184,16 @@ def load(path: str) -> Trained:
   """
   config = configs.load(path)
   method = build.method(config)
-  optimizer = build.optimizer(config)
   batch = example_batch(config)
-  init = jax.jit(lambda key: init_state(method, optimizer, key, batch))
+
+  @jax.jit
+  def init(key):
+    state = init_state(method, optax.identity(), key, batch)
+    return State(state.step, state.params, state.carried)
+
   like = jax.eval_shape(init, jax.random.key(0))
   checkpoints = Checkpoints(path, read_only=True)
-  state = checkpoints.restore(like)
+  state = checkpoints.restore(like, partial=True)
   for line in checkpoints.unreadable:
     warnings.warn(f"{path}: {line}", stacklevel=2)
   checkpoints.close()

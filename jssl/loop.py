@@ -147,7 +147,7 @@ def _train(config, workdir, watch, notice):
         )
       if step > first:
         notice.outcome = (
-            f"and saved at step {step}; the same command goes on from there"
+            f"and saved at step {step}; the same command resumes from there"
         )
       if step < run.total_steps:
         raise preemption.Left
@@ -339,18 +339,30 @@ def _check_same(before, config, workdir):
     The entries that may differ and do: (key, old value, new value).
   """
   different = configs.difference(before, config)
-  refused = [
-      f"  config.{key}: {old!r} there, {new!r} now"
-      for key, old, new in different
-      if not key.startswith(_FREE)
-  ]
+  refused = [x for x in different if not x[0].startswith(_FREE)]
   if refused:
-    raise ValueError(
-        f"{workdir} holds a run of another model or order of the data:\n"
-        + "\n".join(refused)
-        + "\nSet them back to go on with it, or give another --workdir."
+    # Which settings there are follows from these names, and from the version.
+    renamed = any(key.split(".")[-1] == "name" for key, _, _ in refused)
+    if any(map(_is_absent, refused)) and not renamed:
+      cause = "was made by another version of jssl, with other settings"
+      remedy = (
+          "Finish it with that version, or start a new run in another"
+          " --workdir. What is saved can still be evaluated and exported."
+      )
+    else:
+      cause = "holds a run of another model or order of the data"
+      remedy = "Set them back to resume it, or give another --workdir."
+    lines = "".join(
+        f"  config.{key}: {old!r} there, {new!r} now\n"
+        for key, old, new in refused
     )
+    raise ValueError(f"{workdir} {cause}:\n{lines}{remedy}")
   return different
+
+
+def _is_absent(change):
+  """Whether one of both configs lacks the entry."""
+  return configs.ABSENT in change[1:]
 
 
 def _check_steps(run, before, changed, step, workdir):
@@ -364,8 +376,23 @@ def _check_steps(run, before, changed, step, workdir):
         " before, more to train longer, or another --workdir for a shorter"
         " training."
     )
-  unused = [x for x in changed if x[0].startswith(_TRAINING)]
-  if step == run.total_steps and unused:
+  if step < run.total_steps:
+    return
+  whole = round(before.epochs * run.steps_per_epoch)
+  if step < whole:
+    raise ValueError(
+        f"{done}, which is all of config.epochs={run.config.epochs:g}, but by"
+        f" the schedules of {before.epochs:g} epochs ({whole} steps), so no"
+        f" step would be taken with epochs {before.epochs:g} ->"
+        f" {run.config.epochs:g}. Give config.epochs={before.epochs:g} as"
+        " before to finish it, evaluate it as it is with python -m"
+        " jssl.evaluate, or give another --workdir for a shorter training."
+    )
+  # Nobody can set back what another version did not have.
+  unused = [
+      x for x in changed if x[0].startswith(_TRAINING) and not _is_absent(x)
+  ]
+  if unused:
     raise ValueError(
         f"{done}, which is all of config.epochs={run.config.epochs:g}, so no"
         f" step would be taken with {_listed(unused)}. Set that back to"

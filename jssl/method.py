@@ -71,8 +71,8 @@ class Method(NamedTuple):
     frozen_steps: `(params) -> tree` of numbers, like `params`: for how many
       steps each parameter stays as it was drawn; 0 for none, `math.inf` for
       ever. `make_step` hides a frozen parameter from the optimizer, whose
-      state for it (moments, step count, momentum) stands still too. None if
-      all parameters learn from the start.
+      state for it (moments, step count, momentum) does not change either.
+      None if all parameters learn from the start.
 
   Example:
     The least method there is: it learns the mean color, and carries nothing.

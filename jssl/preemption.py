@@ -79,10 +79,11 @@ class Notice:
     Raises:
       Left: If the request came before the block's end.
     """
-    if self._came:
-      raise Left
+    # In this order, no request falls between the question and the block.
     self._leaving = True
     try:
+      if self._came:
+        raise Left
       yield
     finally:
       self._leaving = False

@@ -419,7 +419,7 @@ def _suggest_batch_size(config: ConfigDict, most: int) -> str:
   sizes = [multiple]
   while 2 * sizes[-1] <= most:
     sizes.append(2 * sizes[-1])
-  # A symmetric loss pushes two batches at a step.
+  # A symmetric loss pushes two batches per step.
   queue = config.method.get("queue_size", 0)
   fitting = [size for size in sizes if not queue % (2 * size)]
   size = max(fitting, default=sizes[-1])

@@ -207,14 +207,18 @@ def _keep_state(optimizer, frozen, old, new):
 
 
 def _check_counts(state):
-  """Raises ValueError if moments of all parameters share one step count."""
+  """Raises ValueError if second moments share one step count.
+
+  They are corrected, or started, by that count, as in Adam; a first moment
+  alone, as in Lion, is not.
+  """
 
   def has_moments(node):
-    return {"count", "mu"} <= set(getattr(node, "_fields", ()))
+    return {"count", "nu"} <= set(getattr(node, "_fields", ()))
 
   for node in jax.tree.leaves(state, is_leaf=has_moments):
     if has_moments(node) and (
-        jax.tree.structure(node.count) != jax.tree.structure(node.mu)
+        jax.tree.structure(node.count) != jax.tree.structure(node.nu)
     ):
       raise ValueError(
           f"The optimizer keeps a {type(node).__name__}, which counts the steps"

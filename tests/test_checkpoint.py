@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from jssl import checkpoint
+from jssl import encoder
 from jssl.checkpoint import Checkpoints
 from jssl.step import TrainState
 
@@ -157,6 +158,42 @@ def test_another_model_is_refused_and_named(saved):
   with pytest.raises(ValueError, match="queue'.: absent there"):
     _restore(saved, more)
   assert (saved / "checkpoints" / "2").is_dir()
+
+
+def _of_another_optimizer():
+  state = _state(0)
+  return state._replace(opt_state=optax.sgd(0.1, 0.9).init(state.params))
+
+
+def test_another_optimizer_does_not_keep_its_encoder_from_being_read(saved):
+  like = encoder.State(*_of_another_optimizer()[:3])
+  checkpoints = Checkpoints(str(saved), read_only=True)
+  state = checkpoints.restore(like, partial=True)
+  checkpoints.close()
+  assert type(state) is encoder.State and int(state.step) == 2
+  for actual, expected in zip(
+      jax.tree.leaves(state), jax.tree.leaves(_state(2)[:3]), strict=True
+  ):
+    np.testing.assert_array_equal(actual, expected)
+  with pytest.raises(ValueError, match="another version(.|\n)*Use the version"):
+    _restore(saved, _of_another_optimizer())
+  with pytest.raises(ValueError, match="It can still be evaluated and export"):
+    _restore(saved, _of_another_optimizer())
+
+
+def test_a_part_is_checked_like_the_whole(saved, tmp_path):
+  folder = tmp_path / "run"
+  shutil.copytree(saved, folder)
+  shutil.rmtree(folder / "checkpoints" / "2" / "state" / "d")
+  checkpoints = Checkpoints(str(folder), read_only=True)
+  part = encoder.State(*_state(0)[:3])
+  assert int(checkpoints.restore(part, partial=True).step) == 1
+  assert "step 2 cannot be read" in checkpoints.unreadable[0]
+  more = part._replace(carried={"queue": jnp.zeros(3)})
+  with pytest.raises(ValueError, match="1 arrays.*\n.*queue'.: absent") as told:
+    checkpoints.restore(more, partial=True)
+  assert "evaluated and exported" not in str(told.value)
+  checkpoints.close()
 
 
 def test_another_format_is_refused(saved, tmp_path):

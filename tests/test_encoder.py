@@ -8,6 +8,7 @@ import pytest
 
 from jssl import augment
 from jssl import build
+from jssl import config as configs
 from jssl import encoder
 from jssl import load_encoder
 from jssl import optim
@@ -45,6 +46,25 @@ def test_features_are_those_of_the_net_on_the_central_square(loaded):
   features = encode(params, images, stages=True)
   for name, value in expected.items():
     np.testing.assert_allclose(features[name], value, atol=1e-4, err_msg=name)
+
+
+def test_an_encoder_does_not_need_its_optimizer(tmp_path):
+  """Whose state may be of another version: here, of another optimizer."""
+  made = tiny_run.config()
+  tiny_run.save(tmp_path / "run", made)
+  expected = encoder.load(str(tmp_path / "run"))
+  made.optimizer.name = "lars" if made.optimizer.name != "lars" else "adamw"
+  made.optimizer.former = 1.0
+  configs.save(made, str(tmp_path / "run"))
+  trained = encoder.load(str(tmp_path / "run"))
+  for a, b in zip(
+      jax.tree.leaves(trained.state),
+      jax.tree.leaves(expected.state),
+      strict=True,
+  ):
+    np.testing.assert_array_equal(a, b)
+  fresh = trained.init(jax.random.key(0))
+  assert jax.tree.structure(fresh) == jax.tree.structure(trained.state)
 
 
 def test_features_do_not_depend_on_the_batch(loaded):

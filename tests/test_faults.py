@@ -21,6 +21,7 @@ import command
 from jssl import build
 from jssl import config as configs
 from jssl import loop
+from jssl import preemption
 from jssl import run as runs
 from jssl.checkpoint import Checkpoints
 from jssl.checkpoint import NotSaved
@@ -359,6 +360,108 @@ def test_a_finished_run_keeps_what_is_true_of_it(
       path: path.read_bytes() for path in short.rglob("*") if path.is_file()
   }
   assert after == before
+
+
+def _edit(workdir, change):
+  """Changes the config that a run has saved."""
+  config = configs.load(str(workdir))
+  change(config)
+  configs.save(config, str(workdir))
+
+
+def test_the_first_of_four_epochs_is_no_run_of_one_epoch(
+    short, tmp_path, data_dir
+):
+  """Its learning rate was that of the longer schedule."""
+  workdir = tmp_path / "run"
+  shutil.copytree(short, workdir)
+  _edit(workdir, lambda config: config.update(epochs=4.0))
+  (workdir / "summary.json").unlink()
+  before = _files(workdir)
+  with pytest.raises(
+      ValueError,
+      match=r"trained for 1 epochs \(11 steps\), .* schedules of 4 epochs"
+      r" \(44 steps\), so no step would be taken with epochs 4 -> 1\. Give"
+      " config.epochs=4 as before",
+  ):
+    loop.train(_config(data_dir, epochs=1.0), str(workdir))
+  assert _files(workdir) == before
+
+
+def _without_queue_size(config):
+  del config.method.queue_size
+
+
+def _with_another_entry(config):
+  with config.unlocked():
+    config.net.former = 1
+
+
+def _with_another_seed(config):
+  config.seed = 7
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            _without_queue_size,
+            r"made by another version of jssl.*\n  config.method.queue_size:"
+            r" '\(absent\)' there, 256 now\nFinish it with that version",
+        ),
+        (
+            _with_another_entry,
+            r"made by another version of jssl.*\n  config.net.former: 1 there,"
+            r" '\(absent\)' now\nFinish it with that version",
+        ),
+        (
+            _with_another_seed,
+            r"another model or order of the data:\n  config.seed: 7 there, 0"
+            r" now\nSet them back",
+        ),
+    ],
+)
+def test_a_run_of_another_version_is_not_asked_to_be_set_back(
+    short, tmp_path, data_dir, change, said
+):
+  workdir = tmp_path / "run"
+  shutil.copytree(short, workdir)
+  _edit(workdir, change)
+  before = _files(workdir)
+  with pytest.raises(ValueError, match=said):
+    loop.train(_config(data_dir), str(workdir))
+  assert _files(workdir) == before
+
+
+def test_another_method_is_not_another_version(short, tmp_path, data_dir):
+  workdir = tmp_path / "run"
+  shutil.copytree(short, workdir)
+  _edit(workdir, lambda config: config.method.update(name="simclr"))
+  _edit(workdir, _without_queue_size)
+  with pytest.raises(ValueError, match="another model or order(.|\n)*Set them"):
+    loop.train(_config(data_dir), str(workdir))
+
+
+class _Requesting:
+  """Reads like False, and requests a stop right after it was read."""
+
+  def __bool__(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(100):
+      pass  # Python calls the handler within a few instructions.
+    return False
+
+
+def test_a_request_just_before_a_block_ends_it():
+  with preemption.notice() as notice:
+    notice._came = _Requesting()
+    with pytest.raises(preemption.Left):
+      with notice.leaving():
+        pytest.fail("the block was entered")
+    assert notice.came()
+    notice._came = False
+    with notice.leaving():  # And the next one is not left.
+      pass
 
 
 def test_sigterm_leaves_an_evaluation_that_is_made_up_for(

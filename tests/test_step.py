@@ -531,6 +531,22 @@ def test_an_optimizer_with_one_count_for_all_is_refused_for_a_while():
   _train(_with_prototypes("dino", frozen_steps=0), optax.adamw(0.1), 1)
 
 
+def test_an_optimizer_whose_updates_ignore_the_count_may_freeze():
+  """Lion counts steps, but takes them all the same size."""
+  for optimizer in (optax.lion(0.1), optim.accumulate(optax.lion(0.1), 2)):
+    states, _ = _train(_with_prototypes("dino"), optimizer, FROZEN + 2)
+    moves = [
+        np.abs(b.params["prototypes"] - a.params["prototypes"]).max()
+        for a, b in zip(states, states[1:])
+    ]
+    np.testing.assert_allclose(moves[:FROZEN], 0.0, atol=1e-7)
+    assert max(moves[FROZEN:]) == pytest.approx(0.1, rel=0.01)
+  # Without a second moment to start, none is refused; with one, any is.
+  with pytest.raises(ValueError, match="ScaleByRmsWithCountState"):
+    optimizer = optax.rmsprop(0.1, bias_correction=True)
+    _train(_with_prototypes("dino"), optimizer, 1)
+
+
 def test_freezing_works_beside_a_rate_that_stays():
   """Whose optimizer is two, of parts of the parameters."""
   optimizer = optim.sgd(

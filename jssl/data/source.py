@@ -111,7 +111,7 @@ def retry(work: Callable[[], _T], what: str, done: str = "read") -> _T:
 
 def _refused(error: OSError | MemoryError, what: str, done: str) -> str:
   number = getattr(error, "errno", None) or errno.ENOMEM
-  remedy = "The same command goes on once that is mended."
+  remedy = "Fix that, then run the same command again to resume."
   if number in _TOO_MANY_FILES:
     remedy = "Allow more open files, such as by ulimit -n 65536."
   elif number == errno.ENOMEM:
