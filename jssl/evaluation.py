@@ -147,7 +147,8 @@ def _config_for(config, dataset, data_dir):
   """The run's config, changed to load the pictures of another set.
 
   The central crop and the canvas are the defaults of the evaluated set; of two
-  sets of a kind, such as two folders, the run's own.
+  sets of a kind, such as two folders, the run's own. A canvas of three times
+  the encoder's images is enough for every crop, and keeps memory small.
   """
   own, config = config, config.copy_and_resolve_references()
   config.data.data_dir = data_dir or config.data.data_dir
@@ -155,11 +156,12 @@ def _config_for(config, dataset, data_dir):
     return config
   config.data.update(name=dataset, train="train", test="test")
   default = configs.base(dataset)
+  canvas = min(default.data.canvas, 3 * config.image_size)
   if set_name(dataset) != set_name(own.data.name):
-    config.data.canvas = default.data.canvas
+    config.data.canvas = canvas
     config.eval.crop_fraction = default.eval.crop_fraction
   elif not config.data.canvas:  # The run's pictures were of one size.
-    config.data.canvas = default.data.canvas
+    config.data.canvas = canvas
   return config
 
 

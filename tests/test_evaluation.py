@@ -486,13 +486,14 @@ def test_the_central_crop_is_that_of_the_evaluated_set(own, dataset, expected):
 @pytest.mark.parametrize(
     "own,dataset,expected",
     [
-        # Twice the 32 pixels of CIFAR would not do for small parts of ImageNet.
-        (("cifar10", 0), "imagenet2012", 512),
-        (("folder:a", 64), "imagenet2012", 512),
+        # Three times the encoder's 32 pixels, or 128.
+        (("cifar10", 0), "imagenet2012", 96),
+        (("folder:a", 64), "imagenet2012", 384),
         (("imagenet2012", 256), "digits", 0),
         # What a user chose for their pictures stays for others of their own.
         (("folder:a", 64), "folder:b", 64),
-        (("folder:a", 0), "folder:b", 512),
+        (("folder:a", 0), "folder:b", 384),
+        (("imagenet2012", 256), "folder:b", 512),
         (("folder:a", 64), None, 64),
         (("folder:a", 0), None, 0),
     ],
@@ -506,7 +507,7 @@ def test_the_canvas_is_that_of_the_evaluated_set(own, dataset, expected):
   assert config.data.canvas == canvas  # The run's own stays.
 
 
-def test_pictures_of_two_sizes_are_evaluated_on_the_default_canvas(tmp_path):
+def test_pictures_of_two_sizes_are_evaluated_on_a_canvas(tmp_path):
   made = tiny_run.config()
   made.data.canvas = 0
   tiny_run.save(tmp_path / "run", made)
@@ -516,7 +517,7 @@ def test_pictures_of_two_sizes_are_evaluated_on_the_default_canvas(tmp_path):
   found = evaluation.evaluate(
       str(tmp_path / "run"), dataset=dataset, protocols=["knn"]
   )
-  assert found["canvas"] == 512
+  assert found["canvas"] == 3 * made.image_size
 
 
 def test_pictures_of_one_size_are_not_stretched_to_the_runs_canvas(data_dir):
