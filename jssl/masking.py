@@ -174,7 +174,7 @@ def block_shape(
     >>> masking.block_shape(
     ...     jax.random.key(0), (14, 14), scale=(0.15, 0.2), aspect=(0.75, 1.5)
     ... )
-    Array([6, 6], dtype=int32)
+    Array([7, 5], dtype=int32)
   """
   ends, shapes = _shapes(grid, tuple(scale), tuple(aspect))
   drawn = jax.random.uniform(key)
@@ -209,7 +209,7 @@ def random_block(
     >>> shape = jnp.array([2, 3])
     >>> block = masking.random_block(jax.random.key(0), (4, 4), shape, limit=8)
     >>> (block.indices // 4).tolist(), (block.indices % 4).tolist()
-    ([2, 2, 2, 3, 3, 3, 0, 0], [0, 1, 2, 0, 1, 2, 0, 0])
+    ([1, 1, 1, 2, 2, 2, 0, 0], [0, 1, 2, 0, 1, 2, 0, 0])
     >>> int(block.valid.sum())
     6
   """
@@ -272,8 +272,8 @@ def context_and_targets(
     ... )
     >>> context.indices.shape, blocks.indices.shape
     ((50,), (4, 40))
-    >>> blocks.valid.sum(axis=-1).tolist()  # Each is of 5 x 6 patches.
-    [30, 30, 30, 30]
+    >>> blocks.valid.sum(axis=-1).tolist()  # Each is of 7 x 5 patches.
+    [35, 35, 35, 35]
     >>> hidden = blocks.indices[blocks.valid]
     >>> bool(jax.numpy.isin(context.indices[context.valid], hidden).any())
     False

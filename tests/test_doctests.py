@@ -28,6 +28,7 @@ def _documented():
   # What a method is called with stands in README and configs.
   found = {k: v for k, v in FUNCTIONS.items() if not k.startswith("methods.")}
   found |= {name: getattr(jssl, name) for name in jssl.__all__}
+  del found["__version__"]  # A string.
   # Helpers of a step take their axis by position, unlike the rest of the API.
   for module in (embeddings, nets, parallel):
     for name in public_names(module):
