@@ -13,9 +13,9 @@ _TEXT = """\
 jssl trains image encoders without labels.
 
   python -m jssl.train --config=moco_v2:digits --workdir=runs/first
-      trains one and judges it; the same command resumes
+      trains one and evaluates it; the same command resumes
   python -m jssl.evaluate --workdir=runs/first
-      judges it further: kNN, linear probes, few labels, fine-tuning
+      evaluates it further: kNN, linear probes, few labels, fine-tuning
   python -m jssl.embed --workdir=runs/first --dataset=folder:PHOTOS \\
       --output=photos.npz
       writes features of pictures; finds neighbours and duplicates

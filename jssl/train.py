@@ -1,4 +1,4 @@
-"""Trains an encoder, or goes on training it.
+"""Trains an encoder, or resumes its training.
 
 python -m jssl.train --config=moco_v2:digits --workdir=runs/first
 
