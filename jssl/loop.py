@@ -445,7 +445,7 @@ def _greet(run, recorder, checkpoints, *, resuming, step):
   )
   if len(test.image) < _FEW:
     recorder.say(
-        f"WARNING: {len(test.image)} held-out images are too few to judge by;"
+        f"WARNING: {len(test.image)} held-out images are too few to evaluate;"
         " scores say little"
     )
   recorder.left_out(list(dict.fromkeys(train.skipped + test.skipped)))

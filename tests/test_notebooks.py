@@ -122,7 +122,7 @@ def test_few_pictures_of_ones_own_are_enough(tmp_path):
   )
   shown = str(_outputs(_read(tmp_path / "executed.ipynb")))
   assert "Nearest to" in shown and "my photos/photo" in shown
-  assert "held-out images are too few to judge by" in shown
+  assert "held-out images are too few to evaluate" in shown
 
 
 @pytest.mark.parametrize("name", SETTINGS)
