@@ -7,14 +7,14 @@ from a table, the other entries are its keyword arguments (see `jssl.build`).
 
 from collections.abc import Iterable
 import difflib
-import errno
 import json
-import os
 import pathlib
 import runpy
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from jssl.files import write_json
 
 # Where a config lacks an entry of another.
 ABSENT = "(absent)"
@@ -368,36 +368,6 @@ def load(workdir: str) -> ConfigDict:
         " expected the --workdir of python -m jssl.train."
     )
   return ConfigDict(json.loads(path.read_text()))
-
-
-def write_json(content: Any, path: pathlib.Path) -> None:
-  """Writes JSON next to the target, then renames it over the target."""
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(json.dumps(content, indent=2) + "\n")
-  os.replace(temporary, path)
-
-
-def check_writable(path: pathlib.Path) -> None:
-  """Sees that a file can be written, before what it will hold is computed.
-
-  Args:
-    path: The file. Folders above it are made.
-
-  Raises:
-    OSError: If it cannot.
-  """
-  temporary = path.with_name(path.name + ".tmp")
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.touch()
-    temporary.unlink(missing_ok=True)
-    if path.is_dir():
-      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-  except OSError as error:
-    raise OSError(
-        f"{path} cannot be written ({error.strerror}): give another name or"
-        " folder, change the permissions, or free space."
-    ) from error
 
 
 def _optimizer(

@@ -15,7 +15,7 @@ from absl import flags
 from jssl import cli
 from jssl import encoder
 from jssl.features import compute
-from jssl.features import files
+from jssl.features import formats
 from jssl.features import nearest
 from jssl.report import found
 
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
         for flag in (_WORKDIR, _DATASET, _OUTPUT)
     )
     output = pathlib.Path(output)
-    files.check(output)
+    formats.check(output)
     if _DUPLICATES.value is not None:
       nearest.check_threshold(_DUPLICATES.value)
     cli.use_compilation_cache()

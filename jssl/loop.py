@@ -13,7 +13,7 @@ import jax
 
 from jssl import build
 from jssl import config as configs
-from jssl import lock
+from jssl import files
 from jssl import preemption
 from jssl import progress
 from jssl import run as runs
@@ -475,5 +475,5 @@ def _own(workdir: str) -> Iterator[None]:
       f"{workdir} is used by another run that is still going on: wait for its"
       " end, or give another --workdir."
   )
-  with lock.exclusive(os.path.join(workdir, "run.lock"), busy=busy):
+  with files.exclusive(os.path.join(workdir, "run.lock"), busy=busy):
     yield

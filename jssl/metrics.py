@@ -1,9 +1,10 @@
 """What a run writes down as it goes: `metrics.jsonl` and TensorBoard events."""
 
 import json
-import os
 import pathlib
 from typing import Any
+
+from jssl import files
 
 
 class MetricsLog:
@@ -28,9 +29,8 @@ class MetricsLog:
 
     self._path = pathlib.Path(workdir) / "metrics.jsonl"
     self.rows = [row for row in read(workdir) if row["step"] <= step]
-    temporary = self._path.with_name(self._path.name + ".tmp")
-    temporary.write_text("".join(map(_line, self.rows)))
-    os.replace(temporary, self._path)
+    with files.atomic(self._path) as temporary:
+      temporary.write_text("".join(map(_line, self.rows)))
     self._file = self._path.open("a")
     self._events = SummaryWriter(str(workdir), purge_step=step + 1)
 

@@ -44,6 +44,14 @@ def _size() -> dict[str, Any]:
   return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 20}
 
 
+def _in_notebook() -> bool:
+  """Whether this process is the kernel of a notebook."""
+  ipython = sys.modules.get("IPython")  # A kernel has imported it.
+  shell = ipython.get_ipython() if ipython else None
+  # The package `ipykernel` alone says nothing: other tools import it, too.
+  return getattr(shell, "kernel", None) is not None
+
+
 class Progress:
   """A progress bar with the newest metrics, and lines above it.
 
@@ -60,7 +68,7 @@ class Progress:
     """
     self._unit = unit
     self._quiet = jax.process_index() > 0
-    self._terminal = sys.stderr.isatty() or "ipykernel" in sys.modules
+    self._terminal = sys.stderr.isatty() or _in_notebook()
     self._said = self._start = time.monotonic()
     self._first = step
     self._bar = tqdm.tqdm(

@@ -14,7 +14,7 @@ from jssl import __version__
 from jssl import encoder
 from jssl import progress
 from jssl import run as runs
-from jssl.config import write_json
+from jssl.files import write_json
 from jssl.run import Run
 from jssl.step import TrainState
 

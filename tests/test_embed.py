@@ -16,13 +16,13 @@ import pytest
 
 from jssl import data
 from jssl import encoder
+from jssl import files
 from jssl import load_encoder
-from jssl import lock
 from jssl.data import chunks
 from jssl.data.decode import decode_remarked
 from jssl.evals import features as evaluation
 from jssl.features import compute
-from jssl.features import files
+from jssl.features import formats
 from jssl.features import nearest
 import tiny_run
 
@@ -436,14 +436,14 @@ def test_a_complete_file_is_used_as_it_is(trained, photos, tmp_path):
 def test_two_processes_do_not_write_the_same_file(trained, photos, tmp_path):
   plan = compute.plan(trained, f"folder:{photos}")
   output = tmp_path / "x.npz"
-  with lock.exclusive(tmp_path / "x.npz.lock", busy="tests hold it"):
+  with files.exclusive(tmp_path / "x.npz.lock", busy="tests hold it"):
     with pytest.raises(OSError, match="Another process is writing .*x.npz"):
       compute.compute(plan, output)
     assert not output.exists()
     compute.compute(plan, tmp_path / "y.npz")  # Another file is free.
   compute.compute(plan, output)
   # One that is complete is only read.
-  with lock.exclusive(tmp_path / "x.npz.lock", busy="tests hold it"):
+  with files.exclusive(tmp_path / "x.npz.lock", busy="tests hold it"):
     assert compute.compute(plan, output).shape[0] == 32
   assert sorted(x.name for x in tmp_path.iterdir()) == ["x.npz", "y.npz"]
 
@@ -520,17 +520,17 @@ def test_memory_does_not_grow_with_the_pictures(
 
 
 def test_rows_are_read_and_written_in_parts(tmp_path, monkeypatch):
-  monkeypatch.setattr(files, "_ROWS", 4)
+  monkeypatch.setattr(formats, "_ROWS", 4)
   rows = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
   # A file's name need not be text; commas and line ends are allowed.
   names = [f"{i}, \n.png" for i in range(10)] + ["\udc80.png"]
-  columns = files.Columns(
+  columns = formats.Columns(
       names, np.arange(11) * 2, np.int32([-1, 0, 1] * 3 + [1, 1]), ("a", "b")
   )
   for suffix in _FORMATS:
     path = tmp_path / f"x.{suffix}"
-    files.write(path, rows, columns, {"stage": "pooled"})
-    found = files.read(path)
+    formats.write(path, rows, columns, {"stage": "pooled"})
+    found = formats.read(path)
     assert found.shape == (11, 3) and found.about == {"stage": "pooled"}
     for start in range(11):
       for stop in range(start + 1, 12):
@@ -550,7 +550,7 @@ def test_rows_are_read_and_written_in_parts(tmp_path, monkeypatch):
 def test_parquet_without_pyarrow_names_the_remedy(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, "pyarrow", None)
   with pytest.raises(ValueError, match=r"pip install 'jssl\[parquet\]'.*npz"):
-    files.check(tmp_path / "x.parquet")
+    formats.check(tmp_path / "x.parquet")
 
 
 def test_a_full_disk_is_met_before_the_work(
@@ -583,8 +583,8 @@ def test_only_broken_pictures_are_refused(trained, tmp_path):
 
 
 def _opened(rows):
-  columns = files.Columns([str(i) for i in range(len(rows))], None, None, ())
-  return files.Features(None, {}, columns, rows.shape, lambda a, b: rows[a:b])
+  columns = formats.Columns([str(i) for i in range(len(rows))], None, None, ())
+  return formats.Features(None, {}, columns, rows.shape, lambda a, b: rows[a:b])
 
 
 @pytest.fixture

@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+import types
+
+import pytest
 
 import command
 from jssl import progress
@@ -50,3 +53,19 @@ def test_a_stage_ends_with_its_error(capfd):
   except ValueError:
     pass
   assert capfd.readouterr().err == "evaluating\n"
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_a_bar_moves_in_a_notebook_and_not_where_one_is_only_started(
+    kernel, monkeypatch, capfd
+):
+  import ipykernel  # As what runs notebooks does.
+  import IPython
+
+  assert "ipykernel" in sys.modules and ipykernel
+  shell = types.SimpleNamespace(kernel=object() if kernel else None)
+  monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+  with progress.stage("evaluating"):
+    pass
+  written = capfd.readouterr().err
+  assert written.startswith("\r") if kernel else written == "evaluating\n"

@@ -14,6 +14,7 @@ import zipfile
 
 import numpy as np
 
+from jssl import files
 from jssl.data.source import passes
 from jssl.data.source import retry
 
@@ -81,7 +82,7 @@ def _walk(folder, suffixes):
   # Of a folder, those that it lies in.
   above = [_id(os.stat(x)) for x in pathlib.Path(folder).resolve().parents]
   around = {str(folder): tuple(above)}
-  for parent, folders, files in os.walk(
+  for parent, folders, filenames in os.walk(
       folder, onerror=cannot, followlinks=True
   ):
     here = os.stat(parent)
@@ -95,7 +96,7 @@ def _walk(folder, suffixes):
     at = os.path.relpath(parent, folder)
     changed[at] = here.st_mtime_ns
     prefix = "" if at == "." else at.replace(os.sep, "/") + "/"
-    for name in files:
+    for name in filenames:
       if name.startswith("."):
         continue
       suffix = os.path.splitext(name)[1].lower()
@@ -139,21 +140,18 @@ def _leaves(name):
 
 
 def _remember(memory, listing, changed):
-  temporary = memory.with_name(f"{memory.name}.{os.getpid()}.tmp")
-  try:
+  with contextlib.suppress(OSError):  # It is only listed again.
     memory.parent.mkdir(parents=True, exist_ok=True)
-    with open(temporary, "wb") as file:
-      np.savez(
-          file,
-          folders=np.frombuffer(_joined(changed), np.uint8),
-          changed=np.fromiter(changed.values(), np.int64),
-          names=np.frombuffer(_joined(listing.names), np.uint8),
-          others=json.dumps(listing.others),
-      )
-    os.replace(temporary, memory)
-  except OSError:
-    with contextlib.suppress(OSError):  # It is only listed again.
-      temporary.unlink()
+    own = f".{os.getpid()}.tmp"
+    with files.atomic(memory, suffix=own) as temporary:
+      with open(temporary, "wb") as file:
+        np.savez(
+            file,
+            folders=np.frombuffer(_joined(changed), np.uint8),
+            changed=np.fromiter(changed.values(), np.int64),
+            names=np.frombuffer(_joined(listing.names), np.uint8),
+            others=json.dumps(listing.others),
+        )
 
 
 def _joined(names):

@@ -19,8 +19,8 @@ import pathlib
 import re
 from typing import Any, NamedTuple
 
-from jssl.config import check_writable
-from jssl.config import write_json
+from jssl.files import check_writable
+from jssl.files import write_json
 
 _LONGEST = 40  # Characters of a data set's name in that of a file.
 

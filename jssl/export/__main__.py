@@ -10,8 +10,8 @@ from absl import app
 from absl import flags
 
 from jssl import cli
-from jssl import config
 from jssl import encoder
+from jssl import files
 from jssl.export import arrays
 from jssl.export import program
 
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
           f"--output={output} ends in {output.suffix or 'no suffix'!r};"
           f" expected one of {', '.join(_SUFFIXES)}."
       )
-    config.check_writable(output)
+    files.check_writable(output)
     trained = encoder.load(workdir)
     if output.suffix == ".safetensors":
       arrays.save_safetensors(trained, output)

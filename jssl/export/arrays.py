@@ -7,7 +7,6 @@ convolutions are `[h, w, in, out]`, those of linear layers `[in, out]`.
 
 import json
 import os
-import pathlib
 from typing import Any
 
 from flax import traverse_util
@@ -19,6 +18,7 @@ import safetensors.numpy
 
 from jssl import build
 from jssl import encoder
+from jssl import files
 from jssl.config import ConfigDict
 
 PyTree = Any
@@ -56,10 +56,8 @@ def save_safetensors(trained: encoder.Trained, path: str | os.PathLike) -> None:
       "method": config.method.name,
       "step": str(int(trained.state.step)),
   }
-  path = pathlib.Path(path)
-  temporary = path.with_name(path.name + ".tmp")
-  safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
-  os.replace(temporary, path)
+  with files.atomic(path) as temporary:
+    safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
 
 
 def load_safetensors(path: str | os.PathLike) -> tuple[nn.Module, PyTree]:

@@ -1,7 +1,6 @@
 """The encoder as one program with its parameters inside, as StableHLO."""
 
 import os
-import pathlib
 
 import jax
 import jax.export
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 
 from jssl import augment
 from jssl import encoder
+from jssl import files
 from jssl.config import lookup
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -55,7 +55,5 @@ def save_stablehlo(
   exported = jax.export.export(encode, platforms=PLATFORMS)(
       jax.ShapeDtypeStruct((batch, size, size, channels), dtype)
   )
-  path = pathlib.Path(path)
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_bytes(exported.serialize())
-  os.replace(temporary, path)
+  with files.atomic(path) as temporary:
+    temporary.write_bytes(exported.serialize())

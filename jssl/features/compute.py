@@ -14,14 +14,14 @@ import numpy as np
 
 from jssl import data
 from jssl import encoder
-from jssl import lock
 from jssl import parallel
-from jssl.config import check_writable
 from jssl.config import lookup
 from jssl.data import chunks
-from jssl.features import files
+from jssl.features import formats
 from jssl.features import partial as partials
 from jssl.features import stream
+from jssl.files import check_writable
+from jssl.files import exclusive
 from jssl.progress import Progress
 
 # Pictures at a time, where the run's own batches are larger.
@@ -135,7 +135,7 @@ def plan(
 
 def compute(
     plan: Plan, output: pathlib.Path, *, overwrite: bool = False
-) -> files.Features:
+) -> formats.Features:
   """Computes features of all pictures into a file, or goes on doing so.
 
   A file that is there and is of the same encoder and pictures is used as it
@@ -156,12 +156,12 @@ def compute(
       features are not finite.
     OSError: If the file cannot be written, or another process writes it.
   """
-  files.check(output)
+  formats.check(output)
   if output.exists() and not overwrite:
     return _complete(plan, output)
   # The longest name of what will lie beside it.
   check_writable(partials.journal_of(output))
-  own = lock.exclusive(
+  own = exclusive(
       output.with_name(output.name + ".lock"),
       busy=(
           f"Another process is writing {output}: wait for it, or give another"
@@ -197,14 +197,14 @@ def _compute(plan, output, overwrite):
   rows = partial.rows
   if partial.count < len(rows):
     rows = rows[: partial.count]
-  files.write(output, rows, _columns(partial, plan.source), plan.about)
+  formats.write(output, rows, _columns(partial, plan.source), plan.about)
   partials.discard(output)
-  return files.read(output)
+  return formats.read(output)
 
 
 def _complete(plan, output):
   """Opens a file that needs no more, if it is of the same."""
-  found = files.read(output)
+  found = formats.read(output)
   _check_same(found.about, plan.about, output)
   partials.discard(output)
   return found
@@ -291,7 +291,7 @@ def _columns(partial, source):
   join = lambda key: [x for b in partial.blocks for x in getattr(b, key)]
   label = np.asarray(join("label"), np.int32)
   labelled = bool(source.classes) and label.max() >= 0
-  return files.Columns(
+  return formats.Columns(
       name=join("name"),
       index=np.asarray(join("index"), np.int64),
       label=label if labelled else None,

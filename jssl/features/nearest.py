@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jssl.embeddings import l2_normalize
-from jssl.features.files import Features
+from jssl.features.formats import Features
 
 # Rows compared with as many others: 4 MiB of similarities at a time.
 _BLOCK = 1024

@@ -10,7 +10,7 @@ from absl import app
 from absl import flags
 
 from jssl import cli
-from jssl import config
+from jssl import files
 from jssl.report import material
 from jssl.report import page
 
@@ -48,7 +48,7 @@ def _write(workdirs: list[str]) -> pathlib.Path:
         " it, or choose another."
     )
   if output.parent.is_dir():  # Else there is no run, which is said below.
-    config.check_writable(output)
+    files.check_writable(output)
   if several:
     page.write_comparison([material.read(x) for x in workdirs], output)
   else:

@@ -10,7 +10,7 @@ from jssl import data
 from jssl.features import compute
 from jssl.features import nearest
 from jssl.features.compute import Plan
-from jssl.features.files import Features
+from jssl.features.formats import Features
 from jssl.report import sheet
 
 _NEIGHBOURS = 10

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jssl import files
 from jssl.evals import evaluations
 from jssl.report import maps
 from jssl.report import material as materials
@@ -178,8 +179,6 @@ def _render(template, content, path):
       lstrip_blocks=True,
   )
   text = environment.get_template(template).render(content)
-  path = pathlib.Path(path)
-  temporary = path.with_name(path.name + ".tmp")
-  # The name of a folder need not be valid UTF-8.
-  temporary.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
-  os.replace(temporary, path)
+  with files.atomic(path) as temporary:
+    # The name of a folder need not be valid UTF-8.
+    temporary.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")

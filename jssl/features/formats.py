@@ -11,6 +11,8 @@ import zipfile
 
 import numpy as np
 
+from jssl.files import atomic
+
 About = dict[str, Any]
 
 # Rows that are written at a time, and of a row group of Parquet.
@@ -79,12 +81,8 @@ def write(
     columns: What is known of each row.
     about: What they are of, as JSON has it.
   """
-  temporary = path.with_name(path.name + ".tmp")
-  try:
+  with atomic(path) as temporary:
     _FORMATS[path.suffix][0](temporary, path, rows, columns, about)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def read(path: pathlib.Path) -> Features:
@@ -162,10 +160,8 @@ def _write_npy(temporary, path, rows, columns, about):
       "labels": None if columns.label is None else columns.label.tolist(),
       "index": columns.index.tolist(),
   }
-  names = _names_path(path)
-  names_temporary = names.with_name(names.name + ".tmp")
-  names_temporary.write_text(json.dumps(content) + "\n")
-  os.replace(names_temporary, names)
+  with atomic(_names_path(path)) as names:
+    names.write_text(json.dumps(content) + "\n")
 
 
 def _link(rows, path):
