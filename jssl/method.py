@@ -73,6 +73,10 @@ class Method(NamedTuple):
       ever. `make_step` hides a frozen parameter from the optimizer, whose
       state for it (moments, step count, momentum) does not change either.
       None if all parameters learn from the start.
+    needs: What the method cannot do without: "patches" (a vision transformer),
+      "color" (images of three channels), "labels" (in the batch).
+    draw: `(views) -> {name: [V, H, W, C]}` in [0, 1], drawings of the views of
+      a batch of one image; None where the views are images already.
 
   Example:
     The least method there is: it learns the mean color, and carries nothing.
@@ -111,3 +115,5 @@ class Method(NamedTuple):
   encode: Callable[..., dict[str, jax.Array]]
   pictures: Callable[..., Pictures] | None = None
   frozen_steps: Callable[[PyTree], PyTree] | None = None
+  needs: frozenset[str] = frozenset()
+  draw: Callable[[PyTree], dict[str, jax.Array]] | None = None

@@ -19,7 +19,6 @@ FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 FILES = sorted(FOLDER.glob("*.py"))
 DATASETS = ("digits", "photos", "cifar10", "imagenet2012", "folder:x")
 # Methods that take a vision transformer alone.
-VIT_METHODS = ("ijepa", "mae", "simmim")
 
 
 def _config(dataset="digits", name="moco_v2"):
@@ -297,8 +296,9 @@ def test_small_views_have_their_own_size():
 @pytest.mark.parametrize("net", ["resnet50", "vit_tiny"])
 def test_a_net_is_changed_by_its_name_alone(path, net):
   config = configs.of_method(path.stem, "cifar10")
+  needs_patches = "patches" in build.method(config).needs
   config.net.name = net
-  if path.stem in VIT_METHODS and not net.startswith("vit"):
+  if needs_patches and not net.startswith("vit"):
     message = f"{path.stem} works on .* a ResNet; set net.name to vit_tiny"
     with pytest.raises(ValueError, match=message):
       build.method(config)

@@ -68,7 +68,6 @@ ARGUMENTS = {
         momentum=0.9,
     ),
 }
-VIT_METHODS = ("mae", "simmim", "ijepa")
 BATCH = {"image": tiny.images(8), "label": jnp.arange(8) % 3}
 SGD = optim.sgd(0.05, weight_decay=1e-4)
 ADAMW = optim.adamw(1e-2, weight_decay=1e-4)  # Of transformers.
@@ -77,13 +76,19 @@ each_method = pytest.mark.parametrize("name", METHODS)
 
 
 @functools.cache
+def needs_patches(name):
+  """Whether a method accepts transformers only."""
+  return "patches" in METHODS[name](tiny.vit(), **ARGUMENTS[name]).needs
+
+
+@functools.cache
 def _method(name):
-  net = tiny.vit() if name in VIT_METHODS else tiny.Net(groups=2, grid=2)
+  net = tiny.vit() if needs_patches(name) else tiny.Net(groups=2, grid=2)
   return METHODS[name](net, **ARGUMENTS[name])
 
 
 def _optimizer(name):
-  return ADAMW if name in VIT_METHODS else SGD
+  return ADAMW if needs_patches(name) else SGD
 
 
 @functools.cache
@@ -215,7 +220,7 @@ def test_encode_gives_pooled_features_and_stages(name):
   features = jax.jit(_method(name).encode)(state.params, state.carried, images)
   assert features["pooled"].shape == (8, 32)
   assert features["pooled"].dtype == jnp.float32
-  channels = 32 if name in VIT_METHODS else 8
+  channels = 32 if needs_patches(name) else 8
   # Images of 8 pixels, or of 3 x 3 tiles of 8, at a stride of 2.
   side = 12 if "tile_size" in ARGUMENTS[name] else 4
   assert features["stage_1"].shape == (8, side, side, channels)
@@ -234,9 +239,49 @@ def test_pictures_are_images(name):
 
 
 @each_method
+def test_a_method_refuses_to_go_without_what_it_needs_and_no_more(name):
+  method = _method(name)
+
+  def is_refused(function, *arguments):
+    try:
+      function(*arguments)
+    except ValueError:
+      return True
+    return False
+
+  refused = {
+      "patches": is_refused(
+          lambda: METHODS[name](tiny.Net(grid=2), **ARGUMENTS[name])
+      )
+  }
+  for need, batch in {
+      "labels": {"image": BATCH["image"]},
+      "color": BATCH | {"image": BATCH["image"][..., :1]},
+  }.items():
+    refused[need] = is_refused(
+        jax.eval_shape, method.views, jax.random.key(0), batch
+    )
+  assert method.needs == {
+      need for need, is_needed in refused.items() if is_needed
+  }
+
+
+@each_method
+def test_drawings_of_views_are_images(name):
+  method = _method(name)
+  if method.draw is None:
+    return
+  batch = jax.tree.map(lambda x: x[:1], BATCH)
+  drawn = method.draw(method.views(jax.random.key(0), batch))
+  for images in drawn.values():
+    assert images.ndim == 4 and images.shape[-1] == 3
+    assert np.all((images >= 0) & (images <= 1))
+
+
+@each_method
 def test_steps_in_a_loop_keep_every_type_in_bfloat16(name):
   """As on TPU and GPU: many steps per call."""
-  make = tiny.vit if name in VIT_METHODS else tiny.resnet
+  make = tiny.vit if needs_patches(name) else tiny.resnet
   net = make(dtype=jnp.bfloat16)
   method = METHODS[name](net, **ARGUMENTS[name])
   schedule = optim.cosine(0.1, epochs=1, steps_per_epoch=10, warmup_epochs=0.5)

@@ -14,7 +14,7 @@ from jssl.methods import METHODS
 from jssl.step import init_state
 from jssl.step import make_step
 from test_contract import ARGUMENTS
-from test_contract import VIT_METHODS
+from test_contract import needs_patches
 import tiny
 
 DEVICES, BATCH, STEPS = 8, 16, 3
@@ -25,7 +25,7 @@ each_method = pytest.mark.parametrize("name", METHODS)
 
 def make_method(name, axis_name):
   groups = 8 if name.startswith(("moco_v1", "moco_v2")) else 1
-  if name in VIT_METHODS:
+  if needs_patches(name):
     net = tiny.vit(axis_name=axis_name)
   else:
     net = tiny.Net(groups=groups, axis_name=axis_name)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jssl import build
 from jssl import encoder
 from jssl import feed as feeds
 from jssl import parallel
@@ -22,8 +23,6 @@ from jssl.run import Run
 from jssl.step import TrainState
 
 SCORES = ("knn", "one_shot", "five_shot")
-_NEED_COLOR = ("colorization",)
-_NEED_PATCHES = ("mae", "simmim", "ijepa")
 # The joint-embedding methods with three seeds take 47 minutes of two cores.
 _DIGITS_EPOCHS = 15.0
 
@@ -92,7 +91,7 @@ def measure(
   rows: list[Row] = []
   for name in names:
     run = runs.prepare(_config(configs, name, dataset, overrides))
-    if name in _NEED_COLOR and run.train.image.shape[-1] == 1:
+    if "color" in run.method.needs and run.train.image.shape[-1] == 1:
       print(f"{name} is left out: {dataset} has no colors.", flush=True)
       continue
     if run.train.label is None or run.test.label is None:
@@ -116,7 +115,7 @@ def measure(
 
 def _config(configs, name, dataset, overrides):
   config = of_method(name, dataset, configs=configs)
-  if name in _NEED_PATCHES:
+  if "patches" in build.method(config).needs:
     overrides = {
         key: value
         for key, value in overrides.items()

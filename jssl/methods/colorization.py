@@ -198,7 +198,15 @@ def colorization(
         image(task.target),
     )
 
-  return Method(views, init, loss_of, update, encode, pictures)
+  return Method(
+      views,
+      init,
+      loss_of,
+      update,
+      encode,
+      pictures,
+      needs=frozenset({"color"}),
+  )
 
 
 def _gray(lab):

@@ -215,7 +215,39 @@ def ijepa(
     stats = (carried.batch_stats, carried.target_batch_stats)
     return params, target_nets.follow(carried, params, stats, momentum(step))
 
-  return Method(views, init, loss, update, target_nets.encoder(net))
+  def draw(views):
+    show = lambda patches: _hide_others(
+        views.images, patches, size=net.patch_size
+    )
+    targets = jax.tree.map(lambda x: x[0], views.targets)
+    return {"context": show(views.context), "targets": show(targets)}
+
+  return Method(
+      views,
+      init,
+      loss,
+      update,
+      target_nets.encoder(net),
+      needs=frozenset({"patches"}),
+      draw=draw,
+  )
+
+
+def _hide_others(image, patches, *, size):
+  """Hides all but some patches of an image `[1, H, W, C]` behind gray.
+
+  Args:
+    image: The image.
+    patches: Which patches each drawing shows, `[K, N]`.
+    size: Side of a patch in pixels.
+
+  Returns:
+    `[K, H, W, C]`.
+  """
+  pixels = patching.patchify(image, size)  # [1, T, P * P * C]
+  shown = jax.vmap(lambda i, valid: jnp.zeros(pixels.shape[1]).at[i].max(valid))
+  pixels = jnp.where(shown(*patches)[..., None] > 0, pixels, 0.5)  # [K, T, ...]
+  return jnp.clip(patching.unpatchify(pixels, image.shape[1:]), 0.0, 1.0)
 
 
 def _features(net, params, images):

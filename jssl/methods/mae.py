@@ -191,7 +191,7 @@ def mae(
 
   return pretext.make(
       module, views, criterion, pictures=pictures, axis_name=axis_name
-  )
+  )._replace(needs=frozenset({"patches"}))
 
 
 def _average_near(values, split, columns):

@@ -161,4 +161,4 @@ def simmim(
       criterion,
       pictures=pictures,
       axis_name=axis_name,
-  )
+  )._replace(needs=frozenset({"patches"}))

@@ -89,4 +89,5 @@ def supcon(
     return value, {}
 
   branch = branches.Branch(net, projector, joint=joint_statistics)
-  return siamese.make(branch, views, criterion, axis_name=axis_name)
+  method = siamese.make(branch, views, criterion, axis_name=axis_name)
+  return method._replace(needs=frozenset({"labels"}))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,6 +17,8 @@ from jssl.methods import pretext
 from jssl.nets import BatchNorm
 from jssl.nets import MLP
 from jssl.nets import patches as patching
+
+_GAP = 0.08  # Between drawn tiles, as a fraction of their side.
 
 
 class Puzzles(NamedTuple):
@@ -137,7 +140,31 @@ def make(
     features = method.encode(params, carried, tiles)
     return {name: _put_together(x) for name, x in features.items()}
 
-  return method._replace(encode=encode)
+  return method._replace(encode=encode, draw=_draw)
+
+
+def _draw(task):
+  """The tiles in their places and two of the puzzles; see `Method.draw`."""
+  tiles, shown = task.inputs
+  # Standardized: black and white are 2.5 deviations from the mean.
+  tiles = jnp.clip(0.5 + tiles[0] / 5, 0.0, 1.0)
+  return {
+      "tiles in place": _board(tiles)[None],
+      "puzzles": jnp.stack([_board(tiles[order]) for order in shown[0, :2]]),
+  }
+
+
+def _board(tiles):
+  """Lays tiles `[N, h, w, C]` out on a square, or in a row, with gray gaps."""
+  gap = max(1, round(_GAP * tiles.shape[1]))
+  gaps = ((0, 0), (gap, gap), (gap, gap), (0, 0))
+  tiles = jnp.pad(tiles, gaps, constant_values=0.5)
+  count, height, width, channels = tiles.shape
+  columns = math.isqrt(count)
+  if columns**2 != count:
+    columns = count
+  board = tiles.reshape(-1, columns, height, width, channels).swapaxes(1, 2)
+  return board.reshape(-1, columns * width, channels)
 
 
 def _cover(images, size):

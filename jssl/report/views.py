@@ -1,17 +1,14 @@
 """What a method sees of a picture: its views, whatever tree they are."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jssl import data
-from jssl.methods.ijepa import Views as BlockViews
-from jssl.methods.tiles import Puzzles
-from jssl.nets import patches as patching
+from jssl.method import Method
 from jssl.report import material as materials
 from jssl.report import thumbnails
 from jssl.report.material import Material
@@ -22,7 +19,6 @@ _RECONSTRUCTED = 8
 _AT_LEAST = 4  # Views of a picture; a method that makes fewer draws again.
 _AT_MOST = 12
 _CHANNELS = (1, 3, 4)
-_GAP = 0.08  # Between the tiles of a puzzle, of their side.
 
 
 class Group(NamedTuple):
@@ -68,7 +64,7 @@ def draw(material: Material) -> list[Row]:
   for place, index in enumerate(_spread(len(images.image), _PICTURES)):
     batch = _batch(images, index, place)
     see = lambda seed: _pictures_of(
-        jax.device_get(make(jax.random.key(seed), batch)), material
+        jax.device_get(make(jax.random.key(seed), batch)), material.method
     )
     groups = see(0)
     found = sum(len(pictures) for pictures in groups.values())
@@ -138,16 +134,14 @@ def _original(images, index, split):
   )
 
 
-def _pictures_of(views: Any, material: Material) -> dict[str, list[np.ndarray]]:
+def _pictures_of(views: Any, method: Method) -> dict[str, list[np.ndarray]]:
   """Returns all pictures `[H, W, C]` in the views of one image, by name."""
+  if method.draw is not None:
+    drawn = method.draw(views)
+    return {name: list(np.asarray(x)) for name, x in drawn.items()}
   found: dict[str, list[np.ndarray]] = {}
-  leaves = jax.tree.leaves_with_path(
-      views, is_leaf=lambda x: isinstance(x, tuple(_SPECIAL))
-  )
-  for path, leaf in leaves:
-    special = _SPECIAL.get(type(leaf))
-    pairs = special(leaf, material) if special else _plain(path, leaf)
-    for name, pictures in pairs:
+  for path, leaf in jax.tree.leaves_with_path(views):
+    for name, pictures in _plain(path, leaf):
       found.setdefault(name, []).extend(pictures)
   return found
 
@@ -177,52 +171,6 @@ def _in_range(x):
     low, high = np.percentile(x, (1, 99))
     x = (x - low) / max(high - low, 1e-6)
   return np.clip(x, 0.0, 1.0)
-
-
-def _puzzles(leaf: Puzzles, material) -> Iterator[Any]:
-  """The tiles in their places, and two puzzles made of them."""
-  del material
-  pieces, shown = _in_range(leaf.tiles[0]), leaf.shown[0]
-  yield "tiles in place", [_board(pieces)]
-  yield "puzzles", [_board(pieces[order]) for order in shown[:2]]
-
-
-def _board(pieces):
-  """Lays pieces `[N, h, w, C]` out on a square, or in a row, with gaps."""
-  gap = max(1, round(_GAP * pieces.shape[1]))
-  pieces = np.pad(
-      pieces, ((0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=0.5
-  )
-  columns = math.isqrt(len(pieces))
-  if columns**2 != len(pieces):
-    columns = len(pieces)
-  rows = pieces.reshape(-1, columns, *pieces.shape[1:])
-  return np.concatenate([np.concatenate(row, axis=1) for row in rows])
-
-
-def _blocks(leaf: BlockViews, material) -> Iterator[Any]:
-  """The patches that the student sees, and those it predicts."""
-  image = np.clip(leaf.images[0], 0.0, 1.0)
-  only = lambda index: _only(image, index, material.log.config.net.patch_size)
-  found = lambda patches, *i: patches.indices[*i][patches.valid[*i]]
-  yield "context", [only(found(leaf.context, 0))]
-  count = leaf.targets.indices.shape[1]
-  yield "targets", [only(found(leaf.targets, 0, i)) for i in range(count)]
-
-
-def _only(image, index, patch_size):
-  """Hides all patches but some behind gray."""
-  patches = np.array(patching.patchify(jnp.asarray(image[None]), patch_size))
-  hidden = np.setdiff1d(np.arange(patches.shape[1]), index)
-  patches[:, hidden] = 0.5
-  return np.asarray(patching.unpatchify(jnp.asarray(patches), image.shape))[0]
-
-
-# Views that are no pictures yet, and what makes pictures of them.
-_SPECIAL: dict[type, Callable[..., Any]] = {
-    Puzzles: _puzzles,
-    BlockViews: _blocks,
-}
 
 
 def _shown(groups):

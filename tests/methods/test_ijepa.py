@@ -203,3 +203,20 @@ def test_wrong_settings_are_named():
   many = METHODS["ijepa"](tiny.vit(), augment=tiny.recipe)
   with pytest.raises(ValueError, match="9 of 4 x 4 patches .* min_keep is 10"):
     many.views(jax.random.key(0), BATCH)
+
+
+def test_drawn_context_and_targets_hide_the_other_patches():
+  # The third patch of the context and the second of targets only fill up.
+  views = ijepa_file.Views(
+      jnp.full((1, 4, 4, 1), 0.9),
+      Patches(jnp.array([[0, 1, 2]]), jnp.array([[True, True, False]])),
+      Patches(
+          jnp.array([[[3, 1], [0, 1]]]),
+          jnp.array([[[True, False], [True, False]]]),
+      ),
+  )
+  drawn = _start()[0].draw(views)
+  (context,) = drawn["context"][..., 0]
+  np.testing.assert_allclose(context[:2], 0.9)
+  np.testing.assert_allclose(context[2:], 0.5)
+  assert [np.argmax(x[::2, ::2, 0]) for x in drawn["targets"]] == [3, 0]

@@ -4,12 +4,14 @@ import functools
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jssl import augment
 from jssl import optim
 from jssl.methods import METHODS
+from jssl.methods import pretext
 from jssl.methods import tiles as tiling
 from jssl.methods.permutations import load
 from jssl.methods.siamese import Statistics
@@ -324,3 +326,16 @@ def test_dropping_all_activations_is_refused(name):
 def test_a_puzzle_needs_as_many_orders_as_there_are(count):
   with pytest.raises(ValueError, match=f"permutations is {count}; expected 2"):
     _method("jigsaw", permutations=count)
+
+
+def test_a_drawn_puzzle_shows_its_tiles_in_the_order_that_it_asks_about():
+  tiles = jnp.ones((1, 9, 2, 2, 1)) * jnp.arange(9)[None, :, None, None, None]
+  order = np.roll(np.arange(9), 4)
+  # Standardized tiles are drawn at a fifth of their range around gray.
+  puzzles = tiling.Puzzles(
+      5 * (tiles / 8 - 0.5), jnp.asarray(order)[None, None]
+  )
+  drawn = _method("jigsaw").draw(pretext.Task(puzzles, None))
+  (board,) = drawn["puzzles"]
+  assert board.shape == (12, 12, 1)  # A gap of a pixel around each tile.
+  np.testing.assert_allclose(board[1::4, 1::4, 0].ravel(), order / 8, atol=1e-6)

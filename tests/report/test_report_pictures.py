@@ -14,7 +14,6 @@ from jssl import config as configs
 from jssl import data
 from jssl import nets
 from jssl.evals.features import evenly
-from jssl.masking import Patches
 from jssl.method import Method
 from jssl.method import Pictures
 from jssl.methods import METHODS
@@ -123,34 +122,6 @@ def test_views_of_patches_are_found(name, arguments, expected):
   )
   method = METHODS[name](net, augment=tiny.recipe, **arguments)
   assert _groups(views.draw(_material(method, _images(2)))) == [expected] * 2
-
-
-def test_context_and_targets_hide_the_other_patches():
-  image = jnp.full((1, 4, 4, 1), 0.9)
-  # The third patch of the context and the second of targets only fill up.
-  tree = views.BlockViews(
-      image,
-      Patches(jnp.array([[0, 1, 2]]), jnp.array([[True, True, False]])),
-      Patches(
-          jnp.array([[[3, 1], [0, 1]]]),
-          jnp.array([[[True, False], [True, False]]]),
-      ),
-  )
-  found = views._pictures_of(jax.device_get(tree), _material(None, _images(1)))
-  seen = found["context"][0][..., 0]
-  np.testing.assert_allclose(seen[:2], 0.9)
-  np.testing.assert_allclose(seen[2:], 0.5)
-  assert [np.argmax(x[::2, ::2, 0]) for x in found["targets"]] == [3, 0]
-
-
-def test_a_puzzle_shows_its_tiles_in_the_order_that_it_asks_about():
-  tiles = jnp.ones((1, 9, 2, 2, 1)) * jnp.arange(9)[None, :, None, None, None]
-  order = np.roll(np.arange(9), 4)
-  tree = views.Puzzles(tiles / 8, jnp.asarray(order)[None, None])
-  found = views._pictures_of(jax.device_get(tree), None)
-  (board,) = found["puzzles"]
-  assert board.shape == (12, 12, 1)  # A gap of a pixel around each tile.
-  np.testing.assert_allclose(board[1::4, 1::4, 0].ravel(), order / 8)
 
 
 def test_views_without_pictures_are_skipped():
