@@ -14,26 +14,24 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jssl.data.datasets import facts
+from jssl.data.datasets import set_name
 from jssl.files import write_json
 
 # Where a config lacks an entry of another.
 ABSENT = "(absent)"
-_IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-_CIFAR = dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
-# Where the small sets that need no network differ; logged once an epoch.
+# For a short run on a CPU.
 _EMBEDDED = {
-    "digits": {
-        "batch_size": 128,
-        "image_size": 16,
-        "net": {"patch_size": 2},
-        "log": {"every_steps": 11},
-    },
-    "photos": {
-        "batch_size": 64,
-        "image_size": 32,
-        "net": {"patch_size": 4},
-        "log": {"every_steps": 6},
-    },
+    "epochs": 50.0,
+    "net": {"name": "resnet8", "width": 32},
+    "eval": {"k": 20},
+    "checkpoint": {"every_epochs": 10.0},
+}
+_PER_DATASET = {
+    # Once per epoch.
+    "digits": {"log": {"every_steps": 11}},
+    "photos": {"log": {"every_steps": 6}},
+    "imagenet2012": {"net": {"name": "resnet50"}},
 }
 
 
@@ -47,13 +45,12 @@ def base(dataset: str) -> ConfigDict:
   Returns:
     A config with method, augmentation and optimizer left to be set.
   """
-  from jssl.data.images import CANVAS  # What it imports is slow.
-
+  known = facts(dataset)
   config = ConfigDict({
       "seed": 0,
       "epochs": 200.0,
       # Images a step, over all devices.
-      "batch_size": 512,
+      "batch_size": known.batch_size,
       # Steps whose gradients are averaged to one update. A loss that looks
       # across the batch sees one step's; of net.micro_batches it sees all.
       "accumulate_steps": 1,
@@ -61,7 +58,7 @@ def base(dataset: str) -> ConfigDict:
       # each changes nothing.
       "max_skipped": 20,
       # Height and width of the images that the net sees.
-      "image_size": 224,
+      "image_size": known.image_size,
       # Of the computation: float32, bfloat16, or auto (bfloat16 on TPU, GPU).
       "precision": "auto",
       # Steps compiled into one call, at most; 0 chooses (1 on CPU, else 20).
@@ -74,7 +71,7 @@ def base(dataset: str) -> ConfigDict:
           "test": "test",
           # Side of the square that pictures of many sizes are put on, longer
           # sides shrunk to it and shorter ones kept; 0 for sets of one size.
-          "canvas": 0,
+          "canvas": known.canvas,
           # "always" decodes images as they are needed, "never" keeps them on
           # the device, "auto" does that if they fit.
           "stream": "auto",
@@ -87,8 +84,11 @@ def base(dataset: str) -> ConfigDict:
       },
       "net": {
           "name": "resnet18",
-          "stem": "cifar",
+          # "imagenet" for large images, "cifar" for small ones.
+          "stem": "imagenet" if known.image_size > 64 else "cifar",
           "width": 64,
+          "mean": known.mean,
+          "std": known.std,
           # Whether each block of a ResNet starts as the identity.
           "zero_init_residual": False,
           # Groups of the global batch that BatchNorm takes statistics of.
@@ -96,7 +96,7 @@ def base(dataset: str) -> ConfigDict:
           # Of vision transformers: side of a patch; "learned", "sincos" or
           # "relative" positions; class "token" or "mean" of the patches is
           # pooled; the method whose authors' code starts weights so.
-          "patch_size": 4,
+          "patch_size": min(known.image_size // 8, 16),
           # Attention heads; 0 for the net's own number.
           "heads": 0,
           "positions": "learned",
@@ -112,37 +112,15 @@ def base(dataset: str) -> ConfigDict:
           "k": 200,
           "temperature": 0.1,
           # Side of the central crop that is encoded, relative to the picture.
-          "crop_fraction": 1.0,
+          "crop_fraction": known.crop_fraction,
           # Of a split that is streamed, so many images are looked at.
           "max_images": 10_000,
       },
       "checkpoint": {"every_epochs": 5.0, "keep": 2},
   })
-  name = set_name(dataset)
-  if name in _EMBEDDED:
-    config.update({
-        "epochs": 50.0,
-        "net": {"name": "resnet8", "width": 32},
-        "eval": {"k": 20},
-        "checkpoint": {"every_epochs": 10.0},
-    })
-    config.update(_EMBEDDED[name])
-    config.net.update(mean=0.5, std=0.25)
-  elif name in ("cifar10", "cifar100"):
-    config.image_size = 32
-    config.net.update(_CIFAR)
-  elif name == "imagenet2012":
-    config.batch_size = 256
-    config.data.canvas = CANVAS
-    config.net.update(
-        _IMAGENET, name="resnet50", stem="imagenet", patch_size=16
-    )
-    config.eval.crop_fraction = 0.875
-  else:
-    config.batch_size = 128
-    config.image_size = 128
-    config.data.canvas = CANVAS
-    config.net.update(_IMAGENET, stem="imagenet", patch_size=16)
+  if known.embedded:
+    config.update(_EMBEDDED)
+  config.update(_PER_DATASET.get(set_name(dataset), {}))
   return config
 
 
@@ -306,14 +284,6 @@ def of_method(
     raise FileNotFoundError(f"{configs} holds no configs; name their folder.")
   path = known[lookup("The config", method, known)]
   return runpy.run_path(str(path))["get_config"](dataset)
-
-
-def set_name(dataset: str) -> str:
-  """Returns a data set's name without its config and version.
-
-  "cifar10" for "cifar10:3.0.2", "folder" for "folder:PATH".
-  """
-  return dataset.partition("/")[0].partition(":")[0]
 
 
 def lookup(where: str, name: str, table: Iterable[str]) -> str:

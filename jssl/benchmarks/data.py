@@ -25,6 +25,7 @@ from jssl.augment.random_crop import sample_crop_box
 from jssl.augment.resampling import held_size
 from jssl.data import cache as caches
 from jssl.data import chunks
+from jssl.data.datasets import split_source
 
 _WINDOWS = 5
 _SETTLE_SECONDS = 2.0  # Until what is read ahead is there.
@@ -80,7 +81,7 @@ def measure(
     if dataset is None:
       _make_photographs(pathlib.Path(folder))
     name = dataset or f"folder:{folder}"
-    split = "all" if name.startswith("folder:") else "train"
+    split = "all" if split_source(name)[0] == "folder" else "train"
     source = data.open_source(name, split, data_dir=data_dir)
     result = _measure(source, canvas, batch_size, workers, cache)
     if canvas and dataset is None:

@@ -13,15 +13,13 @@ import numpy as np
 from jssl.data import chunks
 from jssl.data import folder_source
 from jssl.data.chunks import Geometry
+from jssl.data.datasets import CANVAS
+from jssl.data.datasets import split_source
 from jssl.data.decode import read_size
 from jssl.data.decode import Remark
 from jssl.data.source import Record
 from jssl.data.source import Source
 
-# The default side of the square for pictures that differ in size. At 256, small
-# crops lose four fifths of their detail (`python -m jssl.bench data
-# --canvas=256`).
-CANVAS = 512
 _CHUNK = 256  # Pictures read at once: batched reads are twice as fast ...
 _CHUNK_BYTES = 2**23  # ... but large files would fill the memory of the host.
 _GIB = 2**30
@@ -79,8 +77,9 @@ def open_source(
     ValueError: If the name or the split is unknown.
     OSError: If the data is not there, or cannot be prepared there.
   """
-  if name.startswith("folder:"):
-    return folder_source.open_folder(name.removeprefix("folder:"), split)
+  source, path = split_source(name)
+  if source == "folder":
+    return folder_source.open_folder(path, split)
   from jssl.data import tfds_source  # TFDS is slow to import.
 
   return tfds_source.open_tfds(name, split, data_dir=data_dir)

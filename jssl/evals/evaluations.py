@@ -19,6 +19,7 @@ import pathlib
 import re
 from typing import Any, NamedTuple
 
+from jssl.data.datasets import split_source
 from jssl.files import check_writable
 from jssl.files import write_json
 
@@ -144,9 +145,9 @@ def _file_name(dataset, variant):
   plain = re.fullmatch(r"[a-z0-9_]+", dataset) and len(dataset) <= _LONGEST
   if plain and not variant:
     return dataset
-  kind, colon, path = dataset.partition(":")
-  if kind == "folder":  # The same one from wherever the command is called.
-    dataset = kind + colon + os.path.abspath(os.path.expanduser(path))
+  source, path = split_source(dataset)
+  if source == "folder":  # The same one from wherever the command is called.
+    dataset = f"folder:{os.path.abspath(os.path.expanduser(path))}"
   identity = json.dumps([dataset, *variant])
   digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
   # The end says more of a path than its start.

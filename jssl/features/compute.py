@@ -17,6 +17,7 @@ from jssl import encoder
 from jssl import parallel
 from jssl.config import lookup
 from jssl.data import chunks
+from jssl.data.datasets import split_source
 from jssl.features import formats
 from jssl.features import partial as partials
 from jssl.features import stream
@@ -100,7 +101,7 @@ def plan(
   if batch_size is not None and batch_size < 1:
     raise ValueError(f"--batch_size is {batch_size}; expected at least 1.")
   if split is None:
-    split = "all" if dataset.startswith("folder:") else "train"
+    split = "all" if split_source(dataset)[0] == "folder" else "train"
   data_dir = data_dir or config.data.data_dir or None
   source = data.open_source(dataset, split, data_dir=data_dir)
   _check_channels(source, config.resolved.channels, convert_channels)

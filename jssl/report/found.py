@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from jssl import data
+from jssl.data.datasets import split_source
 from jssl.features import compute
 from jssl.features import nearest
 from jssl.features.compute import Plan
@@ -133,8 +134,8 @@ def _described(features, row):
 
 def _row_of(plan, features, path):
   """The row of a file that lies in the folder itself; -1 for another."""
-  folder = plan.about["dataset"].removeprefix("folder:")
-  if folder == plan.about["dataset"]:
+  source, folder = split_source(plan.about["dataset"])
+  if source != "folder":
     return -1
   root = pathlib.Path(folder).expanduser().resolve()
   if root not in path.resolve().parents:
