@@ -1,13 +1,15 @@
-"""Configs: what a run consists of, as data.
+"""Configs: the settings of a run, as data.
 
-A file in `configs/` starts from `base(dataset)` and sets what its method needs.
-Every section with a `name` describes one object: the name picks a constructor
-from a table, the other entries are its keyword arguments (see `jssl.build`).
+A file in `configs/` is a table of settings on top of `base(dataset)`. Every
+section with a `name` describes one object: the name picks a constructor from a
+table, the other entries are its keyword arguments (see `jssl.build`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 import difflib
+import functools
 import json
+import operator
 import pathlib
 import runpy
 from typing import Any
@@ -122,6 +124,43 @@ def base(dataset: str) -> ConfigDict:
     config.update(_EMBEDDED)
   config.update(_PER_DATASET.get(set_name(dataset), {}))
   return config
+
+
+def from_table(
+    settings: Mapping[str, Mapping[str, Any]],
+    *,
+    default: str = "digits",
+    start: Callable[[str], ConfigDict] = base,
+) -> Callable[[str], ConfigDict]:
+  """Makes the `get_config` of a config file from a table of settings.
+
+  Args:
+    settings: From a data set to its settings, on top of those of the row
+      "default", which is for all. Keys are those of `--config.KEY=VALUE`, such
+      as "method.dim"; a dict replaces a whole section, None removes the entry.
+    default: The data set if none is named.
+    start: Returns the config that the settings are applied to.
+
+  Returns:
+    `get_config(dataset)`, see `base`.
+
+  Example:
+    >>> get_config = from_table({
+    ...     "default": {"epochs": 100.0, "net.width": 32},
+    ...     "cifar10": {"epochs": 200.0},
+    ... })
+    >>> get_config("cifar10:3.0.2").epochs, get_config("folder:photos").epochs
+    (200.0, 100.0)
+  """
+
+  def get_config(dataset: str = default) -> ConfigDict:
+    config = start(dataset)
+    row = facts(dataset).like or set_name(dataset)
+    for name in ("default", row):
+      _apply(config, settings.get(name, {}))
+    return config
+
+  return get_config
 
 
 def sgd(
@@ -242,6 +281,52 @@ def byol_views(
   }
 
 
+def crop_and_flip(
+    *,
+    scale: tuple[float, float],
+    method: str = "bilinear",
+    flip_probability: float = 0.5,
+) -> dict[str, Any]:
+  """Returns a view section: see `jssl.augment.crop_and_flip`."""
+  return {
+      "name": "crop_and_flip",
+      "scale": scale,
+      "method": method,
+      "flip_probability": flip_probability,
+  }
+
+
+def moco_view(
+    *, scale: tuple[float, float] = (0.2, 1.0), blur_probability: float = 0.5
+) -> dict[str, Any]:
+  """Returns a view section: see `jssl.augment.moco_v2`."""
+  return {
+      "name": "moco_v2",
+      "scale": scale,
+      "blur_probability": blur_probability,
+      "method": "bilinear",
+  }
+
+
+def simclr_view(
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    strength: float = 1.0,
+    blur_probability: float = 0.5,
+    method: str = "bilinear",
+    operations: str = "torchvision",
+) -> dict[str, Any]:
+  """Returns a view section: see `jssl.augment.simclr`."""
+  return {
+      "name": "simclr",
+      "scale": scale,
+      "strength": strength,
+      "blur_probability": blur_probability,
+      "method": method,
+      "operations": operations,
+  }
+
+
 def files(configs: pathlib.Path | None = None) -> dict[str, pathlib.Path]:
   """Returns config files by their names, most of which are those of methods.
 
@@ -338,6 +423,17 @@ def load(workdir: str) -> ConfigDict:
         " expected the --workdir of python -m jssl.train."
     )
   return ConfigDict(json.loads(path.read_text()))
+
+
+def _apply(config, settings):
+  """Sets entries by their dotted keys, in order; None removes one."""
+  for key, value in settings.items():
+    *sections, last = key.split(".")
+    section = functools.reduce(operator.getitem, sections, config)
+    if value is None:
+      del section[last]
+    else:
+      section[last] = value
 
 
 def _optimizer(

@@ -28,6 +28,7 @@ class Dataset:
     std: Per channel, the net divides by it.
     crop_fraction: Side of the central crop of an evaluation, relative to the
       picture's shorter side.
+    like: Another set, whose rows of the configs' tables this one takes.
     embedded: Whether the set comes with jssl's dependencies: small, no network.
     flips: Whether a mirrored picture keeps its label.
     crop_scale: Smallest and largest area of a crop that keeps the label,
@@ -40,6 +41,7 @@ class Dataset:
   mean: float | tuple[float, ...] = (0.485, 0.456, 0.406)  # ImageNet's.
   std: float | tuple[float, ...] = (0.229, 0.224, 0.225)
   crop_fraction: float = 1.0
+  like: str = ""
   embedded: bool = False
   flips: bool = True
   # The range of torchvision's RandomResizedCrop, as protocols of ImageNet use.
@@ -57,7 +59,7 @@ _CHARACTERS = Dataset(flips=False, crop_scale=None)
 
 DATASETS = {
     "cifar10": _CIFAR,
-    "cifar100": _CIFAR,
+    "cifar100": dataclasses.replace(_CIFAR, like="cifar10"),
     "digits": Dataset(
         image_size=16,
         batch_size=128,
