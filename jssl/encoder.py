@@ -96,7 +96,7 @@ def pool_stages(features: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 def make_raw_pixels(
     *, image_size: int, crop_fraction: float = 1.0
-) -> Callable[..., jax.Array]:
+) -> Callable[..., Any]:
   """Makes the baseline of no encoder at all, with images of 32 x 32 at most.
 
   Args:
@@ -104,7 +104,8 @@ def make_raw_pixels(
     crop_fraction: As in `make_encode`.
 
   Returns:
-    Jitted `(images, extent) -> [B, D]`, the pixels as vectors.
+    What `make_encode` returns, without its checks: the features are the pixels
+    as vectors, and `params` is not used.
   """
   prepare = functools.partial(
       augment.evaluation,
@@ -112,11 +113,13 @@ def make_raw_pixels(
       crop_fraction=crop_fraction,
   )
 
-  @jax.jit
-  def encode(images, extent):
-    return jax.vmap(
+  @functools.partial(jax.jit, static_argnames="stages")
+  def encode(params, images, extent=None, *, stages=False):
+    del params
+    pixels = jax.vmap(
         lambda x, e: jnp.ravel(prepare(augment.to_float(x), extent=e))
     )(images, extent)
+    return {"pooled": pixels} if stages else pixels
 
   return encode
 

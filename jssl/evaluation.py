@@ -352,7 +352,7 @@ def _encode(subject: Subject) -> Callable[..., dict[str, jax.Array]]:
     raw = encoders.make_raw_pixels(
         image_size=config.image_size, crop_fraction=subject.crop_fraction
     )
-    return lambda images, extent: {"pooled": raw(images, extent)}
+    return lambda images, extent: raw(None, images, extent, stages=True)
   encode = functools.partial(
       subject.trained.encode, subject.params, stages=True
   )
@@ -366,7 +366,7 @@ def _encode_views(
   if subject.params is None:
     size = subject.trained.config.image_size
     raw = encoders.make_raw_pixels(image_size=size)
-    return lambda params, views: {"pooled": raw(views, None)}
+    return lambda params, views: raw(None, views, stages=True)
   return lambda params, views: encoders.pool_stages(
       subject.encode_whole(params, views, stages=True)
   )

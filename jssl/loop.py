@@ -256,7 +256,7 @@ def _looker(run, recorder, workdir):
       return
 
     def evaluate():
-      signs = runs.look(run, runs.encoder_of(run, state))
+      signs = runs.quick(run, runs.compute_features(run, state))
       if paint:
         _draw(run, recorder, paint(state), workdir, step)
       return signs

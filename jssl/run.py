@@ -1,7 +1,6 @@
 """A run: what a config describes, made, and its compiled parts."""
 
 from collections.abc import Callable
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +14,9 @@ from jssl import encoder
 from jssl import feed as feeds
 from jssl import parallel
 from jssl.config import ConfigDict
-from jssl.evals import features
-from jssl.evals import protocol
+from jssl.evals import scores
+from jssl.evals.features import compute
+from jssl.evals.features import Features
 from jssl.method import Method
 from jssl.method import Pictures
 from jssl.step import init_state
@@ -214,17 +214,6 @@ def make_dispatch(run: Run) -> jax.stages.Wrapped:
   return parallel.map_devices(dispatch, in_axes=(None, None, 0))
 
 
-def encoder_of(run: Run, state: TrainState) -> Callable[..., jax.Array]:
-  """Binds the run's `encode` to a state: `(images, extent) -> [B, D]`."""
-  return functools.partial(run.encode, (state.params, state.carried))
-
-
-def stages_of(run: Run, state: TrainState) -> Callable[..., Any]:
-  """The same of all stages: `(images, extent) -> {"stage_1": [B, D], ...}`."""
-  encode = functools.partial(encoder_of(run, state), stages=True)
-  return lambda images, extent: encoder.pool_stages(encode(images, extent))
-
-
 def make_pictures(run: Run) -> Callable[[TrainState], Pictures]:
   """Makes the function from a state to pictures of a few held-out images.
 
@@ -248,79 +237,42 @@ def make_pictures(run: Run) -> Callable[[TrainState], Pictures]:
   return lambda state: draw(state.params, state.carried)
 
 
-def extract(
-    run: Run, encode: Callable[..., Any], *, train: bool
-) -> tuple[Any, Any]:
-  """Encodes the run's images.
+def compute_features(run: Run, state: TrainState) -> Features:
+  """Computes the features of the run's images; of training images if labelled.
 
   Args:
     run: The run.
-    encode: Jitted, `(images, extent) -> [B, D]`, or a tree of such.
-    train: Whether the training images are encoded too.
-
-  Returns:
-    Features of the training images (or None) and of the test images.
+    state: The encoder's state.
   """
-
-  def encode_all(images):
-    return features.extract(
-        encode,
-        images.image,
-        extent=images.extent,
-        batch_size=run.config.batch_size,
-    )
-
-  return encode_all(run.train) if train else None, encode_all(run.test)
+  return features_of(run, run.encode, (state.params, state.carried))
 
 
-def look(run: Run, encode: Callable[..., jax.Array]) -> dict[str, float]:
-  """Returns the signs of life: rank and spread, and kNN where labels exist."""
-  labelled = protocol.labelled(run.train, run.test)
-  train, test = extract(run, encode, train=labelled)
-  row = protocol.spread(test)
-  if labelled:
-    row["knn"] = protocol.knn_accuracy(
-        train,
-        test,
-        run.train,
-        run.test,
-        k=run.config.eval.k,
-        temperature=run.config.eval.temperature,
-    )
-  return row
-
-
-def judge(run: Run, encode: Callable[..., Any]) -> dict[str, Any]:
-  """Judges features by few labels and none.
-
-  Args:
-    run: The run, for its images.
-    encode: Jitted, `(images, extent) -> [B, D]`, or a dict of such.
-
-  Returns:
-    "knn", "one_shot", "five_shot" accuracy (None without labels) and effective
-    "rank"; or a dict of such verdicts.
-  """
-  labelled = protocol.labelled(run.train, run.test)
-  train, test = extract(run, encode, train=labelled)
-  if not isinstance(test, dict):
-    return _verdict(run, train, test)
-  return {
-      name: _verdict(run, train[name] if labelled else None, test[name])
-      for name in test
-  }
-
-
-def _verdict(run, train, test):
-  accuracies = protocol.accuracies(
-      train,
-      test,
-      run.train,
+def features_of(run: Run, encode: Callable[..., Any], params: Any) -> Features:
+  """Computes features of the run's images by any encoder, see `compute`."""
+  labels = run.train.label is not None and run.test.label is not None
+  return compute(
+      encode,
+      params,
+      run.train if labels else None,
       run.test,
-      k=run.config.eval.k,
-      temperature=run.config.eval.temperature,
+      batch_size=run.config.batch_size,
   )
-  return {**accuracies, "rank": protocol.spread(test)["rank"]}
+
+
+def quick(run: Run, features: Features) -> dict[str, float]:
+  """Returns the scores while training, see `jssl.evals.scores.quick`."""
+  k, temperature = run.config.eval.k, run.config.eval.temperature
+  return scores.quick(
+      features, run.train, run.test, k=k, temperature=temperature
+  )
+
+
+def summarize(run: Run, features: Features) -> dict[str, Any]:
+  """Returns the scores of all stages, see `jssl.evals.scores.summarize`."""
+  k, temperature = run.config.eval.k, run.config.eval.temperature
+  return scores.summarize(
+      features, run.train, run.test, k=k, temperature=temperature
+  )
 
 
 def _with_statistics(config, channels):

@@ -14,6 +14,7 @@ from jssl import __version__
 from jssl import encoder
 from jssl import progress
 from jssl import run as runs
+from jssl.evals.features import Features
 from jssl.files import write_json
 from jssl.run import Run
 from jssl.step import TrainState
@@ -22,7 +23,11 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def write(
-    run: Run, workdir: str, state: TrainState, rows: list[dict[str, Any]]
+    run: Run,
+    workdir: str,
+    state: TrainState,
+    rows: list[dict[str, Any]],
+    features: Features | None = None,
 ) -> dict[str, Any]:
   """Evaluates the encoder and its baselines and writes `summary.json`.
 
@@ -31,6 +36,7 @@ def write(
     workdir: Its folder.
     state: The trained state.
     rows: The run's metrics.
+    features: Of the trained state; None to compute them here.
 
   Returns:
     What was written: "knn", "one_shot" and "five_shot" accuracy (0 to 1; null
@@ -47,11 +53,14 @@ def write(
   )
   speeds = [row["images_per_second"] for row in rows if "loss" in row]
   with progress.stage("evaluating (1 of 3: trained)"):
-    trained = _judge(run, state)
+    features = features or runs.compute_features(run, state)
+    trained = runs.summarize(run, features)
   with progress.stage("evaluating (2 of 3: untrained)"):
-    untrained = _judge(run, runs.initial_state(run))
+    features = runs.compute_features(run, runs.initial_state(run))
+    untrained = runs.summarize(run, features)
   with progress.stage("evaluating (3 of 3: raw pixels)"):
-    raw = runs.judge(run, raw_pixels)
+    raw = runs.summarize(run, runs.features_of(run, raw_pixels, None))
+    del raw["stages"]
   content = {
       **trained,
       "baselines": {"raw_pixels": raw, "untrained": untrained},
@@ -69,11 +78,6 @@ def write(
   }
   write_json(content, pathlib.Path(workdir) / "summary.json")
   return content
-
-
-def _judge(run: Run, state: TrainState) -> dict[str, Any]:
-  stages = runs.judge(run, runs.stages_of(run, state))
-  return {**stages.pop("pooled"), "stages": stages}
 
 
 def _peak_memory() -> dict[str, int | None]:

@@ -228,7 +228,7 @@ _MOMENTS = {
     "loading": (runs, "prepare", "before training began"),
     "initializing": (runs, "initial_state", "before training began"),
     "compiling": (runs, "make_dispatch", "before {} step"),
-    "summary": (runs, "judge", "at the evaluation; training is complete"),
+    "summary": (runs, "summarize", "at the evaluation; training is complete"),
     "report": (page, "write", "while the report was written; training is"),
 }
 
@@ -474,7 +474,7 @@ def test_sigterm_leaves_an_evaluation_that_is_made_up_for(
     time.sleep(600)
 
   with monkeypatch.context() as patch:
-    patch.setattr(runs, "look", slow)
+    patch.setattr(runs, "quick", slow)
     at = time.monotonic()
     assert loop.train(config, str(tmp_path)) is None
     assert time.monotonic() - at < 300

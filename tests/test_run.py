@@ -65,7 +65,8 @@ def test_load_encoder_gives_the_features_of_the_run(finished):
   stages = encode(params, images, stages=True)
   assert stages["stage_1"].shape == (5, 16, 16, 8)
   np.testing.assert_allclose(stages["pooled"], features, atol=1e-5)
-  untrained = runs.encoder_of(run, runs.initial_state(run))(images)
+  state = runs.initial_state(run)
+  untrained = run.encode((state.params, state.carried), images)
   assert np.abs(untrained - features).max() > 1e-2
 
 

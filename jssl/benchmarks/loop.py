@@ -56,7 +56,7 @@ def train(
   recorder = Recorder(run, workdir, step=0)
   checkpoints = Checkpoints(workdir)
   state = runs.initial_state(run)
-  runs.look(run, runs.encoder_of(run, state))  # Compiles what evaluates.
+  runs.compute_features(run, state)  # Compiles what evaluates.
   start = time.perf_counter()
   loop.run_steps(run, dispatch, recorder, checkpoints, state, workdir=workdir)
   seconds = time.perf_counter() - start

@@ -18,6 +18,7 @@ from jssl import run as runs
 from jssl.benchmarks.limits import planned_bytes
 from jssl.config import of_method
 from jssl.evals import quality
+from jssl.evals.features import Features
 from jssl.report import bars
 from jssl.run import Run
 from jssl.step import TrainState
@@ -132,7 +133,14 @@ def _raw_pixels(run: Run) -> Row:
       image_size=run.config.image_size,
       crop_fraction=run.config.eval.crop_fraction,
   )
-  return Row("raw pixels", _columns([{"pooled": runs.judge(run, raw)}]))
+  features = runs.features_of(run, raw, None)
+  return Row("raw pixels", _columns([_by_stage(run, features)]))
+
+
+def _by_stage(run: Run, features: Features) -> dict[str, dict[str, Any]]:
+  """Returns the scores of every stage, "pooled" among them."""
+  pooled = runs.summarize(run, features)
+  return {**pooled.pop("stages"), "pooled": pooled}
 
 
 def _train(run: Run, name: str, seeds: int) -> tuple[Row, Row]:
@@ -143,7 +151,7 @@ def _train(run: Run, name: str, seeds: int) -> tuple[Row, Row]:
   before, after, seconds, collapsed = [], [], [], 0
   for seed in range(seeds):
     state = parallel.replicate(run.init(jax.random.key(seed)))
-    before.append(runs.judge(run, runs.stages_of(run, state)))
+    before.append(_by_stage(run, runs.compute_features(run, state)))
     config = run.config.copy_and_resolve_references()
     config.seed = seed
     start = time.perf_counter()
@@ -154,7 +162,7 @@ def _train(run: Run, name: str, seeds: int) -> tuple[Row, Row]:
     jax.block_until_ready(state.params)
     seconds.append(time.perf_counter() - start)
     collapsed += _collapsed(run, state, window)
-    after.append(runs.judge(run, runs.stages_of(run, state)))
+    after.append(_by_stage(run, runs.compute_features(run, state)))
   untrained = Row(f"untrained {run.config.net.name}", _columns(before))
   trained = Row(
       name,
@@ -176,7 +184,7 @@ def _collapsed(run: Run, state: TrainState, window: list[Any]) -> int:
   metrics = {k: np.concatenate([call[k] for call in calls]) for k in calls[0]}
   ends = range(run.steps_per_epoch - 1, run.total_steps, run.steps_per_epoch)
   signs = [{k: float(v[i]) for k, v in metrics.items()} for i in ends]
-  signs.append(runs.look(run, runs.encoder_of(run, state)))
+  signs.append(runs.quick(run, runs.compute_features(run, state)))
   warnings = list(filter(None, map(quality.collapse_warning, signs)))
   for text in dict.fromkeys(warnings):
     print(f"WARNING: {text}", flush=True)

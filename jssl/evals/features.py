@@ -1,12 +1,108 @@
-"""Features of many images."""
+"""Features of many images: computed once per encoder state and handed on."""
 
 from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
 
 from jssl import parallel
+from jssl.data import Images
+from jssl.data import labels_of
+from jssl.encoder import pool_stages
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+  """Features of one encoder state.
+
+  Attributes:
+    train: "pooled" and every stage ("stage_1", ...), averaged over its map, of
+      the training images, float32 `[M, D]` each; None if they were not encoded.
+    test: The same of the test images, `[N, D]`.
+  """
+
+  train: dict[str, np.ndarray] | None
+  test: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+  """Features of one stage, of the images whose label is known.
+
+  Attributes:
+    train: float32 `[M, D]`, M at least 1.
+    train_label: int `[M]`, 0 or more.
+    test: float32 `[N, D]`, N at least 1.
+    test_label: int `[N]`, 0 or more.
+    classes: Names of the classes.
+  """
+
+  train: np.ndarray
+  train_label: np.ndarray
+  test: np.ndarray
+  test_label: np.ndarray
+  classes: tuple[str, ...]
+
+
+def compute(
+    encode: Callable[..., Any],
+    params: PyTree,
+    train: Images | None,
+    test: Images,
+    *,
+    batch_size: int,
+) -> Features:
+  """Encodes the images of both splits.
+
+  Args:
+    encode: See `jssl.encoder.make_encode`.
+    params: Its first argument.
+    train: Training images; None if no measure needs them.
+    test: Test images.
+    batch_size: Images per batch; rounded up to the number of devices.
+  """
+
+  def stages(images, extent):
+    return pool_stages(encode(params, images, extent, stages=True))
+
+  def split(images):
+    return extract(
+        stages, images.image, extent=images.extent, batch_size=batch_size
+    )
+
+  return Features(None if train is None else split(train), split(test))
+
+
+def labelled(
+    features: Features, train: Images, test: Images, *, stage: str = "pooled"
+) -> Labelled | None:
+  """Selects the features of images with a known label.
+
+  Args:
+    features: The features of both splits.
+    train: The images of `features.train`.
+    test: The images of `features.test`.
+    stage: Which features.
+
+  Returns:
+    The features and labels; None if a split has no labelled images, or the
+    training images were not encoded.
+  """
+  train_label, test_label = labels_of(train), labels_of(test)
+  known, test_known = train_label >= 0, test_label >= 0
+  if features.train is None or not known.any() or not test_known.any():
+    return None
+  return Labelled(
+      features.train[stage][known],
+      train_label[known],
+      features.test[stage][test_known],
+      test_label[test_known],
+      train.classes,
+  )
 
 
 def extract(
@@ -20,10 +116,10 @@ def extract(
 
   Args:
     encode: Jitted, `(images, extent) -> features`, `[B, D]` or a tree of such;
-      `extent` is None where the images have none.
+      `extent` is None if the images have none.
     images: `[N, H, W, C]`.
     extent: True heights and widths, `[N, 2]`, see `jssl.data.Images`.
-    batch_size: Images at a time; rounded up to the number of devices.
+    batch_size: Images per batch; rounded up to the number of devices.
 
   Returns:
     Features, float32 `[N, D]`, or the tree of them.
@@ -32,7 +128,7 @@ def extract(
   batch_size = -(-batch_size // devices) * devices
   rows = []
   for start in range(0, len(images), batch_size):
-    # The last batch is filled up, so that one size is compiled.
+    # The last batch is filled up, so that only one size is compiled.
     index = np.arange(start, start + batch_size) % len(images)
     batch = parallel.shard(images[index])
     extents = None if extent is None else parallel.shard(extent[index])
@@ -47,7 +143,7 @@ def extract(
 
 
 def evenly(length: int, count: int) -> np.ndarray:
-  """Returns at most `count` indices below `length`, evenly spread.
+  """Returns at most `count` evenly spaced indices below `length`.
 
   Folders are sorted by class, so all classes are among them.
   """

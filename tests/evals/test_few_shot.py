@@ -6,7 +6,8 @@ import pytest
 
 from jssl import evals
 from jssl.data import Images
-from jssl.evals import protocol
+from jssl.evals import scores
+from jssl.evals.features import Features
 from jssl.evals.few_shot import only_present
 
 CLASSES = 4
@@ -172,9 +173,11 @@ def test_the_quick_evaluation_answers_for_the_classes_that_are_there():
       classes=("a", "b", "c", "d"),
       skipped=(),
   )
-  found = protocol.accuracies(
-      np.eye(4, dtype=np.float32)[labels],
-      np.eye(4, dtype=np.float32)[test_labels],
+  found = scores.summarize(
+      Features(
+          {"pooled": np.eye(4, dtype=np.float32)[labels]},
+          {"pooled": np.eye(4, dtype=np.float32)[test_labels]},
+      ),
       images(labels),
       images(test_labels),
       k=20,

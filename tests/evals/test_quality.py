@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from jssl import evals
+from jssl.data import Images
 from jssl.embeddings import feature_std
-from jssl.evals import protocol
 from jssl.evals import quality
+from jssl.evals import scores
+from jssl.evals.features import Features
 
 
 def _normal(count, dim):
@@ -153,7 +155,11 @@ def test_the_quick_rank_looks_at_as_many_images_as_the_paper():
   # Half of the directions are seen in every 30th image only.
   x = _normal(6000, 32)
   x[:, 16:] *= (np.arange(6000) % 30 == 7)[:, None]
-  found = protocol.spread(x)["rank"]
+  blank = np.zeros((6000, 1, 1, 1), np.uint8)
+  images = Images(blank, label=None, extent=None, classes=(), skipped=())
+  found = scores.quick(
+      Features(None, {"pooled": x}), images, images, k=1, temperature=0.1
+  )["rank"]
   np.testing.assert_allclose(found, evals.rankme(x), rtol=1e-5)
   assert quality.RANK_IMAGES == 25_600
 

@@ -1,0 +1,144 @@
+"""The scores during and after training: kNN and few-shot accuracy, rank."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jssl.data import Images
+from jssl.embeddings import feature_std
+from jssl.evals.features import evenly
+from jssl.evals.features import Features
+from jssl.evals.features import Labelled
+from jssl.evals.features import labelled
+from jssl.evals.few_shot import few_shot
+from jssl.evals.few_shot import only_present
+from jssl.evals.knn import knn_predict
+from jssl.evals.quality import RANK_IMAGES
+from jssl.evals.quality import rankme
+
+_SHOTS = {"one_shot": 1, "five_shot": 5}
+
+
+def quick(
+    features: Features,
+    train: Images,
+    test: Images,
+    *,
+    k: int,
+    temperature: float,
+) -> dict[str, float]:
+  """Evaluates pooled features while training.
+
+  Args:
+    features: The features of both splits.
+    train: The images of `features.train`.
+    test: The images of `features.test`.
+    k: Number of neighbours; all labelled training images if there are fewer.
+    temperature: See `knn_predict`.
+
+  Returns:
+    Effective "rank" and "encoder_std" of the test images; if both splits have
+    labels, "knn" accuracy in [0, 1].
+  """
+  rank, std = _rank_and_std(_rank_rows(features.test["pooled"]))
+  row = {"rank": float(rank), "encoder_std": float(std)}
+  pair = labelled(features, train, test)
+  if pair is not None:
+    row["knn"] = _knn_accuracy(pair, k, temperature)
+  return row
+
+
+def summarize(
+    features: Features,
+    train: Images,
+    test: Images,
+    *,
+    k: int,
+    temperature: float,
+) -> dict[str, Any]:
+  """Evaluates all stages after training.
+
+  Args:
+    features: The features of both splits.
+    train: The images of `features.train`.
+    test: The images of `features.test`.
+    k: Number of neighbours; all labelled training images if there are fewer.
+    temperature: See `knn_predict`.
+
+  Returns:
+    "knn", "one_shot" and "five_shot" accuracy in [0, 1] and effective "rank" of
+    the pooled features, and "stages" with the same of each stage. Few-shot
+    accuracies are the mean of ten draws (the same draws for all features) of
+    the classes that have labelled training images; None if one of these has too
+    few. Without labels all accuracies are None.
+  """
+  stages = {}
+  for stage, rows in features.test.items():
+    pair = labelled(features, train, test, stage=stage)
+    rank, _ = _rank_and_std(_rank_rows(rows))
+    stages[stage] = {**_accuracies(pair, k, temperature), "rank": float(rank)}
+  return {**stages.pop("pooled"), "stages": stages}
+
+
+def nearest_classes(
+    features: Labelled, *, k: int, temperature: float
+) -> np.ndarray:
+  """Classifies test images by their nearest training images.
+
+  Args:
+    features: Features of both splits.
+    k: Number of neighbours; all training images if there are fewer.
+    temperature: See `knn_predict`.
+
+  Returns:
+    The predicted classes, int32 `[N]`.
+  """
+  predicted = knn_predict(
+      features.test,
+      features.train,
+      features.train_label,
+      k=min(k, len(features.train)),
+      temperature=temperature,
+      num_classes=len(features.classes),
+  )
+  return np.asarray(predicted)
+
+
+def _knn_accuracy(pair, k, temperature):
+  predicted = nearest_classes(pair, k=k, temperature=temperature)
+  return float(np.mean(predicted == pair.test_label))
+
+
+def _accuracies(pair, k, temperature):
+  """Returns kNN and few-shot accuracies, None where they do not apply."""
+  result: dict[str, float | None] = dict.fromkeys(("knn", *_SHOTS))
+  if pair is None:
+    return result
+  result["knn"] = _knn_accuracy(pair, k, temperature)
+  present, train_label, test_label = only_present(
+      pair.train_label, pair.test_label
+  )
+  fewest = np.bincount(train_label).min()
+  for name, shots in _SHOTS.items():
+    if fewest >= shots:
+      draws = few_shot(
+          jax.random.key(0),
+          pair.train,
+          train_label,
+          pair.test,
+          test_label,
+          shots=shots,
+          num_classes=len(present),
+      )
+      result[name] = float(np.mean(draws))
+  return result
+
+
+def _rank_rows(rows):
+  return rows[evenly(len(rows), RANK_IMAGES)]
+
+
+@jax.jit
+def _rank_and_std(rows):
+  return rankme(rows), feature_std(rows)
