@@ -15,7 +15,8 @@ from jssl import parallel
 from jssl.config import ConfigDict
 from jssl.config import lookup
 from jssl.data import cache
-from jssl.data import chunks
+from jssl.data import reader
+from jssl.data.decode import KINDS
 
 PyTree = Any
 
@@ -142,7 +143,7 @@ def streamed(
   """
   data.steps_per_epoch(source.length, config.batch_size)
   geometry = data.measure(source, config.data.canvas or None)
-  read = chunks.reader(source, geometry)
+  read = reader.make_reader(source, geometry)
   if config.data.cache:
     read = cache.cached(read, source, geometry, config.data.cache)
   # All labels may be -1, as those of a test split that are kept secret.
@@ -163,7 +164,7 @@ def streamed(
         if x is not None
     }
     notes = [*batch.notes, *_remarked(batch.remarks, remarked)]
-    return Call(1, inputs, batch.replaced, notes)
+    return Call(1, inputs, list(batch.broken.values()), notes)
 
   def calls(start, stop, steps):
     del steps  # Their pictures would have to wait for each other.
@@ -240,9 +241,9 @@ def _ahead(batches, to_devices):
 def _remarked(remarks, known):
   """Says what was remarked of a picture for the first time."""
   notes = []
-  for kind, found in chunks.tally(remarks).items():
+  for kind, found in reader.tally(remarks).items():
     if kind not in known:
-      text = chunks.KINDS[kind].format(value=found.value)
+      text = KINDS[kind].format(value=found.value)
       notes.append(f"{found.name} is one of the pictures that {text}")
   known.update(kind for _, (kind, _) in remarks)
   return notes

@@ -18,7 +18,7 @@ from jssl import data
 from jssl import encoder
 from jssl import files
 from jssl import load_encoder
-from jssl.data import chunks
+from jssl.data import reader
 from jssl.data.decode import decode_remarked
 from jssl.evals import features as evaluation
 from jssl.features import compute
@@ -512,7 +512,7 @@ def test_memory_does_not_grow_with_the_pictures(
     encoded.append(1)
     return plan.encode(images, extent)
 
-  monkeypatch.setattr(chunks, "decode_remarked", decode)
+  monkeypatch.setattr(reader, "decode_remarked", decode)
   compute.compute(plan._replace(encode=encode), tmp_path / "x.npz")
   assert len(decoded) == 34
   # Those being encoded, those that wait, and those that are being decoded.

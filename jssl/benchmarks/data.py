@@ -23,8 +23,8 @@ from jssl import augment
 from jssl import data
 from jssl.augment.random_crop import sample_crop_box
 from jssl.augment.resampling import held_size
-from jssl.data import cache as caches
-from jssl.data import chunks
+from jssl.data import reader
+from jssl.data.cache import cached
 from jssl.data.datasets import split_source
 
 _WINDOWS = 5
@@ -161,9 +161,9 @@ def _energies(image, extent, boxes, size):
 
 def _measure(source, canvas, batch_size, workers, cache):
   geometry = data.measure(source, canvas or None)
-  read = chunks.reader(source, geometry)
+  read = reader.make_reader(source, geometry)
   if cache:
-    read = caches.cached(read, source, geometry, cache)
+    read = cached(read, source, geometry, cache)
   data.steps_per_epoch(source.length, batch_size)
   calls = max(2, 512 // batch_size)  # Batches of a window.
   batches = data.stream(
@@ -180,7 +180,7 @@ def _measure(source, canvas, batch_size, workers, cache):
 
   def take(count):
     for batch in itertools.islice(batches, count):
-      replaced.extend(batch.replaced)
+      replaced.extend(batch.broken.values())
       notes.update(dict.fromkeys(batch.notes))
 
   streamed, bare = [], []
@@ -228,7 +228,7 @@ def _whole_records(source, geometry, count):
   """Reads pictures that the bare decoder can decode, so many."""
   index = data.batch_indices(0, 0, size=source.length, batch_size=count)
   read = source.read(index)
-  broken = chunks.decode_records(read, geometry).broken
+  broken = reader.decode_records(read, geometry).broken
   whole = [record for row, record in enumerate(read) if row not in broken]
   if not whole:
     raise ValueError(

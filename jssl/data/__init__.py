@@ -1,8 +1,9 @@
-"""Where images come from, and in which order they are seen."""
+"""Data sets: sources of pictures, their decoding, their order in training."""
 
-from jssl.data.chunks import Geometry
 from jssl.data.decode import decode
 from jssl.data.images import common_size
+from jssl.data.images import decode_all
+from jssl.data.images import evenly
 from jssl.data.images import fingerprint
 from jssl.data.images import fits
 from jssl.data.images import Images
@@ -13,13 +14,15 @@ from jssl.data.images import measure
 from jssl.data.images import nbytes
 from jssl.data.images import open_source
 from jssl.data.images import sample
+from jssl.data.loader import count_workers
+from jssl.data.loader import load_in_order
+from jssl.data.loader import stream
 from jssl.data.order import batch_indices
 from jssl.data.order import epoch_order
 from jssl.data.order import steps_per_epoch
+from jssl.data.reader import Geometry
 from jssl.data.source import Record
 from jssl.data.source import Source
-from jssl.data.stream import count_workers
-from jssl.data.stream import stream
 
 __all__ = (
     "Geometry",
@@ -30,11 +33,14 @@ __all__ = (
     "common_size",
     "count_workers",
     "decode",
+    "decode_all",
     "epoch_order",
+    "evenly",
     "fingerprint",
     "fits",
     "labels_of",
     "load",
+    "load_in_order",
     "load_source",
     "measure",
     "nbytes",

@@ -10,15 +10,16 @@ import zlib
 
 import numpy as np
 
-from jssl.data import chunks
-from jssl.data import images
-from jssl.data.chunks import Chunk
-from jssl.data.chunks import Geometry
-from jssl.data.chunks import Reader
+from jssl.data import reader
+from jssl.data.images import fingerprint
+from jssl.data.reader import Batch
+from jssl.data.reader import empty_batch
+from jssl.data.reader import Geometry
+from jssl.data.reader import Reader
 from jssl.data.source import Source
 
-# Of a picture: a checksum of its pixels, its true size, and its label. A
-# picture that is not there yet has a height of 0.
+# For each picture: a checksum of its pixels, its true size, and its label. A
+# picture that is not cached yet has a height of 0.
 _ENTRY = np.dtype([("checksum", "<u4"), ("extent", "<i4", 2), ("label", "<i4")])
 
 
@@ -30,26 +31,26 @@ def cached(
 ) -> Reader:
   """Makes a reader that decodes each picture once, and then finds it on disk.
 
-  A picture is written when it is first read. Of a folder whose files have
-  changed since then (their names, sizes or times), and of a set that holds
-  other pictures, all are decoded again. Several threads, processes and
-  hosts may share the folder. What an interruption leaves half-written fails
-  its checksum and is written again; a disk that is full leaves the rest to be
+  A picture is written when it is first read. All pictures are decoded again if
+  the files of a folder have changed since then (their names, sizes or times),
+  or a set holds other pictures. Several threads, processes and hosts may share
+  the folder. A picture that an interruption left half-written fails its
+  checksum and is written again. If the disk is full, the remaining pictures are
   decoded every time.
 
   Args:
-    read: Reads and decodes, see `chunks.reader`.
+    read: Reads and decodes, see `reader.make_reader`.
     source: What it reads.
     geometry: What pictures become.
-    folder: Where to keep them, of any number of sets.
+    folder: Where to keep the pictures of any number of sets.
 
   Returns:
-    A reader of the same pictures. What goes wrong with the disk is in the
-    `notes` of its chunks.
+    A reader of the same pictures. Problems with the disk are among the `notes`
+    of its batches.
   """
   folder = _folder_of(source, geometry, pathlib.Path(folder).expanduser())
 
-  def read_cached(indices: Sequence[int]) -> Chunk:
+  def read_cached(indices: Sequence[int]) -> Batch:
     with contextlib.ExitStack() as stack:
       try:
         files = stack.enter_context(_Files(folder, source.length, geometry))
@@ -61,15 +62,15 @@ def cached(
 
 
 def _folder_of(source, geometry, folder):
-  """A folder for each content, so that a set that changed starts anew."""
+  """A folder for each content, so that a changed set gets a new one."""
   about = {
       "pictures": source.name,
       "count": source.length,
       "fingerprint": source.fingerprint and source.fingerprint(),
-      "contents": images.fingerprint(source),
+      "contents": fingerprint(source),
       "size": geometry.size,
       "canvas": geometry.canvas,
-      "layout": geometry.canvas and chunks.LAYOUT,
+      "layout": geometry.canvas and reader.LAYOUT,
       "channels": geometry.channels,
   }
   digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
@@ -77,7 +78,7 @@ def _folder_of(source, geometry, folder):
 
 
 class _Files:
-  """The two files of a set: pixels, and an entry a picture."""
+  """The two files of a set: pixels, and one entry per picture."""
 
   def __init__(self, folder, count, geometry):
     self._bytes = int(np.prod(geometry.shape))
@@ -126,43 +127,43 @@ def _write(file, content, offset):
 
 
 def _read_through(files, read, indices, geometry):
-  """Finds what is there, reads the rest and keeps it."""
-  chunk = chunks.empty(len(indices), geometry)
+  """Finds cached pictures, reads the others and caches them."""
+  batch = empty_batch(indices, geometry)
   missing = []
   for row, index in enumerate(indices):
     try:
       found = files.find(int(index))
-    except OSError:  # As if it were not there.
+    except OSError:  # As if it were not cached.
       found = None
     if found is None:
       missing.append(row)
       continue
     raw, entry = found
-    chunk.image[row] = np.frombuffer(raw, np.uint8).reshape(geometry.shape)
-    chunk.extent[row], chunk.label[row] = entry["extent"], entry["label"]
-    chunk.name[row] = f"#{index} of the cache"
+    batch.image[row] = np.frombuffer(raw, np.uint8).reshape(geometry.shape)
+    batch.extent[row], batch.label[row] = entry["extent"], entry["label"]
+    batch.name[row] = f"#{index} of the cache"
   if not missing:
-    return chunk
+    return batch
   new = read([int(indices[row]) for row in missing])
-  chunk.image[missing], chunk.extent[missing] = new.image, new.extent
-  chunk.label[missing] = new.label
+  batch.image[missing], batch.extent[missing] = new.image, new.extent
+  batch.label[missing] = new.label
   for i, row in enumerate(missing):
-    chunk.name[row] = new.name[i]
-  chunk.broken.update({missing[i]: why for i, why in new.broken.items()})
-  chunk = chunk._replace(notes=new.notes, remarks=new.remarks)
+    batch.name[row] = new.name[i]
+  batch.broken.update({missing[i]: why for i, why in new.broken.items()})
+  batch = batch._replace(notes=new.notes, remarks=new.remarks)
   try:
     for i, row in enumerate(missing):
       if i not in new.broken:
         files.keep(int(indices[row]), new.image[i], new.extent[i], new.label[i])
   except OSError as error:
-    return _noted(chunk, files._paths[0].parent, error)
-  return chunk
+    return _noted(batch, files._paths[0].parent, error)
+  return batch
 
 
-def _noted(chunk, folder, error):
+def _noted(batch, folder, error):
   reason = error.strerror or str(error)
   note = (
       f"nothing more can be kept in the cache {folder} ({reason}); what is not"
       " in it is decoded each time"
   )
-  return chunk._replace(notes=(*chunk.notes, note))
+  return batch._replace(notes=(*batch.notes, note))

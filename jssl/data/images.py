@@ -1,6 +1,6 @@
 """A data set as one array in memory: source in, arrays out."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import concurrent.futures
 import contextlib
 import os
@@ -10,20 +10,23 @@ import zlib
 
 import numpy as np
 
-from jssl.data import chunks
 from jssl.data import folder_source
-from jssl.data.chunks import Geometry
 from jssl.data.datasets import CANVAS
 from jssl.data.datasets import split_source
 from jssl.data.decode import read_size
 from jssl.data.decode import Remark
+from jssl.data.loader import load_in_order
+from jssl.data.loader import part_size
+from jssl.data.reader import Geometry
+from jssl.data.reader import sentences
+from jssl.data.reader import Tally
+from jssl.data.reader import tally
 from jssl.data.source import Record
 from jssl.data.source import Source
 
-_CHUNK = 256  # Pictures read at once: batched reads are twice as fast ...
-_CHUNK_BYTES = 2**23  # ... but large files would fill the memory of the host.
+_BATCH = 64  # Pictures decoded ahead of those that are copied.
 _GIB = 2**30
-_SAMPLED = 64  # Pictures that tell a set from others.
+_SAMPLED = 64  # Pictures in a fingerprint.
 
 
 class Images(NamedTuple):
@@ -36,9 +39,9 @@ class Images(NamedTuple):
       fitted to a canvas; None if they were not.
     classes: Names of the classes, `()` without labels.
     skipped: "name: reason" for each picture that could not be decoded.
-    notes: What else a user should know of them.
-    remarks: What was remarked of pictures when they were decoded, by kind; in
-      words, it is among the notes.
+    notes: What else a user should know about them.
+    remarks: Remarks about pictures when they were decoded, counted by kind;
+      `notes` has them in words.
   """
 
   image: np.ndarray
@@ -47,7 +50,46 @@ class Images(NamedTuple):
   classes: tuple[str, ...]
   skipped: tuple[str, ...]
   notes: tuple[str, ...] = ()
-  remarks: Mapping[str, chunks.Tally] = {}
+  remarks: Mapping[str, Tally] = {}
+
+  def take(self, index: np.ndarray) -> "Images":
+    """Returns the pictures at an int `[n]` or bool `[N]` index."""
+    pick = lambda x: None if x is None else x[index]
+    return self._replace(
+        image=self.image[index],
+        label=pick(self.label),
+        extent=pick(self.extent),
+    )
+
+  def evenly(self, count: int) -> "Images":
+    """Returns at most `count` pictures, evenly spaced.
+
+    Folders are sorted by class, so all classes are among them.
+    """
+    if count >= len(self.image):
+      return self
+    return self.take(evenly(len(self.image), count))
+
+  def labelled(self) -> np.ndarray:
+    """Returns positions of the pictures with a label, int `[n]`."""
+    return np.flatnonzero(labels_of(self) >= 0)
+
+  def batch(self, index: np.ndarray | slice = slice(None)) -> dict:
+    """Returns a batch for a method, without entries that do not apply.
+
+    Args:
+      index: Positions of its pictures; all of them by default.
+
+    Returns:
+      A dict of "image" and, where the set has them, "label" and "extent".
+    """
+    arrays = {"image": self.image, "label": self.label, "extent": self.extent}
+    return {name: x[index] for name, x in arrays.items() if x is not None}
+
+
+def evenly(length: int, count: int) -> np.ndarray:
+  """Returns at most `count` indices below `length`, evenly spaced."""
+  return np.linspace(0, length - 1, min(count, length)).round().astype(int)
 
 
 def labels_of(images: Images) -> np.ndarray:
@@ -135,7 +177,25 @@ def load_source(
   Raises:
     ValueError: As in `load`.
   """
-  geometry = measure(source, canvas)
+  return decode_all(source, measure(source, canvas), max_bytes=max_bytes)
+
+
+def decode_all(
+    source: Source, geometry: Geometry, *, max_bytes: int | None = None
+) -> Images:
+  """Decodes all pictures of a measured source, once, into one array.
+
+  Args:
+    source: See `open_source`.
+    geometry: What the pictures become, see `measure`.
+    max_bytes: As in `load`.
+
+  Returns:
+    The `Images`, in the order of the source.
+
+  Raises:
+    ValueError: If none can be decoded, or they do not fit.
+  """
   limit = _free_memory() // 2 if max_bytes is None else max_bytes
   if (needed := nbytes(source, geometry)) > limit:
     raise ValueError(
@@ -144,104 +204,41 @@ def load_source(
         f" {limit / _GIB:.3g} GiB may be used: pass a smaller canvas, or a"
         " slice of the split such as 'train[:10%]'."
     )
-  with _quiet_pool() as pool:
-    return _decode_all(source, geometry, pool)
-
-
-def measure(source: Source, canvas: int | None = None) -> Geometry:
-  """Tells what pictures become: all of a canvas, or of the size they share.
-
-  Args:
-    source: See `open_source`.
-    canvas: As in `load`.
-
-  Raises:
-    ValueError: If the pictures differ in size and no canvas is given.
-  """
-  if canvas is not None and canvas < 1:
-    raise ValueError(f"canvas is {canvas}: it must be at least 1 pixel.")
-  if canvas:
-    size = (canvas, canvas)
-  else:
-    with _quiet_pool() as pool:
-      size = source.size or _common_size(source, pool)
-  return Geometry(size, canvas, source.channels)
-
-
-def nbytes(source: Source, geometry: Geometry) -> int:
-  """Returns the bytes of all decoded pictures of a source."""
-  return source.length * int(np.prod(geometry.shape))
-
-
-def fits(source: Source, geometry: Geometry) -> bool:
-  """Tells whether all decoded pictures fit into half of the free memory."""
-  return nbytes(source, geometry) <= _free_memory() // 2
-
-
-def sample(source: Source, count: int) -> Source:
-  """Takes so many pictures of a source, evenly spaced; all if there are fewer.
-
-  Args:
-    source: See `open_source`.
-    count: How many, at least 1.
-  """
-  if source.length <= count:
-    return source
-  chosen = np.linspace(0, source.length - 1, count).astype(int)
-
-  def read(indices: Sequence[int]) -> list[Record]:
-    return source.read([int(chosen[index]) for index in indices])
-
-  return source._replace(length=count, read=read, fingerprint=None)
-
-
-def fingerprint(source: Source) -> int:
-  """Returns a checksum of how many pictures there are and of what is in some.
-
-  Args:
-    source: See `open_source`.
-  """
-  checksum = source.length
-  for record in (few := sample(source, _SAMPLED)).read(range(few.length)):
-    checksum = zlib.crc32(record.encoded, checksum)
-  return checksum
-
-
-@contextlib.contextmanager
-def _quiet_pool() -> Iterator[concurrent.futures.Executor]:
-  with (
-      warnings.catch_warnings(),
-      concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-  ):
-    warnings.filterwarnings("ignore", module="PIL")  # Odd metadata, mostly.
-    yield pool
-
-
-def _decode_all(
-    source: Source, geometry: Geometry, pool: concurrent.futures.Executor
-) -> Images:
   image = np.empty((source.length, *geometry.shape), np.uint8)
   label = np.empty((source.length,), np.int32)
   extent = np.empty((source.length, 2), np.int32)
-  read = chunks.reader(source, geometry)
+  count, skipped = 0, list(source.skipped)
   remarks: list[tuple[str, Remark]] = []
-
-  def fill(indices: range) -> list[tuple[int, str]]:
-    chunk, rows = read(indices), slice(indices.start, indices.stop)
-    image[rows], extent[rows], label[rows] = chunk[:3]
-    remarks.extend(chunk.remarks)
-    return [(indices[row], why) for row, why in chunk.broken.items()]
-
-  broken = _map_chunks(fill, source, pool)
-  image, label, extent = _without(
-      [index for index, _ in broken], image, label, extent
+  batches = load_in_order(source, geometry, batch_size=_BATCH)
+  with contextlib.closing(batches):
+    for batch in batches:
+      whole = batch.whole
+      rows = slice(count, count + len(whole))
+      image[rows], label[rows] = batch.image[whole], batch.label[whole]
+      extent[rows] = batch.extent[whole]
+      count += len(whole)
+      skipped += batch.broken.values()
+      remarks += batch.remarks
+  if not count:
+    raise ValueError(
+        f"None of the {source.length} pictures of {source.name} can be"
+        f" decoded: check the files. The first is {skipped[-source.length]}."
+    )
+  return _images(
+      source,
+      geometry,
+      image=image[:count],
+      label=label[:count],
+      extent=extent[:count],
+      skipped=tuple(skipped),
+      remarks=tally(remarks),
   )
-  if not len(image):
-    raise ValueError(_all_broken(source, broken[0][1]))
-  skipped = source.skipped + tuple(reason for _, reason in broken)
+
+
+def _images(source, geometry, *, image, label, extent, skipped, remarks):
+  """Gathers decoded arrays, with notes on their labels."""
   labelled = bool(source.classes) and label.max() >= 0
-  tallies = chunks.tally(sorted(remarks))
-  notes = source.notes + chunks.sentences(tallies, source.length, source.name)
+  notes = source.notes + sentences(remarks, source.length, source.name)
   unknown = int((label < 0).sum())
   if labelled and unknown:
     notes += (
@@ -265,32 +262,66 @@ def _decode_all(
       classes=source.classes if labelled else (),
       skipped=skipped,
       notes=notes,
-      remarks=tallies,
+      remarks=remarks,
   )
 
 
-def _map_chunks(
-    function: Callable[[range], list],
-    source: Source,
-    pool: concurrent.futures.Executor,
-) -> list:
-  """Applies `function` to chunks of the source's indices; joins its lists."""
-  first = len(source.read([0])[0].encoded)
-  chunk = min(max(_CHUNK_BYTES // max(first, 1), 1), _CHUNK)
-  starts = range(0, source.length, chunk)
-  chunks = [range(s, min(s + chunk, source.length)) for s in starts]
-  return [item for items in pool.map(function, chunks) for item in items]
+def measure(source: Source, canvas: int | None = None) -> Geometry:
+  """Finds what pictures become: all of a canvas, or of the size they share.
+
+  Args:
+    source: See `open_source`.
+    canvas: As in `load`.
+
+  Raises:
+    ValueError: If the pictures differ in size and no canvas is given.
+  """
+  if canvas is not None and canvas < 1:
+    raise ValueError(f"canvas is {canvas}: it must be at least 1 pixel.")
+  if canvas:
+    size = (canvas, canvas)
+  else:
+    size = source.size or _common_size(source)
+  return Geometry(size, canvas, source.channels)
 
 
-def _without(broken: list[int], *arrays: np.ndarray) -> list[np.ndarray]:
-  """Drops rows in place: a second copy of the pictures may not fit."""
-  if not broken:
-    return list(arrays)
-  kept = np.delete(np.arange(len(arrays[0])), broken)
-  for array in arrays:
-    for target, index in enumerate(kept):
-      array[target] = array[index]
-  return [array[: len(kept)] for array in arrays]
+def nbytes(source: Source, geometry: Geometry) -> int:
+  """Returns the bytes of all decoded pictures of a source."""
+  return source.length * int(np.prod(geometry.shape))
+
+
+def fits(source: Source, geometry: Geometry) -> bool:
+  """Whether all decoded pictures fit into half of the free memory."""
+  return nbytes(source, geometry) <= _free_memory() // 2
+
+
+def sample(source: Source, count: int) -> Source:
+  """Returns a source of evenly spaced pictures of another.
+
+  Args:
+    source: See `open_source`.
+    count: Number of pictures, at least 1; all if there are fewer.
+  """
+  if source.length <= count:
+    return source
+  chosen = np.linspace(0, source.length - 1, count).astype(int)
+
+  def read(indices: Sequence[int]) -> list[Record]:
+    return source.read([int(chosen[index]) for index in indices])
+
+  return source._replace(length=count, read=read, fingerprint=None)
+
+
+def fingerprint(source: Source) -> int:
+  """Returns a checksum of the number of pictures and the content of some.
+
+  Args:
+    source: See `open_source`.
+  """
+  checksum = source.length
+  for record in (few := sample(source, _SAMPLED)).read(range(few.length)):
+    checksum = zlib.crc32(record.encoded, checksum)
+  return checksum
 
 
 def common_size(source: Source) -> tuple[int, int] | None:
@@ -304,36 +335,37 @@ def common_size(source: Source) -> tuple[int, int] | None:
   """
   if source.size:
     return source.size
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    found = set(_sizes(source, pool))
+  found = set(_sizes(source))
   return found.pop() if len(found) == 1 else None
 
 
-def _sizes(
-    source: Source, pool: concurrent.futures.Executor
-) -> list[tuple[int, int]]:
+def _sizes(source: Source) -> list[tuple[int, int]]:
   """Reads the headers of all pictures, or of some that differ already."""
 
-  def sizes(indices: range) -> list[tuple[int, int]]:
+  def sizes(indices: Sequence[int]) -> list[tuple[int, int]]:
     found = []
     for record in source.read(indices):
-      try:
+      with contextlib.suppress(ValueError):  # Decoding will name it.
         found.append(read_size(record.encoded))
-      except ValueError:
-        pass  # Decoding will name it.
     return found
 
-  found = sizes(range(min(16, source.length)))
-  if len(set(found)) < 2:  # Else enough is known, and the rest may be large.
-    found = _map_chunks(sizes, source, pool)
-  return found
+  with (
+      warnings.catch_warnings(),
+      concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+  ):
+    warnings.filterwarnings("ignore", module="PIL")  # Odd metadata, mostly.
+    every = range(source.length)
+    found = sizes(every[:16])
+    if len(set(found)) > 1:  # The remaining files may be large.
+      return found
+    part = part_size(source)
+    parts = (every[i : i + part] for i in every[::part])
+    return [size for part in pool.map(sizes, parts) for size in part]
 
 
-def _common_size(
-    source: Source, pool: concurrent.futures.Executor
-) -> tuple[int, int]:
+def _common_size(source: Source) -> tuple[int, int]:
   """Returns the size all pictures share, or refuses them."""
-  found = _sizes(source, pool)
+  found = _sizes(source)
   if not found:
     return (1, 1)  # Nothing can be decoded, and decoding will say why.
   if len(set(found)) > 1:
@@ -348,20 +380,13 @@ def _common_size(
 
 
 def _free_memory() -> int:
-  """Returns the bytes of memory that can be had without swapping."""
+  """Returns the bytes of memory that are available without swapping."""
   try:
     with open("/proc/meminfo") as lines:
       fields = dict(line.split(":", 1) for line in lines)
     return int(fields["MemAvailable"].split()[0]) * 1024
-  except (OSError, KeyError):  # Not Linux: all there is.
+  except (OSError, KeyError):  # Not Linux: all of it.
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _all_broken(source: Source, first: str) -> str:
-  return (
-      f"None of the {source.length} pictures of {source.name} can be decoded:"
-      f" check the files. The first is {first}."
-  )
 
 
 def _by(size: tuple[int, ...]) -> str:

@@ -16,7 +16,7 @@ from jssl import data
 from jssl import encoder
 from jssl import parallel
 from jssl.config import lookup
-from jssl.data import chunks
+from jssl.data import reader
 from jssl.data.datasets import split_source
 from jssl.features import formats
 from jssl.features import partial as partials
@@ -126,7 +126,7 @@ def plan(
           "pictures": source.length,
           "data": _identity(source),
           "canvas": geometry.canvas,
-          "layout": geometry.canvas and chunks.LAYOUT,
+          "layout": geometry.canvas and reader.LAYOUT,
           "channels": geometry.channels,
           "image_size": config.image_size,
           "crop_fraction": config.eval.crop_fraction,
@@ -236,7 +236,7 @@ def _fill(plan, partial):
   """Computes what is missing."""
   done, total = partial.stop, plan.source.length
   skipped = sum(len(block.skipped) for block in partial.blocks)
-  remarked: dict[str, chunks.Tally] = {}
+  remarked: dict[str, reader.Tally] = {}
   progress = Progress(step=done, total=total, unit="picture")
   batches = stream.batches(
       plan.source, plan.geometry, start=done, batch_size=plan.batch_size
@@ -253,10 +253,7 @@ def _fill(plan, partial):
       for reason in batch.skipped[: max(_NAMED - skipped, 0)]:
         progress.say(f"left out: {reason}")
       skipped += len(batch.skipped)
-      for kind, new in chunks.tally(batch.remarks).items():
-        old = remarked.get(kind, new._replace(count=0))
-        most = max(old.value, new.value)
-        remarked[kind] = chunks.Tally(old.count + new.count, most, old.name)
+      remarked = reader.tally(batch.remarks, remarked)
       block = partials.Block(
           batch.stop, batch.index, batch.label, batch.name, batch.skipped
       )
@@ -264,7 +261,7 @@ def _fill(plan, partial):
       progress.advance(batch.stop - done)
       done = batch.stop
       progress.note(f"{skipped} left out", step=done, total=total)
-  for note in chunks.sentences(remarked, done, plan.source.name):
+  for note in reader.sentences(remarked, done, plan.source.name):
     progress.say(f"WARNING: {note}")
   if skipped:
     progress.say(f"{skipped} of {total:,} pictures left out")

@@ -1,20 +1,16 @@
 """Pictures of a source, batch after batch, in memory that stays the same."""
 
-from collections.abc import Iterator
-import concurrent.futures
-import os
+from collections.abc import Generator
 from typing import NamedTuple
 
 import numpy as np
 
-from jssl.data import chunks
-from jssl.data.chunks import Geometry
 from jssl.data.decode import Remark
+from jssl.data.loader import load_in_order
+from jssl.data.reader import decode_records
+from jssl.data.reader import Geometry
 from jssl.data.source import Record
 from jssl.data.source import Source
-
-# Pictures a thread reads and decodes in one go: batched reads are faster.
-_CHUNK = 16
 
 
 class Batch(NamedTuple):
@@ -28,7 +24,7 @@ class Batch(NamedTuple):
     label: Their labels, n integers, -1 without one.
     name: Their names, n.
     skipped: "name: reason" for each that could not be decoded.
-    remarks: What a user should know of pictures, see `chunks.Chunk`.
+    remarks: What a user should know of pictures, see `jssl.data.reader.Batch`.
   """
 
   stop: int
@@ -38,35 +34,38 @@ class Batch(NamedTuple):
   label: list[int]
   name: list[str]
   skipped: list[str]
-  remarks: list[tuple[str, Remark]] = []
+  remarks: tuple[tuple[str, Remark], ...] = ()
 
 
 def batches(
     source: Source, geometry: Geometry, *, start: int = 0, batch_size: int
-) -> Iterator[Batch]:
-  """Reads and decodes pictures in threads, one batch ahead of the caller.
-
-  At most three batches are held here, however many pictures there are.
+) -> Generator[Batch, None, None]:
+  """Loads pictures in order, ahead of the caller.
 
   Args:
     source: Where they come from.
     geometry: What they become.
-    start: Place in the source of the first one.
+    start: Position in the source of the first one.
     batch_size: B, also of the last batch, which is filled up.
 
   Yields:
     Every `Batch` to the end of the source.
   """
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    ahead = None
-    for first in range(start, source.length, batch_size):
-      indices = range(first, min(first + batch_size, source.length))
-      coming = _begin(pool, source, geometry, indices, batch_size)
-      if ahead is not None:
-        yield _finish(*ahead)
-      ahead = coming
-    if ahead is not None:
-      yield _finish(*ahead)
+  for batch in load_in_order(
+      source, geometry, batch_size=batch_size, start=start
+  ):
+    whole = batch.whole
+    filled = batch.whole + [0] * (batch_size - len(whole))
+    yield Batch(
+        stop=int(batch.index[-1]) + 1,
+        image=batch.image[filled],
+        extent=None if geometry.canvas is None else batch.extent[filled],
+        index=batch.index[whole].tolist(),
+        label=batch.label[whole].tolist(),
+        name=[batch.name[row] for row in whole],
+        skipped=list(batch.broken.values()),
+        remarks=batch.remarks,
+    )
 
 
 def decode_one(encoded: bytes, geometry: Geometry) -> Batch:
@@ -79,52 +78,15 @@ def decode_one(encoded: bytes, geometry: Geometry) -> Batch:
   Raises:
     ValueError: If the bytes are not such a picture, with the reason.
   """
-  chunk = chunks.decode_records([Record(encoded, -1, "it")], geometry)
-  if chunk.broken:
-    raise ValueError(chunk.broken[0].removeprefix("it: "))
+  batch = decode_records([Record(encoded, -1, "it")], geometry)
+  if batch.broken:
+    raise ValueError(batch.broken[0].removeprefix("it: "))
   return Batch(
       stop=1,
-      image=chunk.image,
-      extent=None if geometry.canvas is None else chunk.extent,
+      image=batch.image,
+      extent=None if geometry.canvas is None else batch.extent,
       index=[0],
       label=[-1],
       name=[""],
       skipped=[],
-  )
-
-
-def _begin(pool, source, geometry, indices, batch_size):
-  """Starts to decode."""
-  read = chunks.reader(source, geometry)
-  parts = (indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK))
-  jobs = [pool.submit(read, part) for part in parts]
-  return indices, geometry, batch_size, jobs
-
-
-def _finish(indices, geometry, batch_size, jobs):
-  """Waits, and joins what is whole."""
-  batch = chunks.empty(batch_size, geometry)
-  index, label, name, skipped, remarks = [], [], [], [], []
-  seen = 0
-  for job in jobs:
-    chunk = job.result()
-    whole = [i for i in range(len(chunk.label)) if i not in chunk.broken]
-    rows = slice(len(index), len(index) + len(whole))
-    batch.image[rows] = chunk.image[whole]
-    batch.extent[rows] = chunk.extent[whole]
-    index += [indices[seen + i] for i in whole]
-    label += [int(chunk.label[i]) for i in whole]
-    name += [chunk.name[i] for i in whole]
-    skipped += chunk.broken.values()
-    remarks += chunk.remarks
-    seen += len(chunk.label)
-  return Batch(
-      stop=indices.stop,
-      image=batch.image,
-      extent=None if geometry.canvas is None else batch.extent,
-      index=index,
-      label=label,
-      name=name,
-      skipped=skipped,
-      remarks=remarks,
   )

@@ -12,7 +12,7 @@ import pytest
 
 from jssl import data
 from jssl.data import cache
-from jssl.data import chunks
+from jssl.data import reader
 
 SIZE, BATCH = 40, 8
 # Two in a row, at the end of the first class: the next whole one is of another.
@@ -36,7 +36,7 @@ def _source(folder):
 
 def _reader(folder, canvas=8):
   source = _source(folder)
-  return source, chunks.reader(source, data.measure(source, canvas))
+  return source, reader.make_reader(source, data.measure(source, canvas))
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,9 @@ def test_batches_are_those_of_the_order_with_sizes_and_labels(photos):
   assert len(batches) == 12
   for step, batch in enumerate(batches):
     wanted = _expected(photos, step)
-    for actual, expected in zip(batch[:3], wanted, strict=True):
+    for actual, expected in zip(batch[1:4], wanted, strict=True):
       np.testing.assert_array_equal(actual, expected)
-    assert batch.replaced == batch.notes == []
+    assert batch.broken == {} and batch.notes == ()
   # An epoch sees every picture.
   assert len({x for b in batches[:5] for x in b.image[:, 0, 0, 0]}) == SIZE
 
@@ -118,7 +118,7 @@ def test_broken_pictures_give_their_place_to_the_next(broken, photos, workers):
     np.testing.assert_array_equal(batch.image, images.image[whole])
     np.testing.assert_array_equal(batch.extent, images.extent[whole])
     np.testing.assert_array_equal(batch.label, images.label[whole])
-  told = sorted(reason for batch in batches for reason in batch.replaced)
+  told = sorted(reason for batch in batches for reason in batch.broken.values())
   names = sorted(record.name for record in source.read(BROKEN))
   assert [line.partition(":")[0] for line in told] == names
   assert any("empty" in line for line in told)
@@ -152,7 +152,7 @@ def test_remarks_come_with_the_batch(tmp_path, workers):
     Image.fromarray(deep).save(tmp_path / f"{i}.png")
   _, read = _reader(tmp_path)
   (batch,) = _stream(read, size=8, stop=1, workers=workers)
-  tallies = chunks.tally(batch.remarks)
+  tallies = reader.tally(batch.remarks)
   assert list(tallies) == ["dark"]
   assert tallies["dark"][:2] == (8, 1007)
 
@@ -160,11 +160,11 @@ def test_remarks_come_with_the_batch(tmp_path, workers):
 _KILLED = """
 import os, pathlib, signal, sys
 from jssl import data
-from jssl.data import chunks
+from jssl.data import reader
 
 def main():
   source = data.open_source("folder:" + sys.argv[1], "all")
-  inner = chunks.reader(source, data.measure(source, 8))
+  inner = reader.make_reader(source, data.measure(source, 8))
   parent = os.getpid()
   def read(indices):
     if os.getpid() != parent and 7 in indices:
@@ -199,11 +199,11 @@ def test_a_worker_that_dies_is_reported_with_its_cause(photos, tmp_path):
 _ORPHANS = """
 import multiprocessing, sys, time
 from jssl import data
-from jssl.data import chunks
+from jssl.data import reader
 
 if __name__ == "__main__":
   source = data.open_source("folder:" + sys.argv[1], "all")
-  read = chunks.reader(source, data.measure(source, 8))
+  read = reader.make_reader(source, data.measure(source, 8))
   sizes = dict(size=source.length, batch_size=8, start=0, stop=999)
   batches = data.stream(read, seed=0, workers=2, **sizes)
   next(batches)
@@ -253,12 +253,12 @@ def _counted(read):
 def _cached(folder, where, canvas=8):
   source = _source(folder)
   geometry = data.measure(source, canvas)
-  read, seen = _counted(chunks.reader(source, geometry))
+  read, seen = _counted(reader.make_reader(source, geometry))
   return cache.cached(read, source, geometry, where), seen
 
 
 def _same(actual, expected):
-  for a, b in zip(actual[:3], expected[:3], strict=True):
+  for a, b in zip(actual[:4], expected[:4], strict=True):
     np.testing.assert_array_equal(a, b)
 
 
@@ -277,7 +277,7 @@ def test_the_cache_starts_anew_when_the_layout_changes(
 ):
   read, _ = _cached(photos, tmp_path)
   read([1])
-  monkeypatch.setattr(chunks, "LAYOUT", chunks.LAYOUT + 1)
+  monkeypatch.setattr(reader, "LAYOUT", reader.LAYOUT + 1)
   read, seen = _cached(photos, tmp_path)
   read([1])
   assert seen == [1]
@@ -336,7 +336,7 @@ def test_two_sets_of_one_name_are_kept_apart(tmp_path):
     source = _source(tmp_path / name)
     source = source._replace(name="cifar10 (train)", fingerprint=None)
     geometry = data.measure(source, 8)
-    read = chunks.reader(source, geometry)
+    read = reader.make_reader(source, geometry)
     return cache.cached(read, source, geometry, tmp_path / "cache")
 
   for _ in range(2):

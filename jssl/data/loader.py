@@ -1,0 +1,290 @@
+"""The loader: batches of decoded pictures, in order and ahead of the caller.
+
+It serves loading into memory, streaming and embedding. Grain's threads or
+worker processes read ahead and decode each picture once. A batch depends on its
+number alone, not on theirs, and loading can start at any batch.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+import functools
+import itertools
+import os
+import re
+import signal
+import threading
+import time
+import warnings
+
+from absl import flags
+import grain
+import numpy as np
+
+from jssl.data.order import batch_indices
+from jssl.data.reader import Batch
+from jssl.data.reader import Geometry
+from jssl.data.reader import make_reader
+from jssl.data.reader import Reader
+from jssl.data.source import Source
+
+# Pictures that are decoded in one go: batched reads are faster, and a batch is
+# shared among many workers.
+_PART = 32
+_PART_BYTES = 2**23  # Of files read at once, lest they fill the host's memory.
+# Batches that are ready or in work ahead of the one that is asked for.
+_AHEAD = 2
+# Up to this many cores threads suffice: Pillow decodes outside Python's lock.
+_THREADS = 8
+_WATCH_SECONDS = 1.0
+# Neighbours that are tried in the place of a broken picture.
+_TRIES = 100
+
+
+def load_batches(
+    read: Reader,
+    indices: Callable[[int], Sequence[int]],
+    *,
+    batch_size: int,
+    start: int,
+    stop: int,
+    part: int = _PART,
+    workers: int = 0,
+) -> Generator[Batch, None, None]:
+  """Loads batches in order, a few of them ahead of the caller.
+
+  Args:
+    read: Reads and decodes pictures, see `jssl.data.reader.make_reader`.
+    indices: From the number of a batch to the pictures in it.
+    batch_size: Pictures per batch; the last one may have fewer.
+    start: Number of the first batch.
+    stop: Number after the last one.
+    part: Pictures that are decoded in one go.
+    workers: Number of processes that decode; 0 for threads of this one; -1
+      for what suits the machine.
+
+  Yields:
+    A `Batch` for each number.
+
+  Raises:
+    ValueError: If `workers` is below -1.
+    ChildProcessError: If a worker dies.
+  """
+  parts = -(-batch_size // part)
+  decode = functools.partial(_decode, read, indices, part, parts)
+  workers = count_workers(workers)
+  ahead = _AHEAD * parts
+  threads = grain.ReadOptions(
+      num_threads=1 if workers else os.cpu_count() or 1,
+      prefetch_buffer_size=max(ahead, 1),
+  )
+  part_numbers = grain.MapDataset.range(start * parts, stop * parts)
+  dataset = part_numbers.map(decode).to_iter_dataset(threads)
+  if workers:
+    if not flags.FLAGS.is_parsed():  # Grain reads one, also in a notebook.
+      flags.FLAGS.mark_as_parsed()
+    dataset = dataset.mp_prefetch(
+        grain.MultiprocessingOptions(
+            num_workers=workers,
+            per_worker_buffer_size=max(ahead // workers, 1),
+        ),
+        worker_init_fn=functools.partial(_end_with, os.getpid()),
+    )
+  iterator = iter(dataset.batch(parts, batch_fn=_join))
+  try:
+    yield from iterator
+  except RuntimeError as error:
+    raise _explained(error) from error
+  finally:
+    iterator.close()
+
+
+def load_in_order(
+    source: Source, geometry: Geometry, *, batch_size: int, start: int = 0
+) -> Generator[Batch, None, None]:
+  """Loads the pictures of a source as they follow each other.
+
+  Memory does not grow with the number of pictures.
+
+  Args:
+    source: Where they come from.
+    geometry: What they become.
+    batch_size: Pictures per batch; the last one may have fewer.
+    start: Position of the first picture.
+
+  Yields:
+    Every `Batch` up to the end of the source.
+  """
+  if start >= source.length:
+    return
+  starts = range(start, source.length, batch_size)
+  yield from load_batches(
+      make_reader(source, geometry),
+      lambda number: range(source.length)[starts[number] :][:batch_size],
+      batch_size=batch_size,
+      start=0,
+      stop=len(starts),
+      part=part_size(source),
+  )
+
+
+def part_size(source: Source) -> int:
+  """Returns how many pictures to read at once, by the size of the first."""
+  first = len(source.read([0])[0].encoded)
+  return min(max(_PART_BYTES // max(first, 1), 1), _PART)
+
+
+def stream(
+    read: Reader,
+    *,
+    seed: int,
+    size: int,
+    batch_size: int,
+    start: int,
+    stop: int,
+    share: range | None = None,
+    workers: int = -1,
+) -> Generator[Batch, None, None]:
+  """Loads batches in the order of `batch_indices`.
+
+  Args:
+    read: Reads and decodes pictures, see `jssl.data.reader.make_reader`.
+    seed: Of the order.
+    size: Number of pictures that `read` knows.
+    batch_size: Pictures per batch, over all processes that train.
+    start: First step.
+    stop: Step after the last.
+    share: Which rows of each batch to read; None for all.
+    workers: See `load_batches`.
+
+  Yields:
+    A `Batch` per step. Broken pictures are replaced, see `read_replacing`.
+
+  Raises:
+    ValueError: If `workers` is below -1, or no picture near a broken one can
+      be decoded.
+    ChildProcessError: If a worker dies.
+  """
+  share = range(batch_size) if share is None else share
+
+  def indices(step):
+    rows = batch_indices(seed, step, size=size, batch_size=batch_size)
+    return rows[share.start : share.stop]
+
+  yield from load_batches(
+      functools.partial(read_replacing, read, size=size),
+      indices,
+      batch_size=len(share),
+      start=start,
+      stop=stop,
+      workers=workers,
+  )
+
+
+def read_replacing(read: Reader, indices: Sequence[int], *, size: int) -> Batch:
+  """Reads pictures, each broken one replaced by the next that can be decoded.
+
+  "Next" is in the order of the source, so that a batch depends on nothing else.
+
+  Args:
+    read: See `jssl.data.reader.make_reader`.
+    indices: Which pictures.
+    size: Number of pictures in the source.
+
+  Returns:
+    A batch without gaps; `broken` names the pictures that were replaced.
+
+  Raises:
+    ValueError: If the next hundred pictures are broken as well.
+  """
+  batch = read(indices)
+  remarks = batch.remarks
+  for row, reason in batch.broken.items():
+    steps = range(1, min(_TRIES, size - 1) + 1)
+    others = (read([(int(indices[row]) + i) % size]) for i in steps)
+    whole = next(itertools.filterfalse(lambda x: x.broken, others), None)
+    if whole is None:
+      raise ValueError(
+          f"Neither {reason.partition(':')[0]} nor any of the pictures after it"
+          f" can be decoded: check the files. {reason}."
+      )
+    batch.image[row], batch.extent[row] = whole.image[0], whole.extent[0]
+    batch.label[row], batch.name[row] = whole.label[0], whole.name[0]
+    remarks += whole.remarks
+  return batch._replace(remarks=remarks)
+
+
+def count_workers(workers: int) -> int:
+  """Returns the number of processes that decode; 0 stands for threads.
+
+  Args:
+    workers: See `load_batches`.
+
+  Raises:
+    ValueError: If it is below -1.
+  """
+  if workers < -1:
+    raise ValueError(
+        f"workers is {workers}; expected a number of processes, 0 for threads,"
+        " or -1 for what suits the machine."
+    )
+  cores = os.cpu_count() or 1
+  if workers == -1:
+    workers = 0 if cores <= _THREADS else cores
+  return workers
+
+
+def _decode(read, indices, part, parts, number):
+  """Decodes a part of a batch; parts are numbered over all batches."""
+  batch, position = divmod(int(number), parts)
+  wanted = indices(batch)[position * part : (position + 1) * part]
+  with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", module="PIL")  # Odd metadata, mostly.
+    return read(wanted)
+
+
+def _join(parts):
+  """Joins the parts of a batch."""
+  starts = np.cumsum([0, *(len(part.label) for part in parts)])
+  index, image, extent, label, name, _, notes, remarks = zip(*parts)
+  return Batch(
+      *map(np.concatenate, (index, image, extent, label)),
+      name=list(itertools.chain(*name)),
+      broken={
+          int(start) + row: reason
+          for start, part in zip(starts, parts)
+          for row, reason in part.broken.items()
+      },
+      notes=tuple(itertools.chain(*notes)),
+      remarks=tuple(itertools.chain(*remarks)),
+  )
+
+
+def _end_with(parent: int, worker: int, workers: int) -> None:
+  """Ends a worker soon after its parent, which may be killed at any moment.
+
+  Ctrl-C reaches all processes of a terminal, and the parent decides.
+  """
+  del worker, workers
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+  def watch():
+    while os.getppid() == parent:
+      time.sleep(_WATCH_SECONDS)
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
+
+
+def _explained(error):
+  """Names the cause of a worker's death."""
+  code = re.search(r"exit code (-?\d+)", str(error))
+  if code is None:
+    return error
+  number = int(code[1])
+  how = f"exit code {number}"
+  if number < 0:
+    how = f"killed by {signal.Signals(-number).name}"
+  return ChildProcessError(
+      f"A process that decodes pictures died ({how}). SIGKILL mostly means that"
+      " the memory of the machine was full, SIGBUS that /dev/shm was: lower"
+      " config.data.workers, or decode in threads with config.data.workers=0."
+  )
