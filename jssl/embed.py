@@ -17,7 +17,7 @@ from jssl import encoder
 from jssl.features import compute
 from jssl.features import formats
 from jssl.features import nearest
-from jssl.report import found
+from jssl.report import search
 
 _EXAMPLE = (
     "python -m jssl.embed --workdir=runs/first --dataset=folder:PHOTOS"
@@ -82,16 +82,16 @@ def main(argv: list[str]) -> None:
     )
     # Before the long part: it may not be a picture.
     path = _NEIGHBOURS.value
-    query = None if path is None else found.query(plan, path)
+    query = None if path is None else search.query(plan, path)
     features = compute.compute(plan, output, overwrite=_OVERWRITE.value)
     print(
         f"{features.path}: {features.shape[0]:,} pictures,"
         f" {features.shape[1]:,} features each"
     )
     if query is not None:
-      found.show_neighbours(plan, features, query)
+      search.show_neighbours(plan, features, query)
     if _DUPLICATES.value is not None:
-      found.show_duplicates(plan, features, _DUPLICATES.value)
+      search.show_duplicates(plan, features, _DUPLICATES.value)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ from jssl.recorder import Diverged
 from jssl.recorder import Recorder
 from jssl.recorder import Watch
 from jssl.report import curves
+from jssl.report import figures
 from jssl.report import material
 from jssl.report import page
-from jssl.report import pictures as report
+from jssl.report import views
 from jssl.run import Run
 from jssl.step import all_finite
 from jssl.step import TrainState
@@ -247,7 +248,9 @@ def _first(dispatch, recorder, notice, arguments):
 
 def _looker(run, recorder, workdir):
   """Makes the function that evaluates, in the first process."""
-  paint = runs.make_pictures(run) if run.method.pictures else None
+  reconstruct = None
+  if run.method.pictures:
+    reconstruct = views.make_reconstruct(run.method, run.test)
   done = {row["step"] for row in recorder.rows if "rank" in row}
 
   def look(notice, step, state):
@@ -257,8 +260,9 @@ def _looker(run, recorder, workdir):
 
     def evaluate():
       signs = runs.quick(run, runs.compute_features(run, state))
-      if paint:
-        _draw(run, recorder, paint(state), workdir, step)
+      if reconstruct:
+        rows = reconstruct(state.params, state.carried)
+        _draw(run, recorder, rows, workdir, step)
       return signs
 
     epoch = step / run.steps_per_epoch
@@ -270,15 +274,16 @@ def _looker(run, recorder, workdir):
   return look
 
 
-def _draw(run, recorder, pictures, workdir, step):
-  """Writes the pictures of this step, and the newest under one name."""
+def _draw(run, recorder, rows, workdir, step):
+  """Writes the reconstructions of this step, and the newest under one name."""
   epoch = step / run.steps_per_epoch
   title = f"{run.config.method.name} on {run.config.data.name}, epoch {epoch:g}"
-  pictures = jax.device_get(pictures)
   try:
     os.makedirs(os.path.join(workdir, "pictures"), exist_ok=True)
     for name in (f"pictures/step_{step:07}.png", "reconstructions.png"):
-      report.draw(pictures, os.path.join(workdir, name), title=title)
+      figures.reconstruction_grid(
+          rows, os.path.join(workdir, name), title=title
+      )
   except OSError as error:  # A full disk is no reason to stop.
     recorder.say(f"WARNING: pictures could not be written: {error}")
 

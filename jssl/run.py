@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -18,7 +17,6 @@ from jssl.evals import scores
 from jssl.evals.features import compute
 from jssl.evals.features import Features
 from jssl.method import Method
-from jssl.method import Pictures
 from jssl.step import init_state
 from jssl.step import make_step
 from jssl.step import TrainState
@@ -26,7 +24,6 @@ from jssl.step import TrainState
 # Steps a call on TPU and GPU, where a call costs as much as a small step. On
 # CPU a convolution inside a scan is many times slower than outside.
 _STEPS_PER_DISPATCH = 20
-_PICTURES = 10
 
 
 class Run(NamedTuple):
@@ -212,29 +209,6 @@ def make_dispatch(run: Run) -> jax.stages.Wrapped:
     return state, jax.tree.map(lambda x: x[None], metrics)
 
   return parallel.map_devices(dispatch, in_axes=(None, None, 0))
-
-
-def make_pictures(run: Run) -> Callable[[TrainState], Pictures]:
-  """Makes the function from a state to pictures of a few held-out images.
-
-  The images and what is hidden of them are the same for every state.
-
-  Args:
-    run: A run of a method that makes pictures.
-
-  Returns:
-    `state -> Pictures`.
-  """
-  count = min(_PICTURES, len(run.test.image))
-  index = np.linspace(0, len(run.test.image) - 1, count).astype(int)
-  batch = {k: jnp.asarray(x[index]) for k, x in feeds.arrays(run.test).items()}
-
-  @jax.jit
-  def draw(params, carried):
-    views = run.method.views(jax.random.key(0), batch)
-    return run.method.pictures(params, carried, views)
-
-  return lambda state: draw(state.params, state.carried)
 
 
 def compute_features(run: Run, state: TrainState) -> Features:

@@ -19,7 +19,7 @@ from jssl.benchmarks.limits import planned_bytes
 from jssl.config import of_method
 from jssl.evals import quality
 from jssl.evals.features import Features
-from jssl.report import bars
+from jssl.report import figures
 from jssl.run import Run
 from jssl.step import TrainState
 
@@ -309,7 +309,7 @@ def _write(output: pathlib.Path, rows: list[Row], title: str) -> None:
       writer.writerows(_tidy(row.name, row.scores, cost))
       if row.untrained is not None:
         writer.writerows(_tidy(f"untrained {row.name}", row.untrained, []))
-  bars.draw(
+  figures.bars(
       [row.name for row in rows],
       {name: [row.scores["pooled"][name] for row in rows] for name in SCORES},
       str(output / "methods.png"),

@@ -1,72 +1,186 @@
-"""Training curves as a picture."""
+"""Training curves: on the page, as a PNG, and live in a notebook."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import io
 import math
+import os
+import re
 import time
 from typing import Any
 
-from jssl.report import thumbnails
+from jssl.report import figures
 
-# One panel each: its title, and the metrics drawn in it where a run has them.
-_PANELS = (
-    ("loss", ("loss", "chance_loss")),
-    ("accuracy", ("accuracy", "knn")),
-    ("rank", ("rank",)),
-    ("spread", ("feature_std", "encoder_std")),
-    ("learning rate", ("learning_rate",)),
-    ("images / s", ("images_per_second",)),
-)
-_DASHED = ("chance_loss",)
+Rows = Sequence[dict[str, Any]]
+
+# A panel each: its title, and the metrics that it shows with their names. Of
+# several runs only the first metric is shown.
+_PANELS = {
+    "Loss": {"loss": "loss", "chance_loss": "chance"},
+    "kNN accuracy": {"knn": "kNN"},
+    "Pretext-task accuracy": {"accuracy": "accuracy"},
+    "Effective rank of the features": {"rank": "rank"},
+    "Standard deviation (0: collapsed)": {
+        "encoder_std": "features",
+        "feature_std": "embeddings",
+    },
+    "Learning rate": {"learning_rate": "learning rate"},
+    "Images per second": {"images_per_second": "images/s"},
+}
+# More points make a file larger, not a curve clearer.
+_POINTS = 400
+_STYLES = ("-", "--", ":", "-.")
+# Placeholders in an SVG for colors of the page, see `_themed`.
+_INK = "#010203"
+_LINES = tuple(f"#0102{i:02x}" for i in range(16, 24))
 
 
-def draw(rows: list[dict[str, Any]], file: str | io.BytesIO) -> None:
+@dataclasses.dataclass(frozen=True)
+class Curve:
+  """One line of a panel.
+
+  Attributes:
+    name: Its name in the legend.
+    points: Its (epoch, value) pairs, in order.
+    line: Number of its color and dashes, from 0; colors repeat after eight.
+  """
+
+  name: str
+  points: list[tuple[float, float]]
+  line: int
+
+  @property
+  def style(self) -> str:
+    """Its dashes, as Matplotlib calls them."""
+    return _STYLES[self.line % len(_STYLES)]
+
+  @property
+  def color(self) -> str:
+    """Its color in the page's CSS."""
+    return f"var(--line-{self.line % len(_LINES)})"
+
+  @property
+  def last(self) -> str:
+    """Its last value as text."""
+    return _text(self.points[-1][1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+  """Curves over one pair of axes.
+
+  Attributes:
+    title: What they show.
+    curves: At least one.
+  """
+
+  title: str
+  curves: list[Curve]
+
+  @property
+  def alt(self) -> str:
+    """The panel in words."""
+    words = (
+        f"{curve.name} from {_text(curve.points[0][1])} at epoch"
+        f" {curve.points[0][0]:.3g} to {curve.last} at epoch"
+        f" {curve.points[-1][0]:.3g}"
+        for curve in self.curves
+    )
+    return f"{self.title}: {'; '.join(words)}"
+
+  @property
+  def svg(self) -> str:
+    """The panel as an `<svg>` element without a size, to be put into HTML.
+
+    Text and axes are in `currentColor`, line i in `var(--line-i)`.
+    """
+    import matplotlib  # Slow to import.
+
+    settings = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": self.title,  # Ids differ among the panels of a page.
+        "text.parse_math": False,
+        "font.size": 11,
+        **dict.fromkeys(
+            ("text.color", "axes.edgecolor", "axes.labelcolor", "grid.color"),
+            _INK,
+        ),
+        **dict.fromkeys(("xtick.color", "ytick.color"), _INK),
+    }
+    # The stubs accept names of settings only as literals.
+    with matplotlib.rc_context(settings):  # type: ignore[arg-type]
+      figure = figures.new(4.4, 2.6)
+      axes = figure.subplots()
+      _plot(axes, self.curves, colors=_LINES)
+      axes.spines[["top", "right"]].set_visible(False)
+      text = io.StringIO()
+      figure.savefig(text, format="svg", transparent=True)
+    return _themed(text.getvalue())
+
+
+def panels(runs: Mapping[str, Rows]) -> list[Panel]:
+  """Selects the curves of one run, or of several in the same axes.
+
+  Args:
+    runs: Rows of metrics, dicts with "epoch", by the name of the run.
+
+  Returns:
+    The panels that have at least one curve.
+  """
+  found = []
+  for title, metrics in _PANELS.items():
+    if len(runs) == 1:
+      (rows,) = runs.values()
+      named = [(name, _points(rows, key)) for key, name in metrics.items()]
+    else:
+      key = next(iter(metrics))
+      named = [(name, _points(rows, key)) for name, rows in runs.items()]
+    # A run has the same color in every panel, also where others have no curve.
+    curves = [
+        Curve(name, points, i)
+        for i, (name, points) in enumerate(named)
+        if points
+    ]
+    if curves:
+      found.append(Panel(title, curves))
+  return found
+
+
+def draw(rows: Rows, file: str | os.PathLike | io.BytesIO) -> None:
   """Draws the curves of a run to a PNG.
 
   Args:
     rows: Metrics, dicts with "epoch".
     file: The file to write, or its path.
   """
-  # Slow to import; and without pyplot no window system is touched.
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(12, 6), layout="constrained")
-  for axes, (title, names) in zip(figure.subplots(2, 3).flat, _PANELS):
-    for name in names:
-      points = [(row["epoch"], row[name]) for row in rows if name in row]
-      if points:
-        style = "--" if name in _DASHED else "-"
-        marker = "o" if len(points) < 30 else None
-        axes.plot(
-            *zip(*points),
-            style,
-            marker=marker,
-            markersize=3,
-            label=name.replace("_", " "),
-        )
-    axes.set_title(title)
-    axes.set_xlabel("epoch")
-    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))  # Losses may be below.
-    axes.grid(alpha=0.3)
-    if len(axes.lines) > 1:
+  shown = panels({"": rows})
+  columns = 3 if len(shown) <= 6 else 4
+  lines = max(1, -(-len(shown) // columns))
+  figure = figures.new(4 * columns, 3 * lines)
+  grid = figure.subplots(lines, columns, squeeze=False)
+  for axes in grid.flat[len(shown) :]:
+    axes.set_axis_off()
+  for axes, panel in zip(grid.flat, shown):
+    _plot(axes, panel.curves, colors=[f"C{i}" for i in range(10)])
+    axes.set_title(panel.title)
+    if len(panel.curves) > 1:
       axes.legend()
-  thumbnails.save_figure(figure, file, dpi=100)
+  figures.save(figure, file, dpi=100)
 
 
-def live(*, seconds: float = 5.0) -> Callable[[list[dict[str, Any]]], None]:
-  """Makes what shows curves in a notebook while a run trains.
+def live(*, seconds: float = 5.0) -> Callable[[Rows], None]:
+  """Makes a function that shows curves in a notebook while a run trains.
 
   Args:
-    seconds: Time that passes between two drawings at least; but evaluations
-      are drawn at once.
+    seconds: Least time between two drawings. Evaluations are drawn at once.
 
   Returns:
-    The `watch` of `jssl.loop.train`: it renews one picture below the cell.
+    The `watch` of `jssl.loop.train`: it updates one image below the cell.
 
   Raises:
-    ImportError: Outside a notebook, if there is no IPython.
+    ImportError: Outside a notebook, if IPython is not installed.
   """
-  from IPython import display  # Notebooks bring it.
+  from IPython import display  # Notebooks have it.
 
   handle = display.DisplayHandle()
   handle.display(display.Markdown("*Curves appear with the first steps.*"))
@@ -82,3 +196,50 @@ def live(*, seconds: float = 5.0) -> Callable[[list[dict[str, Any]]], None]:
     drawn = time.monotonic()
 
   return watch
+
+
+def _plot(axes, curves, *, colors):
+  for curve in curves:
+    points = _thin(curve.points)
+    axes.plot(
+        *zip(*points),
+        curve.style,
+        color=colors[curve.line % len(colors)],
+        marker="o" if len(points) < 30 else None,
+        markersize=3,
+        label=curve.name,
+    )
+  low, high = axes.get_ylim()
+  low = min(0, low)  # Losses may be negative.
+  axes.set_ylim(low, high + 0.05 * (high - low))
+  axes.set_xlabel("epoch")
+  axes.grid(alpha=0.2)
+
+
+def _points(rows, key):
+  return [(row["epoch"], row[key]) for row in rows if key in row]
+
+
+def _thin(points):
+  """Omits points at regular distances; the last one stays."""
+  stride = -(-len(points) // _POINTS)
+  return points[::-1][::stride][::-1]
+
+
+def _text(value):
+  return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _themed(svg):
+  """Removes what has no use inside HTML, and inserts the page's colors."""
+  svg = svg[svg.index("<svg") :]
+  useless = r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->"
+  svg = re.sub(useless, "", svg, flags=re.DOTALL)
+  svg = re.sub(r' (?:xmlns(?::\w+)?|version)="[^"]*"', "", svg)
+  svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+  opening = re.sub(r' (?:width|height|id)="[^"]*"', "", svg[: svg.index(">")])
+  svg = opening + ' aria-hidden="true"' + svg[svg.index(">") :]
+  for i, line in enumerate(_LINES):
+    svg = svg.replace(line, f"var(--line-{i})")
+  svg = svg.replace(_INK, "currentColor")
+  return re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px sans-serif", svg)

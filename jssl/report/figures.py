@@ -1,137 +1,298 @@
-"""Parts of the report as pictures, for notebooks and papers."""
+"""Figures as PNG files, for notebooks, papers and the terminal's user."""
 
-import base64
+from collections.abc import Sequence
 import io
+import os
+import statistics
 from typing import Any
+import warnings
 
 import numpy as np
 from PIL import Image
 
-from jssl.report import neighbours as nearest
-from jssl.report import scatter
-from jssl.report import thumbnails
-from jssl.report import views as seen
+from jssl.report.embedding_map import make_map
 from jssl.report.material import Encoded
 from jssl.report.material import Material
+from jssl.report.neighbours import find_nearest
 from jssl.report.thumbnails import Thumbnail
+from jssl.report.views import make_views
+from jssl.report.views import reconstruct
+from jssl.report.views import Reconstruction
 
-_INCHES = 0.75  # Of a picture in a row.
 _WRONG = "#d62728"
 _NARROWEST = 4.5  # Inches, for the title.
-_BETWEEN = 0.4  # Of a picture, between rows side by side.
-# Of a map, in points: its width, and that of a square of all its pictures.
+_BETWEEN = 0.4  # Of an image, between blocks of a grid.
+_CAPTION = 0.5  # Inches, for two lines.
+_LONGEST = 32  # Characters of a caption's line that fit under two inches.
+# Of a map, in points: its width, and that of a square of all its images.
 _WIDTH, _COVERED = 504, 330
 _MARGIN = 20  # In the map's own units.
 
 
-def views(material: Material, path: str, *, rows: int = 4) -> None:
-  """Draws training pictures, and what the method sees of each, to a PNG.
+def new(width: float, height: float) -> Any:
+  """Makes an empty figure of Matplotlib, without a window system.
+
+  Args:
+    width: Inches.
+    height: Inches.
+  """
+  from matplotlib.figure import Figure  # Slow to import.
+
+  return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(
+    figure: Any,
+    file: str | os.PathLike | io.BytesIO,
+    *,
+    dpi: int = 80,
+    all_colors: bool = False,
+) -> None:
+  """Writes a figure as PNG.
+
+  Args:
+    figure: The figure.
+    file: A file, or its path.
+    dpi: Pixels per inch.
+    all_colors: Whether colors are exact, as photographs need; or 256 of them,
+      which take a third of the bytes.
+  """
+  drawn = io.BytesIO()
+  with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message="Glyph")  # Of foreign scripts.
+    figure.savefig(drawn, format="png", dpi=dpi)
+  with Image.open(drawn) as image:
+    colors = image.convert("RGB")
+    result = colors if all_colors else colors.quantize(256)
+    result.save(file, "png", optimize=True)
+
+
+def grid(
+    rows: Sequence[Sequence[Thumbnail]],
+    path: str | os.PathLike,
+    *,
+    title: str,
+    inches: float = 0.75,
+    blocks: int = 1,
+    row_names: Sequence[str] = (),
+    captions: bool = False,
+    all_colors: bool = False,
+) -> None:
+  """Draws rows of images to a PNG; those marked as wrong have a red frame.
+
+  Args:
+    rows: The images.
+    path: The file to write.
+    title: Above the grid.
+    inches: Width of an image.
+    blocks: Number of blocks, side by side, that share the rows.
+    row_names: At the left of each row; () for none.
+    captions: Whether captions are written, of at most two lines each; lines
+      that are too long lose their beginning.
+    all_colors: See `save`.
+  """
+  width, height = max(map(len, rows)), -(-len(rows) // blocks)
+  ratios = ([1.0] * width + [_BETWEEN]) * blocks
+  ratios.pop()
+  figure = new(
+      max(inches * sum(ratios), _NARROWEST),
+      0.4 + height * (inches + _CAPTION * captions),
+  )
+  figure.suptitle(title, fontsize="small", parse_math=False)
+  cells = figure.subplots(
+      height, len(ratios), squeeze=False, width_ratios=ratios
+  )
+  for axes in cells.flat:
+    axes.set(xticks=[], yticks=[], frame_on=False)
+  for axes, name in zip(cells[:, 0], row_names):
+    axes.set_ylabel(name, fontsize="small")
+  for i, row in enumerate(rows):
+    start = (width + 1) * (i // height)
+    for axes, thumbnail in zip(cells[i % height, start:], row):
+      _show(axes, thumbnail, captions)
+  save(figure, path, dpi=100 if all_colors else 80, all_colors=all_colors)
+
+
+def views(
+    material: Material, path: str | os.PathLike, *, rows: int = 4
+) -> None:
+  """Draws training images, and the views that the method gets, to a PNG.
 
   Args:
     material: A run with images; see `jssl.report.material`.
     path: The file to write.
-    rows: Number of pictures, 1 to 6.
+    rows: Number of images, 1 to 6.
 
   Raises:
-    ValueError: If the method's views hold no pictures.
+    ValueError: If the method's views contain no images.
   """
-  found = seen.draw(material)[:rows]
+  found = make_views(material)[:rows]
   if not found:
     raise ValueError(
         f"The views of {material.log.config.method.name} hold no pictures."
     )
   groups = [group.name for group in found[0].groups]
-  _draw(
+  grid(
       [
           [row.picture, *(x for group in row.groups for x in group.pictures)]
           for row in found
       ],
       path,
-      title=f"a picture, and of it: {', '.join(groups)}",
+      title=f"an image, and of it: {', '.join(groups)}",
   )
 
 
-def reconstructions(material: Material, path: str) -> None:
-  """Draws what a generative method sees, makes, and should make, to a PNG.
+def reconstructions(material: Material, path: str | os.PathLike) -> None:
+  """Draws held-out images as a generative method reconstructs them, to a PNG.
 
   Args:
     material: A run with images; see `jssl.report.material`.
     path: The file to write.
 
   Raises:
-    ValueError: If the method makes no pictures.
+    ValueError: If the method reconstructs no images.
   """
-  found = seen.reconstruct(material)
-  if not found:
-    raise ValueError(f"{material.log.config.method.name} makes no pictures.")
-  _draw(
-      [list(column) for column in zip(*found)],
+  rows = reconstruct(material)
+  if not rows:
+    name = material.log.config.method.name
+    raise ValueError(f"{name} reconstructs no images.")
+  reconstruction_grid(rows, path, title="reconstructions of held-out images")
+
+
+def reconstruction_grid(
+    rows: Sequence[Reconstruction], path: str | os.PathLike, *, title: str
+) -> None:
+  """Draws a column for each image: its input, output and original, to a PNG.
+
+  Args:
+    rows: At least one, see `jssl.report.views.reconstruct`.
+    path: The file to write.
+    title: Above the images.
+  """
+  grid(
+      list(zip(*rows)),
       path,
-      title="from top to bottom: " + ", ".join(x.caption for x in found[0]),
+      title=title,
+      inches=1.2,
+      row_names=Reconstruction._fields,
+      all_colors=True,
   )
 
 
-def neighbours(train: Encoded, test: Encoded, path: str) -> None:
-  """Draws test pictures and the nearest training pictures, to a PNG.
+def neighbours(train: Encoded, test: Encoded, path: str | os.PathLike) -> None:
+  """Draws held-out images and the training images nearest to them, to a PNG.
 
   Args:
-    train: Pictures to find; see `jssl.report.material.encode_some`.
-    test: Pictures to choose a dozen from.
+    train: Images to find; see `jssl.report.material.encode_some`.
+    test: Images to choose a dozen from.
     path: The file to write.
 
   Raises:
     ValueError: If there are none.
   """
-  rows = [[row.query, *row.nearest] for row in nearest.find(train, test)]
+  rows = [[row.query, *row.nearest] for row in find_nearest(train, test)]
   if not rows:
-    raise ValueError("There are no held-out pictures to find neighbours of.")
-  _draw(
+    raise ValueError("There are no held-out images to find neighbours of.")
+  grid(
       rows,
       path,
       title="held out (left), and the nearest to it; red: of another class",
-      columns=min(2, len(rows)),
+      blocks=min(2, len(rows)),
   )
 
 
-def embedding_map(test: Encoded, path: str, *, title: str = "") -> None:
-  """Draws a map of embeddings by t-SNE, each as its picture, to a PNG.
+def embedding_map(
+    test: Encoded, path: str | os.PathLike, *, title: str = ""
+) -> None:
+  """Draws a map of embeddings by t-SNE, each as its image, to a PNG.
 
   Args:
-    test: Pictures; see `jssl.report.material.encode_some`.
+    test: Images; see `jssl.report.material.encode_some`.
     path: The file to write.
     title: Above the map.
 
   Raises:
     ValueError: If embeddings are equal, not finite, or fewer than three.
   """
-  found = scatter.draw(test)
+  found = make_map(test)
   if found is None:
     raise ValueError(
         f"{len(test.features)} embeddings are equal, not finite or too few for"
         " a map: has the encoder collapsed?"
     )
-  side = _COVERED / len(test.features) ** 0.5
-  axes = _map_axes(found, side)
-  title = title or f"{found.method} of held-out pictures"
+  side = _COVERED / len(found.xy) ** 0.5
+  axes = _map_axes(found.xy, side)
+  title = title or f"{found.method} of held-out images"
   axes.set_title(title, parse_math=False)
-  _place_pictures(axes, found, side)
-  _name_classes(axes, found)
-  thumbnails.save_figure(axes.figure, path)
+  _place_images(axes, found, side)
+  _name_classes(axes, found.classes)
+  save(axes.figure, path)
 
 
-def _map_axes(found: scatter.Map, side: float) -> Any:
-  """Makes axes as large as the map, and half a picture at each side."""
-  # Slow to import; and without pyplot no window system is touched.
-  from matplotlib.figure import Figure
+def bars(
+    names: list[str],
+    scores: dict[str, list[list[float]]],
+    path: str | os.PathLike,
+    *,
+    title: str,
+) -> None:
+  """Draws accuracies as a group of bars for each name, to a PNG.
 
-  places = np.array([point[:2] for point in found.data["points"]])
-  (left, top), (right, bottom) = places.min(axis=0), places.max(axis=0)
+  Args:
+    names: One for each group, from top to bottom.
+    scores: For each kind of bar, the values over seeds of every name. A bar is
+      their mean; dots show the seeds.
+    path: The file to write.
+    title: Above the chart.
+  """
+  height = 0.8 / len(scores)
+  figure = new(9, 1.5 + 0.5 * len(names))
+  axes = figure.subplots()
+  for i, (label, values) in enumerate(scores.items()):
+    offset = (i - (len(scores) - 1) / 2) * height
+    places = [j + offset for j in range(len(names))]
+    means = [statistics.mean(seeds) for seeds in values]
+    axes.barh(places, means, height, label=label.replace("_", "-"), zorder=2)
+    for place, seeds in zip(places, values):
+      axes.plot(seeds, [place] * len(seeds), "k.", markersize=3, zorder=3)
+  axes.set_yticks(range(len(names)), names)
+  axes.invert_yaxis()
+  axes.set(xlabel="accuracy", xlim=(0, 1))
+  axes.set_title(title, fontsize="small")
+  axes.grid(axis="x", alpha=0.3)
+  figure.legend(loc="outside lower center", ncols=len(scores), frameon=False)
+  save(figure, path, dpi=120, all_colors=True)
+
+
+def _show(axes, thumbnail, caption):
+  axes.imshow(
+      _colors(thumbnail.pixels),
+      interpolation="nearest" if thumbnail.pixelated else None,
+  )
+  if thumbnail.wrong:
+    axes.set_frame_on(True)
+    for spine in axes.spines.values():
+      spine.set(edgecolor=_WRONG, linewidth=2.5)
+  if caption:
+    lines = "\n".join(_shorten(x) for x in thumbnail.caption.splitlines())
+    axes.set_xlabel(lines, fontsize=7, parse_math=False)
+
+
+def _colors(pixels):
+  """Gray pixels as colors: Matplotlib would stretch their range."""
+  return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
+
+
+def _shorten(line):
+  return line if len(line) <= _LONGEST else "..." + line[3 - _LONGEST :]
+
+
+def _map_axes(xy: Any, side: float) -> Any:
+  """Makes axes as large as the map, and half an image at each side."""
+  (left, top), (right, bottom) = xy.min(axis=0), xy.max(axis=0)
   width, height = max(right - left, 1), bottom - top
   inches = _WIDTH / 72
-  figure = Figure(
-      figsize=(inches, 0.5 + inches * min(1, height / width)),
-      layout="constrained",
-  )
+  figure = new(inches, 0.5 + inches * min(1, height / width))
   margin = _MARGIN + side / 2 * width / _WIDTH
   axes = figure.subplots()
   axes.set(
@@ -143,75 +304,34 @@ def _map_axes(found: scatter.Map, side: float) -> Any:
   return axes
 
 
-def _place_pictures(axes, found, side):
+def _place_images(axes, found, side):
   from matplotlib.offsetbox import AnnotationBbox
   from matplotlib.offsetbox import OffsetImage
 
-  sprite = _open(found.sprite)
-  cell, columns = found.data["cell"], found.data["columns"]
-  for one in found.classes:
-    for number, x, y in one.points:
-      left, top = cell * (number % columns), cell * (number // columns)
-      picture = sprite.crop((left, top, left + cell, top + cell))
+  largest = max(max(x.shape[:2]) for x in found.pictures)
+  for group in found.classes:
+    for number, x, y in group.points:
+      picture = _colors(found.pictures[number])
       axes.add_artist(
           AnnotationBbox(
-              OffsetImage(picture, zoom=side / cell),
+              OffsetImage(picture, zoom=side / largest),
               (x, y),
               pad=0.1,
-              bboxprops={"edgecolor": one.color, "linewidth": 1.2},
+              bboxprops={"edgecolor": group.color, "linewidth": 1.2},
           )
       )
 
 
-def _name_classes(axes, found):
-  for one in found.classes:
-    if one.middle:
+def _name_classes(axes, classes):
+  for group in classes:
+    if group.middle:
       axes.text(
-          *one.middle,
-          one.name,
+          *group.middle,
+          group.name,
           ha="center",
           va="center",
           weight="bold",
-          bbox={"facecolor": "white", "edgecolor": one.color, "alpha": 0.85},
+          bbox={"facecolor": "white", "edgecolor": group.color, "alpha": 0.85},
           zorder=10,
           parse_math=False,
       )
-
-
-def _draw(
-    rows: list[list[Thumbnail]], path: str, *, title: str, columns: int = 1
-) -> None:
-  """Draws rows of thumbnails, in columns of rows."""
-  # Slow to import; and without pyplot no window system is touched.
-  from matplotlib.figure import Figure
-
-  width, height = max(map(len, rows)), -(-len(rows) // columns)
-  ratios = ([1.0] * width + [_BETWEEN]) * columns
-  figure = Figure(
-      figsize=(max(_INCHES * sum(ratios), _NARROWEST), 0.4 + _INCHES * height),
-      layout="constrained",
-  )
-  figure.suptitle(title, fontsize="small", parse_math=False)
-  grid = figure.subplots(
-      height, len(ratios), squeeze=False, width_ratios=ratios
-  )
-  for axes in grid.flat:
-    axes.set(xticks=[], yticks=[], frame_on=False)
-  for i, row in enumerate(rows):
-    start = (width + 1) * (i // height)
-    for axes, picture in zip(grid[i % height, start:], row):
-      axes.imshow(
-          _open(picture.uri),
-          interpolation="nearest" if picture.pixelated else None,
-      )
-      if picture.wrong:
-        axes.set_frame_on(True)
-        for spine in axes.spines.values():
-          spine.set(edgecolor=_WRONG, linewidth=2.5)
-  thumbnails.save_figure(figure, path)
-
-
-def _open(uri):
-  """Decodes a data URI; in colors, for gray ones would be stretched."""
-  encoded = base64.b64decode(uri.partition(",")[2])
-  return Image.open(io.BytesIO(encoded)).convert("RGBA")

@@ -55,7 +55,7 @@ class Confusion(NamedTuple):
   pairs: list[tuple[str, str, int]]
 
 
-def find(train: Encoded, test: Encoded) -> list[Neighbours]:
+def find_nearest(train: Encoded, test: Encoded) -> list[Neighbours]:
   """Finds the nearest training images, by cosine, of a dozen test images.
 
   Args:

@@ -9,11 +9,11 @@ import numpy as np
 
 from jssl import files
 from jssl.evals import evaluations
-from jssl.report import maps
+from jssl.report import curves
+from jssl.report import embedding_map
+from jssl.report import feature_maps
 from jssl.report import material as materials
 from jssl.report import neighbours
-from jssl.report import panels
-from jssl.report import scatter
 from jssl.report import tables
 from jssl.report import thumbnails
 from jssl.report import verdict
@@ -49,7 +49,7 @@ def write(material: Material, path: str | os.PathLike) -> None:
   content = {
       **_written(log),
       "missing": material.missing,
-      "panels": panels.draw({log.workdir: log.rows}),
+      "panels": curves.panels({log.workdir: log.rows}),
       "facts": tables.facts(log),
       "settings": tables.settings(log.config),
       "scores": tables.scores(log.summary) if log.summary else None,
@@ -81,7 +81,7 @@ def write_comparison(logs: Sequence[Log], path: str | os.PathLike) -> None:
           for name, log in zip(names, logs)
       ],
       "names": names,
-      "panels": panels.draw(rows),
+      "panels": curves.panels(rows),
       "differences": tables.differences(logs),
       "one_set": len({log.config.data.name for log in logs}) == 1,
   }
@@ -107,12 +107,12 @@ def _pictured(material: Material) -> dict[str, Any]:
   """What the encoder makes of images."""
   train = materials.encode_some(material, train=True)
   test = materials.encode_some(material, train=False)
-  content: dict[str, Any] = {"views": views.draw(material)}
-  content["map"] = scatter.draw(test)
-  content["maps"] = maps.draw(material)
+  content: dict[str, Any] = {"views": views.make_views(material)}
+  content["map"] = embedding_map.make_map(test)
+  content["maps"] = feature_maps.make_feature_maps(material)
   content["reconstructions"] = views.reconstruct(material)
   if np.isfinite(train.features).all() and np.isfinite(test.features).all():
-    content["neighbours"] = neighbours.find(train, test)
+    content["neighbours"] = neighbours.find_nearest(train, test)
     content["confusion"] = neighbours.confuse(
         train,
         test,
@@ -136,7 +136,7 @@ def _drawn_while_training(workdir):
   if not path.exists():
     return None
   with Image.open(path) as image:
-    return thumbnails.data_uri(image.convert("RGB"))
+    return thumbnails.data_uri(np.asarray(image.convert("RGB")), lossless=False)
 
 
 def _compared(log):

@@ -1,35 +1,42 @@
-"""Arrays of pixels as small pictures inside HTML."""
+"""Small images: arrays of pixels, encoded only when a page shows them."""
 
 import base64
 from collections.abc import Sequence
+import dataclasses
 import io
-import os
-from typing import Any, NamedTuple
-import warnings
 
 import numpy as np
 from PIL import Image
 
-# Up to this side, JPEG would be larger, and show.
+# Up to this side, a JPEG would be larger than a PNG, and its artifacts visible.
 _LOSSLESS = 48
 
 
-class Thumbnail(NamedTuple):
-  """A picture in a page.
+@dataclasses.dataclass(frozen=True)
+class Thumbnail:
+  """A small image with what the reader is told about it.
 
   Attributes:
-    uri: The picture itself, as a data URI.
-    alt: What it shows.
-    pixelated: Whether it is so small that its pixels are shown as squares.
-    caption: What stands below it.
+    pixels: uint8 `[H, W, C]`, of 1, 3 or 4 channels.
+    alt: What it shows, for readers who cannot see it.
+    caption: Text below it, or "".
     wrong: Whether it is marked as wrong.
   """
 
-  uri: str
+  pixels: np.ndarray
   alt: str
-  pixelated: bool
   caption: str = ""
   wrong: bool = False
+
+  @property
+  def pixelated(self) -> bool:
+    """Whether it is so small that its pixels are shown as squares."""
+    return max(self.pixels.shape[:2]) <= _LOSSLESS
+
+  @property
+  def uri(self) -> str:
+    """The image as a data URI."""
+    return data_uri(self.pixels, lossless=self.pixelated)
 
 
 def make(
@@ -41,107 +48,102 @@ def make(
     caption: str = "",
     wrong: bool = False,
 ) -> Thumbnail:
-  """Makes a thumbnail.
+  """Makes a thumbnail of an image.
 
   Args:
-    pixels: uint8, or float in [0, 1], `[H, W, C]`, of 1, 3 or 4 channels.
+    pixels: As in `shrink`.
     alt: See `Thumbnail`.
-    extent: True (height, width) of a picture on a canvas, or None.
-    size: Its longer side, in pixels, unless it is smaller than that.
+    extent: As in `shrink`.
+    size: As in `shrink`.
     caption: See `Thumbnail`.
     wrong: See `Thumbnail`.
   """
-  image = shrink(to_image(pixels), extent=extent, size=size)
-  small = max(image.size) <= _LOSSLESS
-  return Thumbnail(data_uri(image), alt, small, caption, wrong)
-
-
-def to_image(pixels: np.ndarray) -> Image.Image:
-  """Makes a Pillow image of uint8, or float in [0, 1], `[H, W, C]`."""
-  pixels = np.asarray(pixels)
-  if pixels.dtype != np.uint8:
-    pixels = np.nan_to_num(pixels.astype(np.float32))
-    pixels = np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8)
-  return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+  return Thumbnail(
+      shrink(pixels, extent=extent, size=size), alt, caption, wrong
+  )
 
 
 def shrink(
-    image: Image.Image, *, size: int, extent: np.ndarray | None = None
-) -> Image.Image:
-  """Gives a picture its true proportions, and at most `size` pixels a side."""
-  if extent is not None:  # The top left corner of a canvas.
+    pixels: np.ndarray, *, size: int, extent: np.ndarray | None = None
+) -> np.ndarray:
+  """Scales an image down, in its true proportions.
+
+  Args:
+    pixels: uint8, or float in [0, 1], `[H, W, C]`, of 1, 3 or 4 channels.
+    size: Largest side of the result, in pixels. No image is enlarged.
+    extent: True (height, width) of an image on a canvas; None if all of
+      `pixels` is the image.
+
+  Returns:
+    uint8 `[h, w, C]`.
+  """
+  image = _to_pillow(to_uint8(pixels))
+  if extent is not None:  # The image is in the top left corner of its canvas.
     right, bottom = map(min, extent[::-1], image.size)
     image = image.crop((0, 0, int(right), int(bottom)))
   width, height = (float(x) for x in image.size)
   if extent is not None:
     height, width = (float(x) for x in extent)
-    # No more pixels than there are in the canvas.
+    # No more pixels than the canvas has.
     scale = max(image.size) / max(height, width)
     height, width = height * scale, width * scale
   scale = min(1.0, size / max(height, width))
   to = max(1, round(scale * width)), max(1, round(scale * height))
-  if image.size == to:
-    return image
-  return image.resize(to, Image.Resampling.LANCZOS)
+  if image.size != to:
+    image = image.resize(to, Image.Resampling.LANCZOS)
+  return np.asarray(image).reshape(*to[::-1], -1)
 
 
-def data_uri(image: Image.Image) -> str:
-  """Encodes a picture: as PNG if it is small or transparent, else as JPEG."""
-  png = max(image.size) <= _LOSSLESS or image.mode == "RGBA"
-  return _encode(image, "png" if png else "jpeg")
+def to_uint8(pixels: np.ndarray) -> np.ndarray:
+  """Converts float pixels in [0, 1] to uint8; uint8 pixels are kept."""
+  pixels = np.asarray(pixels)
+  if pixels.dtype == np.uint8:
+    return pixels
+  pixels = np.nan_to_num(pixels.astype(np.float32))
+  return np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8)
 
 
-def sprite(images: Sequence[Image.Image], *, cell: int, columns: int) -> str:
-  """Puts pictures into the cells of one, row after row, each in the middle.
+def tile(
+    images: Sequence[np.ndarray], *, cell: int, columns: int
+) -> np.ndarray:
+  """Arranges images in the cells of a larger one, row after row, centred.
 
   Args:
-    images: At most `cell` pixels a side.
+    images: uint8 `[h, w, C]`, at most `cell` pixels per side.
     cell: Side of a cell, in pixels.
-    columns: Cells a row.
+    columns: Cells per row.
 
   Returns:
-    The data URI.
+    uint8 `[H, W, C]`, black between the images.
   """
   rows = -(-len(images) // columns)
-  mode = max((image.mode for image in images), key=("L", "RGB", "RGBA").index)
-  sheet = Image.new(mode, (columns * cell, rows * cell))
+  sheet = np.zeros((rows * cell, columns * cell, images[0].shape[2]), np.uint8)
   for i, image in enumerate(images):
-    left, top = cell * (i % columns), cell * (i // columns)
-    offset = [(cell - side) // 2 for side in image.size]
-    sheet.paste(image, (left + offset[0], top + offset[1]))
-  png = cell <= 16 or mode == "RGBA"
-  return _encode(sheet, "png" if png else "jpeg")
+    height, width, _ = image.shape
+    top = cell * (i // columns) + (cell - height) // 2
+    left = cell * (i % columns) + (cell - width) // 2
+    sheet[top : top + height, left : left + width] = image
+  return sheet
 
 
-def save_figure(
-    figure: Any,
-    file: str | os.PathLike | io.BytesIO,
-    *,
-    dpi: int = 80,
-    all_colors: bool = False,
-) -> None:
-  """Writes a figure of Matplotlib as PNG.
+def data_uri(pixels: np.ndarray, *, lossless: bool) -> str:
+  """Encodes an image for use in HTML.
 
   Args:
-    figure: The figure.
-    file: A file, or its path.
-    dpi: Pixels an inch.
-    all_colors: Whether colors stay as they are, as photographs need; or 256 of
-      them, which take a third of the bytes.
+    pixels: uint8 `[H, W, C]`. A fourth channel, of transparency, needs PNG.
+    lossless: Whether it becomes a PNG rather than a JPEG.
   """
-  drawn = io.BytesIO()
-  with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", message="Glyph")  # Of foreign scripts.
-    figure.savefig(drawn, format="png", dpi=dpi)
-  with Image.open(drawn) as image:
-    colors = image.convert("RGB")
-    result = colors if all_colors else colors.quantize(256)
-    result.save(file, "png", optimize=True)
-
-
-def _encode(image, kind):
+  image = _to_pillow(pixels)
   file = io.BytesIO()
-  options = {"quality": 80} if kind == "jpeg" else {"optimize": True}
-  image.save(file, kind, **options)
+  if lossless or image.mode == "RGBA":
+    kind = "png"
+    image.save(file, kind, optimize=True)
+  else:
+    kind = "jpeg"
+    image.save(file, kind, quality=80)
   text = base64.b64encode(file.getvalue()).decode()
   return f"data:image/{kind};base64,{text}"
+
+
+def _to_pillow(pixels):
+  return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

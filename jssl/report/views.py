@@ -1,6 +1,6 @@
 """What a method sees of a picture: its views, whatever tree they are."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import math
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jssl import data
+from jssl.evals.features import evenly
 from jssl.method import Method
 from jssl.report import material as materials
 from jssl.report import thumbnails
@@ -15,7 +16,7 @@ from jssl.report.material import Material
 from jssl.report.thumbnails import Thumbnail
 
 _PICTURES = 6
-_RECONSTRUCTED = 8
+_RECONSTRUCTED = 10
 _AT_LEAST = 4  # Views of a picture; a method that makes fewer draws again.
 _AT_MOST = 12
 _CHANNELS = (1, 3, 4)
@@ -45,7 +46,15 @@ class Row(NamedTuple):
   groups: list[Group]
 
 
-def draw(material: Material) -> list[Row]:
+class Reconstruction(NamedTuple):
+  """What a generative method makes of an image, see `jssl.method.Pictures`."""
+
+  input: Thumbnail
+  output: Thumbnail
+  original: Thumbnail
+
+
+def make_views(material: Material) -> list[Row]:
   """Draws views of six training pictures.
 
   Every picture is given to the method alone, at a place of its own in the
@@ -62,7 +71,10 @@ def draw(material: Material) -> list[Row]:
   make = jax.jit(material.method.views)
   rows = []
   for place, index in enumerate(_spread(len(images.image), _PICTURES)):
-    batch = _batch(images, index, place)
+    batch = {
+        **_batch(images, np.array([index])),
+        "position": np.array([place], np.int32),
+    }
     see = lambda seed: _pictures_of(
         jax.device_get(make(jax.random.key(seed), batch)), material.method
     )
@@ -77,48 +89,62 @@ def draw(material: Material) -> list[Row]:
   return rows
 
 
-def reconstruct(material: Material) -> list[list[Thumbnail]]:
-  """Lets a generative method show what it makes of held-out pictures.
+def reconstruct(material: Material) -> list[Reconstruction]:
+  """Reconstructs held-out images by a generative method.
 
   Args:
     material: A run with images.
 
   Returns:
-    For each of some pictures what was seen, made, and there; [] if the method
-    makes no pictures.
+    A `Reconstruction` of each of ten images; [] if the method makes none.
   """
   if material.method.pictures is None:
     return []
+  images = materials.images_of(material, train=False)
+  return make_reconstruct(material.method, images)(*material.params)
+
+
+def make_reconstruct(
+    method: Method, images: data.Images
+) -> Callable[[Any, Any], list[Reconstruction]]:
+  """Makes the function from parameters to reconstructions of ten images.
+
+  Args:
+    method: A method that makes images.
+    images: Held-out images.
+
+  Returns:
+    `(params, carried) -> reconstructions`, of the same images with the same
+    parts hidden at every call.
+  """
+  index = evenly(len(images.image), _RECONSTRUCTED)
+  batch = {**_batch(images, index), "position": np.arange(len(index))}
 
   @jax.jit
-  def make(params, batch):
-    views = material.method.views(jax.random.key(0), batch)
-    return material.method.pictures(*params, views)
+  def make(params, carried, batch):
+    views = method.views(jax.random.key(0), batch)
+    return method.pictures(params, carried, views)
 
-  names = ("what it saw", "what it made", "what was there")  # `Pictures`.
-  images = materials.images_of(material, train=False)
-  rows = []
-  for place, index in enumerate(_spread(len(images.image), _RECONSTRUCTED)):
-    batch = _batch(images, index, place)
-    made = jax.device_get(make(material.params, batch))
-    rows.append([
-        thumbnails.make(
-            pixels[0], f"test picture {index}: {name}", caption=name
-        )
-        for name, pixels in zip(names, made)
-    ])
-  return rows
+  def reconstruct(params, carried):
+    made = jax.device_get(make(params, carried, batch))
+    return [
+        Reconstruction(*(
+            thumbnails.make(x, f"test image {i}: {name}", caption=name)
+            for name, x in zip(Reconstruction._fields, row)
+        ))
+        for i, *row in zip(index, *made, strict=True)
+    ]
+
+  return reconstruct
 
 
-def _batch(images: data.Images, index: int, place: int) -> dict[str, Any]:
-  """A batch of one image."""
+def _batch(images: data.Images, index: np.ndarray) -> dict[str, Any]:
   arrays = {
       "image": images.image,
       "label": images.label,
       "extent": images.extent,
   }
-  batch = {k: x[index : index + 1] for k, x in arrays.items() if x is not None}
-  return {**batch, "position": np.array([place], np.int32)}
+  return {k: x[index] for k, x in arrays.items() if x is not None}
 
 
 def _spread(length, count):

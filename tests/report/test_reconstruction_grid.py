@@ -4,17 +4,20 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jssl.method import Pictures
-from jssl.report import pictures
+from jssl.report import figures
+from jssl.report import thumbnails
+from jssl.report.views import Reconstruction
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.filterwarnings("error")  # Of glyphs that a font lacks.
 def test_the_grid_shows_images_as_bright_as_they_are(channels, tmp_path):
   levels = (0.2, 0.4, 0.6)
-  images = [np.full((4, 8, 8, channels), level) for level in levels]
+  row = Reconstruction(*(
+      thumbnails.make(np.full((8, 8, channels), level), "") for level in levels
+  ))
   path = tmp_path / "grid.png"
-  pictures.draw(Pictures(*images), str(path), title="folder:a$b_$ 照片")
+  figures.reconstruction_grid([row] * 4, path, title="folder:a$b_$ 照片")
   pixels = np.asarray(Image.open(path).convert("L"), np.int32)
   for level in levels:
     near = np.abs(pixels - round(255 * level)) <= 1

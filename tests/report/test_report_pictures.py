@@ -6,6 +6,7 @@ import io
 
 import jax
 import jax.numpy as jnp
+import matplotlib.colors
 import numpy as np
 from PIL import Image
 import pytest
@@ -17,10 +18,10 @@ from jssl.evals.features import evenly
 from jssl.method import Method
 from jssl.method import Pictures
 from jssl.methods import METHODS
+from jssl.report import embedding_map
+from jssl.report import feature_maps
 from jssl.report import figures
-from jssl.report import maps
 from jssl.report import neighbours
-from jssl.report import scatter
 from jssl.report import thumbnails
 from jssl.report import views
 from jssl.report.material import Encoded
@@ -101,7 +102,7 @@ def _groups(rows):
 def test_views_of_every_kind_of_tree_are_found(name, arguments, expected):
   arguments = {"augment": tiny.recipe, **arguments}
   method = METHODS[name](tiny.Net(), **arguments)
-  rows = views.draw(_material(method, _images(9)))
+  rows = views.make_views(_material(method, _images(9)))
   assert _groups(rows) == [expected] * 6
   for row in rows:
     for picture in (row.picture, *(p for g in row.groups for p in g.pictures)):
@@ -121,7 +122,9 @@ def test_views_of_patches_are_found(name, arguments, expected):
       16, depth=1, heads=1, patch_size=2, image_size=8, pooling="mean"
   )
   method = METHODS[name](net, augment=tiny.recipe, **arguments)
-  assert _groups(views.draw(_material(method, _images(2)))) == [expected] * 2
+  assert (
+      _groups(views.make_views(_material(method, _images(2)))) == [expected] * 2
+  )
 
 
 def test_views_without_pictures_are_skipped():
@@ -130,14 +133,14 @@ def test_views_without_pictures_are_skipped():
       "numbers": jnp.ones((1, 16)),
       "colors": jnp.ones((1, 4, 4, 2)),
   }
-  assert views.draw(_material(_views_only(make), _images(3))) == []
+  assert views.make_views(_material(_views_only(make), _images(3))) == []
 
 
 def test_pictures_show_their_own_image_and_stretched_ones_are_unstretched():
   make = lambda key, batch: (batch["image"].astype(jnp.float32) / 255,)
   extent = np.array([[8, 4], [8, 8]], np.int32)
   images = _images(2, extent=extent)
-  rows = views.draw(_material(_views_only(make), images))
+  rows = views.make_views(_material(_views_only(make), images))
   assert _decode(rows[0].picture.uri).size == (4, 8)
   for row, pixels in zip(rows, images.image, strict=True):
     shown = np.asarray(_decode(row.groups[0].pictures[0].uri))
@@ -147,7 +150,7 @@ def test_pictures_show_their_own_image_and_stretched_ones_are_unstretched():
 def test_a_picture_is_shown_without_the_rest_of_its_canvas():
   make = lambda key, batch: (batch["image"].astype(jnp.float32) / 255,)
   images = _images(2, extent=np.array([[5, 3], [4, 20]], np.int32))
-  rows = views.draw(_material(_views_only(make), images))
+  rows = views.make_views(_material(_views_only(make), images))
   shown = np.asarray(_decode(rows[0].picture.uri))
   np.testing.assert_array_equal(shown, images.image[0][:5, :3])
   # Shrunk to the 8 pixels of the canvas along its width alone.
@@ -161,7 +164,7 @@ def test_each_picture_has_a_place_of_its_own_in_the_batch():
     )
     return (noise[None],)
 
-  rows = views.draw(_material(_views_only(make), _images(6)))
+  rows = views.make_views(_material(_views_only(make), _images(6)))
   drawn = [p.uri for row in rows for g in row.groups for p in g.pictures]
   assert len(drawn) == len(set(drawn)) == 24
 
@@ -194,14 +197,15 @@ def test_a_thumbnail_shows_its_pixels(channels, side):
 
 def test_floats_out_of_range_and_not_finite_become_pixels():
   pixels = np.array([[[-1.0], [0.5]], [[2.0], [np.nan]]], np.float32)
-  shown = np.asarray(thumbnails.to_image(pixels))
+  shown = thumbnails.to_uint8(pixels)[..., 0]
   np.testing.assert_array_equal(shown, [[0, 128], [255, 0]])
 
 
 def test_a_sprite_has_every_picture_in_its_cell():
   colors = [10, 90, 200]
-  images = [Image.new("L", (2, 4), color) for color in colors]
-  sheet = np.asarray(_decode(thumbnails.sprite(images, cell=4, columns=2)))
+  images = [np.full((4, 2, 1), color, np.uint8) for color in colors]
+  tiled = thumbnails.tile(images, cell=4, columns=2)
+  sheet = np.asarray(_decode(thumbnails.data_uri(tiled, lossless=True)))
   assert sheet.shape == (8, 8)
   assert [sheet[2, 2], sheet[2, 6], sheet[6, 2]] == colors
   assert sheet[0, 0] == 0  # Beside a picture narrower than its cell.
@@ -219,13 +223,15 @@ def _encoded(features, images=None):
 )
 def test_a_map_of_few_pictures_is_drawn(count, method):
   features = np.random.default_rng(0).normal(size=(count, 5))
-  drawn = scatter.draw(_encoded(features))
+  drawn = embedding_map.make_map(_encoded(features))
   assert drawn.method == method
   points = [point for group in drawn.classes for point in group.points]
   assert sorted(point[0] for point in points) == list(range(count))
   xy = np.array(points)[:, 1:]
-  assert 0 < xy.min() and xy.max() < scatter.SIDE
-  assert np.ptp(xy, axis=0).max() == pytest.approx(scatter.SIDE - 60, abs=1)
+  assert 0 < xy.min() and xy.max() < embedding_map.SIDE
+  assert np.ptp(xy, axis=0).max() == pytest.approx(
+      embedding_map.SIDE - 60, abs=1
+  )
 
 
 def test_classes_that_differ_lie_apart_on_the_map():
@@ -233,7 +239,7 @@ def test_classes_that_differ_lie_apart_on_the_map():
   features = np.repeat(np.eye(4)[:2], 20, axis=0)
   features = features + 0.1 * random.normal(size=features.shape)
   images = _images(40)._replace(label=np.repeat([0, 1], 20))
-  drawn = scatter.draw(_encoded(features, images))
+  drawn = embedding_map.make_map(_encoded(features, images))
   assert [group.name for group in drawn.classes] == ["cat", "dog"]
   assert len({group.color for group in drawn.classes}) == 2
   a, b = (np.array(group.points)[:, 1:] for group in drawn.classes)
@@ -248,21 +254,26 @@ def test_classes_that_differ_lie_apart_on_the_map():
     "features", [np.ones((20, 4)), np.full((20, 4), np.nan), np.eye(2)]
 )
 def test_no_map_is_drawn_of_nothing(features):
-  assert scatter.draw(_encoded(features)) is None
+  assert embedding_map.make_map(_encoded(features)) is None
 
 
 def test_unlabelled_and_unknown_points_are_on_the_map():
   features = np.random.default_rng(0).normal(size=(6, 5))
-  (group,) = scatter.draw(_encoded(features, _images(6, classes=()))).classes
+  (group,) = embedding_map.make_map(
+      _encoded(features, _images(6, classes=()))
+  ).classes
   assert group.name == "" and len(group.points) == 6
   images = _images(6)._replace(label=np.array([0, 0, 1, 1, -1, -1]))
-  names = [c.name for c in scatter.draw(_encoded(features, images)).classes]
+  names = [
+      c.name for c in embedding_map.make_map(_encoded(features, images)).classes
+  ]
   assert names == ["cat", "dog", "unknown class"]
 
 
 def test_a_hundred_classes_have_colors_of_their_own():
-  colors = [scatter._color(i, 100) for i in range(100)]
+  colors = [embedding_map._color(i, 100) for i in range(100)]
   assert len(set(colors)) == 100
+  assert all(matplotlib.colors.is_color_like(color) for color in colors)
 
 
 def test_nearest_neighbours_are_in_order_and_wrong_ones_marked():
@@ -271,7 +282,7 @@ def test_nearest_neighbours_are_in_order_and_wrong_ones_marked():
       _images(5)._replace(label=np.array([0, 1, 1, 0, -1])),
   )
   test = _encoded([[1, 0]], _images(1)._replace(label=np.array([0])))
-  (row,) = neighbours.find(train, test)
+  (row,) = neighbours.find_nearest(train, test)
   captions = [p.caption for p in row.nearest]
   assert captions == ["cat", "dog", "0.98", "dog", "cat"]
   assert [p.wrong for p in row.nearest] == [False, True, False, True, False]
@@ -283,13 +294,13 @@ def test_nearest_neighbours_are_in_order_and_wrong_ones_marked():
 
 def test_fewer_pictures_than_neighbours_are_enough():
   train, test = _encoded(np.eye(2)), _encoded(np.eye(2)[:1])
-  (row,) = neighbours.find(train, test)
+  (row,) = neighbours.find_nearest(train, test)
   assert len(row.nearest) == 2
 
 
 def test_queries_are_spread_over_a_sorted_set():
   test = _encoded(np.eye(60), _images(60))
-  rows = neighbours.find(_encoded(np.eye(60), _images(60)), test)
+  rows = neighbours.find_nearest(_encoded(np.eye(60), _images(60)), test)
   numbers = [int(row.query.alt.split()[2].strip(",")) for row in rows]
   assert numbers == [2, 7, 12, 17, 22, 27, 32, 37, 42, 47, 52, 57]
 
@@ -332,7 +343,7 @@ def test_nothing_is_confused_without_classes(classes):
 def test_colors_of_features_follow_the_features():
   features = np.zeros((2, 4, 4, 8), np.float32)
   features[0, :2], features[0, 2:], features[1] = 1.0, -1.0, -1.0
-  colors, share = maps.to_colors(features)
+  colors, share = feature_maps.to_colors(features)
   assert colors.shape == (2, 4, 4, 3) and share == pytest.approx(1.0)
   same = np.abs(colors[0, 2:].reshape(-1, 3) - colors[1, 0, 0]).max()
   assert same < 1e-5  # Equal features have the same color in every picture.
@@ -341,7 +352,7 @@ def test_colors_of_features_follow_the_features():
 
 def test_every_color_has_its_whole_range():
   x = np.random.default_rng(0).normal(size=(4, 8, 8, 3)) * (100.0, 10.0, 1.0)
-  colors, share = maps.to_colors(x)
+  colors, share = feature_maps.to_colors(x)
   np.testing.assert_allclose(colors.min(axis=(0, 1, 2)), 0.0, atol=1e-6)
   np.testing.assert_allclose(colors.max(axis=(0, 1, 2)), 1.0, atol=1e-6)
   assert share == pytest.approx(1.0)
@@ -349,7 +360,7 @@ def test_every_color_has_its_whole_range():
 
 @pytest.mark.parametrize("value", [1.0, np.nan])
 def test_features_that_tell_nothing_have_no_colors(value):
-  colors, _ = maps.to_colors(np.full((2, 4, 4, 3), value))
+  colors, _ = feature_maps.to_colors(np.full((2, 4, 4, 3), value))
   assert colors is None
 
 
@@ -357,8 +368,8 @@ def test_the_last_stage_with_a_map_of_use_is_shown():
   shapes = {"stage_1": 16, "stage_2": 8, "stage_10": 4, "stage_11": 2}
   stages = {k: np.ones((1, n, n, 3)) for k, n in shapes.items()}
   stages["pooled"] = np.ones((1, 3))
-  assert maps._last_map(stages)[0] == "stage_10"
-  assert maps._last_map({"stage_1": np.ones((1, 2, 2, 3))}) is None
+  assert feature_maps._last_map(stages)[0] == "stage_10"
+  assert feature_maps._last_map({"stage_1": np.ones((1, 2, 2, 3))}) is None
 
 
 def test_some_of_many_are_spread_evenly():
@@ -428,7 +439,7 @@ def test_a_figure_of_views_has_a_row_for_each_picture(tmp_path):
 
 def test_a_figure_of_reconstructions_needs_a_method_that_makes_them(tmp_path):
   material = _material(_views_only(None), _flat([_GREEN] * 8))
-  with pytest.raises(ValueError, match="m makes no pictures"):
+  with pytest.raises(ValueError, match="m reconstructs no images"):
     figures.reconstructions(material, tmp_path / "made.png")
   make = lambda params, carried, views: Pictures(views, 0 * views, views)
   method = _views_only(lambda key, batch: batch["image"] / 255)._replace(

@@ -1,4 +1,4 @@
-"""What the patches of an image have in common, as colors."""
+"""Feature maps as images: similar patches have similar colors."""
 
 from typing import NamedTuple
 
@@ -16,8 +16,8 @@ _PICTURES = 8
 _SMALLEST = 4  # Side below which a map shows next to nothing.
 
 
-class Maps(NamedTuple):
-  """Maps of features as pictures.
+class FeatureMaps(NamedTuple):
+  """Feature maps of some images.
 
   Attributes:
     stage: The stage of the net.
@@ -32,7 +32,7 @@ class Maps(NamedTuple):
   pairs: list[tuple[Thumbnail, Thumbnail]]
 
 
-def draw(material: Material) -> Maps | None:
+def make_feature_maps(material: Material) -> FeatureMaps | None:
   """Draws the last stage of the net whose maps are 4 x 4 or larger.
 
   The features of all places of all pictures are projected together to their
@@ -70,7 +70,7 @@ def draw(material: Material) -> Maps | None:
       )
       for i, image, color in zip(index, seen, colors)
   ]
-  return Maps(stage, x.shape[1:3], share, pairs)
+  return FeatureMaps(stage, x.shape[1:3], share, pairs)
 
 
 def to_colors(x: np.ndarray) -> tuple[np.ndarray | None, float]:

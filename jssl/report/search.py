@@ -4,7 +4,6 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from jssl import data
 from jssl.data.datasets import split_source
@@ -12,12 +11,15 @@ from jssl.features import compute
 from jssl.features import nearest
 from jssl.features.compute import Plan
 from jssl.features.formats import Features
-from jssl.report import sheet
+from jssl.report import figures
+from jssl.report import thumbnails
+from jssl.report.thumbnails import Thumbnail
 
 _NEIGHBOURS = 10
 _PAIRS_DRAWN = 12
 _PAIRS_PRINTED = 100
 _THUMBNAIL = 240
+_COLUMNS = 4
 
 
 class Query(NamedTuple):
@@ -71,17 +73,14 @@ def show_neighbours(plan: Plan, features: Features, query: Query) -> None:
       leave_out=_row_of(plan, features, pathlib.Path(path)),
   )
   print(f"Nearest to {path}, by cosine similarity:")
-  pictures = [_thumbnail(pathlib.Path(path).read_bytes(), plan)]
-  captions = [f"query\n{path}"]
+  encoded = pathlib.Path(path).read_bytes()
+  shown = [_thumbnail(encoded, plan, f"query\n{path}")]
   for row, value in zip(rows, values):
     name = _described(features, row)
     print(f"  {value:.4f}  {name}")
-    pictures.append(_picture(plan, features, row))
-    captions.append(f"{value:.4f}\n{name}")
+    shown.append(_picture(plan, features, row, f"{value:.4f}\n{name}"))
   drawn = features.path.with_suffix(".neighbours.png")
-  sheet.draw(
-      pictures, captions, str(drawn), columns=4, title=f"nearest to {path}"
-  )
+  _draw(shown, drawn, title=f"nearest to {path}")
   print(f"Drawn in {drawn}")
 
 
@@ -98,26 +97,23 @@ def show_duplicates(plan: Plan, features: Features, threshold: float) -> None:
   """
   pairs = nearest.duplicates(features, threshold)
   lines = [f"{pairs.count:,} pairs of cosine similarity {threshold:g} or more"]
-  pictures, captions = [], []
+  shown = []
   for i, (*rows, value) in enumerate(zip(*pairs[:3])):
     names = [_described(features, row) for row in rows]
     if i < _PAIRS_PRINTED:
       lines.append(f"  {value:.4f}  {names[0]}  {names[1]}")
     if i < _PAIRS_DRAWN:
-      pictures += [_picture(plan, features, row) for row in rows]
-      captions += [f"pair {i + 1}: {value:.4f}\n{name}" for name in names]
+      shown += [
+          _picture(plan, features, row, f"pair {i + 1}: {value:.4f}\n{name}")
+          for row, name in zip(rows, names)
+      ]
   if pairs.count > _PAIRS_PRINTED:
     lines.append(f"  and {pairs.count - _PAIRS_PRINTED:,} more")
-  if pictures:
+  if shown:
     drawn = features.path.with_suffix(".duplicates.png")
     lines.append(f"Drawn in {drawn}")
-    sheet.draw(
-        pictures,
-        captions,
-        str(drawn),
-        columns=4,
-        title=f"the {len(pictures) // 2} closest of {pairs.count:,} pairs",
-    )
+    title = f"the {len(shown) // 2} closest of {pairs.count:,} pairs"
+    _draw(shown, drawn, title=title)
   # After the drawing: `| head` ends the process at a line it does not want.
   print("\n".join(lines))
 
@@ -145,19 +141,26 @@ def _row_of(plan, features, path):
   return names.index(name) if name in names else -1
 
 
-def _picture(plan, features, row):
+def _picture(plan, features, row, caption):
   index = int(features.columns.index[row])
-  return _thumbnail(plan.source.read([index])[0].encoded, plan)
+  return _thumbnail(plan.source.read([index])[0].encoded, plan, caption)
 
 
-def _thumbnail(encoded, plan):
-  """A small picture of the true shape; black if its file is gone."""
+def _thumbnail(encoded, plan, caption):
+  """An image in its true proportions; black if its file is gone."""
   try:
     pixels, _ = data.decode(encoded, channels=plan.source.channels)
   except ValueError:
-    return np.zeros((_THUMBNAIL, _THUMBNAIL, 1), np.uint8)
-  gray = pixels.shape[-1] == 1
-  picture = Image.fromarray(pixels[..., 0] if gray else pixels)
-  picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-  pixels = np.asarray(picture)
-  return pixels[..., None] if gray else pixels
+    pixels = np.zeros((_THUMBNAIL, _THUMBNAIL, 1), np.uint8)
+  return thumbnails.make(pixels, caption, size=_THUMBNAIL, caption=caption)
+
+
+def _draw(shown: list[Thumbnail], path: pathlib.Path, *, title: str) -> None:
+  figures.grid(
+      [shown[i : i + _COLUMNS] for i in range(0, len(shown), _COLUMNS)],
+      path,
+      title=title,
+      inches=2,
+      captions=True,
+      all_colors=True,
+  )
