@@ -25,7 +25,7 @@ _MODULES = [
 
 def _documented():
   """`{"losses.info_nce": function}` of all that people call, classes too."""
-  # What a method is called with stands in README and configs.
+  # What a method is called with is in docs and configs.
   found = {k: v for k, v in FUNCTIONS.items() if not k.startswith("methods.")}
   found |= {name: getattr(jssl, name) for name in jssl.__all__}
   del found["__version__"]  # A string.
