@@ -1,6 +1,7 @@
-"""A trained encoder, for use in anyone's code."""
+"""A trained encoder, to use anywhere."""
 
 from collections.abc import Callable
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 import warnings
@@ -12,9 +13,10 @@ import optax
 
 from jssl import augment
 from jssl import build
-from jssl import config as configs
 from jssl.augment import checks
 from jssl.checkpoint import Checkpoints
+from jssl.config import ConfigDict
+from jssl.config import load as read_config
 from jssl.method import Method
 from jssl.step import init_state
 
@@ -28,23 +30,23 @@ def make_encode(
     crop_fraction: float = 1.0,
     channels: int | None = None,
 ) -> Callable[..., Any]:
-  """Makes the function from pictures to features.
+  """Makes the function from images to features.
 
   Args:
     method: The method that trained the parameters.
     image_size: Height and width of the images that the net sees.
     crop_fraction: Side of the central crop, relative to the shorter side.
-    channels: Number that images must have; None lets the net complain.
+    channels: Number of channels that images must have; None for no check here.
 
   Returns:
-    `encode(params, images, extent=None, *, stages=False)`, compiled once for
-    each shape: `params` is the pair (params, carried) of a train state,
-    `images` is `[B, H, W, C]`, uint8 or float in [0, 1], of any size, `extent`
-    the true heights and widths `[B, 2]` of pictures on a canvas (see
-    `augment.make_views`). Returns the pooled features `[B, D]`, or with
-    `stages=True` a dict of them and of every stage. It raises ValueError for
-    what is no array, for images of another rank or number of channels and,
-    unless it is traced, for floats outside of [0, 1] or NaN.
+    `encode(params, images, extent=None, *, stages=False)`, compiled once per
+    shape: `params` is the pair (params, carried) of a train state, `images` is
+    `[B, H, W, C]`, uint8 or float in [0, 1], of any size, `extent` the true
+    heights and widths `[B, 2]` of images on a canvas (see
+    `augment.make_views`). It returns the pooled features `[B, D]`, or with
+    `stages=True` a dict of these and of the features of every stage. It raises
+    ValueError if the images are not an array, have another rank or number of
+    channels or, unless they are traced, are floats outside of [0, 1] or NaN.
   """
   prepare = functools.partial(
       augment.evaluation, size=image_size, crop_fraction=crop_fraction
@@ -80,10 +82,10 @@ def make_encode(
 
 @jax.jit
 def pool_stages(features: dict[str, jax.Array]) -> dict[str, jax.Array]:
-  """Averages the map `[B, h, w, C]` of every stage; `[B, D]` stay.
+  """Averages the map `[B, h, w, C]` of every stage; `[B, D]` stays as it is.
 
   Args:
-    features: What an encoder returns with `stages=True`.
+    features: The result of `encode` with `stages=True`.
 
   Returns:
     `{"pooled": [B, D], "stage_1": [B, C], ...}`, float32.
@@ -97,15 +99,15 @@ def pool_stages(features: dict[str, jax.Array]) -> dict[str, jax.Array]:
 def make_raw_pixels(
     *, image_size: int, crop_fraction: float = 1.0
 ) -> Callable[..., Any]:
-  """Makes the baseline of no encoder at all, with images of 32 x 32 at most.
+  """Makes the baseline without a net, from images of 32 x 32 at most.
 
   Args:
     image_size: As in `make_encode`.
     crop_fraction: As in `make_encode`.
 
   Returns:
-    What `make_encode` returns, without its checks: the features are the pixels
-    as vectors, and `params` is not used.
+    A function as that of `make_encode`, without the checks: the features are
+    the pixels as vectors, and `params` is not used.
   """
   prepare = functools.partial(
       augment.evaluation,
@@ -124,11 +126,11 @@ def make_raw_pixels(
   return encode
 
 
-def example_batch(config: configs.ConfigDict) -> dict[str, jax.Array]:
-  """Returns a batch of one image, black, from which a state is made.
+def example_batch(config: ConfigDict) -> dict[str, jax.Array]:
+  """Returns a batch of one black image, to initialize a state with.
 
   Args:
-    config: The config of a run, with "resolved" facts about the data.
+    config: The config of a run, with "resolved" facts about its data.
   """
   size, channels = config.image_size, config.resolved.channels
   batch = {"image": jnp.zeros((1, size, size, channels))}
@@ -137,47 +139,28 @@ def example_batch(config: configs.ConfigDict) -> dict[str, jax.Array]:
   return batch
 
 
-class State(NamedTuple):
-  """The part of a `TrainState` that an encoder needs.
-
-  A run's optimizer may have been another version's.
-
-  Attributes:
-    step: Number of steps taken, int32 `[]`.
-    params: What is differentiated.
-    carried: What else the method keeps.
-  """
-
-  step: jax.Array
-  params: PyTree
-  carried: PyTree
-
-
-class Trained(NamedTuple):
-  """What training left.
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+  """An encoder, for all that follows training.
 
   Attributes:
     config: The run's config, with "resolved" facts about its data.
-    method: The method, outside any axis.
-    state: The newest that was saved.
+    method: The method, outside of any axis.
+    step: Number of steps taken; 0 before training.
+    params: The first argument of `encode`: (params, carried) of the train
+      state; None for raw pixels.
     encode: See `make_encode`.
-    init: Jitted, from a PRNG key to a state before training.
   """
 
-  config: configs.ConfigDict
+  config: ConfigDict
   method: Method
-  state: State
+  step: int
+  params: PyTree
   encode: Callable[..., Any]
-  init: Callable[[jax.Array], State]
-
-  @property
-  def params(self) -> PyTree:
-    """What `encode` takes first."""
-    return self.state.params, self.state.carried
 
 
-def load(path: str) -> Trained:
-  """Loads the newest checkpoint of a run.
+def load(path: str) -> Encoder:
+  """Loads the encoder of a run's newest checkpoint.
 
   Args:
     path: The run's folder.
@@ -185,16 +168,9 @@ def load(path: str) -> Trained:
   Raises:
     FileNotFoundError: If the folder holds no run, or no checkpoint yet.
   """
-  config = configs.load(path)
+  config = read_config(path)
   method = build.method(config)
-  batch = example_batch(config)
-
-  @jax.jit
-  def init(key):
-    state = init_state(method, optax.identity(), key, batch)
-    return State(state.step, state.params, state.carried)
-
-  like = jax.eval_shape(init, jax.random.key(0))
+  like = jax.eval_shape(_initializer(config, method), jax.random.key(0))
   checkpoints = Checkpoints(path, read_only=True)
   state = checkpoints.restore(like, partial=True)
   for line in checkpoints.unreadable:
@@ -206,30 +182,76 @@ def load(path: str) -> Trained:
       crop_fraction=config.eval.crop_fraction,
       channels=config.resolved.channels,
   )
-  return Trained(config, method, state, encode, init)
+  params = state.params, state.carried
+  return Encoder(config, method, int(state.step), params, encode)
 
 
-class Backbone(NamedTuple):
-  """The net that an encoder applies, taken out of what the method carries.
+def untrained(encoder: Encoder) -> Encoder:
+  """Returns the same encoder before training, by the config's seed."""
+  init = jax.jit(_initializer(encoder.config, encoder.method))
+  state = init(jax.random.key(encoder.config.seed))
+  params = state.params, state.carried
+  return dataclasses.replace(encoder, step=0, params=params)
+
+
+def raw_pixels(encoder: Encoder) -> Encoder:
+  """Returns the baseline without a net: pixels, prepared as for the encoder."""
+  encode = make_raw_pixels(
+      image_size=encoder.config.image_size,
+      crop_fraction=encoder.config.eval.crop_fraction,
+  )
+  return dataclasses.replace(encoder, step=0, params=None, encode=encode)
+
+
+class State(NamedTuple):
+  """The part of a `TrainState` that an encoder needs.
+
+  The optimizer may be that of another version.
 
   Attributes:
-    variables: Its "params" and, where it has them, "batch_stats".
-    input_shape: (height, width, channels) of what it is given: tiles or gray
-      images for some methods.
+    step: Number of steps taken, int32 `[]`.
+    params: The tree that is differentiated.
+    carried: All else that the method keeps.
+  """
+
+  step: jax.Array
+  params: PyTree
+  carried: PyTree
+
+
+def _initializer(config, method):
+  """Makes the function from a PRNG key to the state before training."""
+  batch = example_batch(config)
+
+  def init(key):
+    state = init_state(method, optax.identity(), key, batch)
+    return State(state.step, state.params, state.carried)
+
+  return init
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+  """The net of an encoder, without the other parts of its method.
+
+  Attributes:
+    variables: Its "params" and, if it has them, "batch_stats".
+    input_shape: (height, width, channels) of its input: tiles or gray images
+      for some methods.
   """
 
   variables: PyTree
   input_shape: tuple[int, int, int]
 
 
-def backbone(trained: Trained) -> Backbone:
-  """Finds the net's variables: those that `Method.encode` applies it to.
+def backbone(encoder: Encoder) -> Backbone:
+  """Finds the variables with which `Method.encode` applies the net.
 
-  A method may encode by its parameters, or by a target that it carries: which
-  one is seen as the net is called, not guessed from names.
+  A method may encode by its parameters, or by a target that it carries. Which
+  of them is observed when the net is called, not guessed from names.
 
   Args:
-    trained: See `load`.
+    encoder: An encoder with a net.
   """
   seen = {}
 
@@ -241,31 +263,31 @@ def backbone(trained: Trained) -> Backbone:
 
   def applied(params, images):
     with nn.intercept_methods(watch):
-      trained.method.encode(*params, images)
+      encoder.method.encode(*params, images)
     return seen["variables"]
 
-  images = example_batch(trained.config)["image"]
-  return Backbone(jax.jit(applied)(trained.params, images), seen["shape"])
+  images = example_batch(encoder.config)["image"]
+  return Backbone(jax.jit(applied)(encoder.params, images), seen["shape"])
 
 
-def make_trainable(trained: Trained) -> Callable[..., Any]:
-  """Makes an encoder that can be trained further, apart from its method.
+def make_trainable(encoder: Encoder) -> Callable[..., Any]:
+  """Makes an encoder that can be trained further, without its method's loss.
 
   Args:
-    trained: See `load`.
+    encoder: An encoder with a net.
 
   Returns:
     `encode(variables, images, *, key=None) -> (pooled, batch_stats)`: the
     variables are those of `backbone`, images `[B, H, W, C]` in [0, 1], of the
-    size that the method encodes. With a key it is in training: BatchNorm looks
-    at the batch, as one group, and returns its new running statistics, and drop
-    path draws by the key.
+    size that the method encodes. With a key it is in training mode: BatchNorm
+    uses the statistics of the batch, as one group, and returns its new running
+    statistics, and the key draws what drop path drops.
   """
-  config = trained.config.copy_and_resolve_references()
+  config = encoder.config.copy_and_resolve_references()
   config.net.groups = 1
   net = build.net(config).clone(name="trainable")
-  # The method's own variables are named, and never read.
-  unread = jax.eval_shape(lambda: trained.params)
+  # The method looks its own variables up by name, but never reads them.
+  unread = jax.eval_shape(lambda: encoder.params)
 
   def encode(variables, images, *, key=None):
     new = {}
@@ -285,21 +307,17 @@ def make_trainable(trained: Trained) -> Callable[..., Any]:
       return features
 
     with nn.intercept_methods(replace):
-      features = trained.method.encode(*unread, images)
+      features = encoder.method.encode(*unread, images)
     return features["pooled"], new
 
   return encode
 
 
-def stage_names(trained: Trained) -> list[str]:
-  """Returns the names of what an encoder gives with `stages=True`.
-
-  Args:
-    trained: See `load`.
-  """
-  images = example_batch(trained.config)["image"]
-  encode = functools.partial(trained.encode, stages=True)
-  return list(jax.eval_shape(encode, trained.params, images))
+def stage_names(encoder: Encoder) -> list[str]:
+  """Returns the keys of the features that `encode` gives with `stages=True`."""
+  images = example_batch(encoder.config)["image"]
+  encode = functools.partial(encoder.encode, stages=True)
+  return list(jax.eval_shape(encode, encoder.params, images))
 
 
 def load_encoder(path: str) -> tuple[Callable[..., Any], PyTree]:
@@ -311,11 +329,12 @@ def load_encoder(path: str) -> tuple[Callable[..., Any], PyTree]:
   Returns:
     `(encode, params)`: `encode(params, images)` gives the pooled features
     `[B, D]` of images `[B, H, W, C]`, uint8 or float in [0, 1], of any size;
-    `stages=True` gives a dict of them and of every stage. Features do not
-    depend on the other images of a batch. It compiles once for every new shape
-    of `images`: fill up a last batch that is smaller. Gradients flow through
-    it to `params` and to float images. What is no array and, outside of
-    `jax.jit`, floats that are not in [0, 1] raise a ValueError.
+    with `stages=True` it gives a dict of these and of the features of every
+    stage. Features do not depend on the other images of the batch. It compiles
+    once for every new shape of `images`, so fill up a smaller last batch.
+    Gradients flow through it to `params` and to float images. Images that are
+    not an array and, outside of `jax.jit`, floats outside of [0, 1] raise a
+    ValueError.
 
   Raises:
     FileNotFoundError: If the folder holds no run, or no checkpoint yet.
@@ -328,5 +347,5 @@ def load_encoder(path: str) -> tuple[Callable[..., Any], PyTree]:
     >>> len(features), features.ndim
     (2, 2)
   """
-  trained = load(path)
-  return trained.encode, trained.params
+  encoder = load(path)
+  return encoder.encode, encoder.params

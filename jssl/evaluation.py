@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from jssl import encoder as encoders
 from jssl import run as runs
 from jssl.config import lookup
 from jssl.config import set_name
-from jssl.encoder import Trained
+from jssl.encoder import Encoder
 from jssl.evals import evaluations
 from jssl.evals import features as extraction
 from jssl.evals import fine_tune as tuning
@@ -60,7 +61,7 @@ class Subject(NamedTuple):
     augment: The recipe for what is trained on labels.
   """
 
-  trained: Trained
+  trained: Encoder
   train: data.Images
   test: data.Images
   params: Any
@@ -130,7 +131,7 @@ def evaluate(
       }
   content = {
       "dataset": name,
-      "step": int(trained.state.step),
+      "step": trained.step,
       "train_images": len(train.image),
       "test_images": len(test.image),
       "classes": len(train.classes),
@@ -260,16 +261,17 @@ def _subjects(
   make = functools.partial(
       encoders.make_encode, trained.method, image_size=config.image_size
   )
-  trained = trained._replace(
+  trained = dataclasses.replace(
+      trained,
       encode=make(
           crop_fraction=crop_fraction, channels=config.resolved.channels
-      )
+      ),
   )
   whole = make()
-  fresh = trained.init(jax.random.key(config.seed))
+  fresh = encoders.untrained(trained)
   recipe = _supervised_recipe(dataset, config.image_size)
   for name in _ENCODERS:
-    own = trained._replace(state=fresh) if name == "untrained" else trained
+    own = fresh if name == "untrained" else trained
     params = None if name == "raw pixels" else own.params
     yield name, Subject(own, train, test, params, whole, crop_fraction, recipe)
 

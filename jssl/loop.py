@@ -17,10 +17,10 @@ from jssl import files
 from jssl import preemption
 from jssl import progress
 from jssl import run as runs
-from jssl import summary
 from jssl.checkpoint import Checkpoints
 from jssl.checkpoint import NotSaved
 from jssl.config import ConfigDict
+from jssl.evals import summary
 from jssl.recorder import Diverged
 from jssl.recorder import Recorder
 from jssl.recorder import Watch
@@ -159,7 +159,13 @@ def _train(config, workdir, watch, notice):
     if jax.process_index() > 0:
       return {}
     with notice.leaving():
-      result = summary.write(run, workdir, state, recorder.rows)
+      result = summary.write(
+          runs.encoder_of(run, state),
+          workdir,
+          run.train,
+          run.test,
+          recorder.rows,
+      )
       write_config()
       notice.outcome = (
           "while the report was written; training is complete, summary.json is"

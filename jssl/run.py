@@ -211,6 +211,17 @@ def make_dispatch(run: Run) -> jax.stages.Wrapped:
   return parallel.map_devices(dispatch, in_axes=(None, None, 0))
 
 
+def encoder_of(run: Run, state: TrainState) -> encoder.Encoder:
+  """Returns the encoder of a state."""
+  return encoder.Encoder(
+      config=run.config,
+      method=run.method,
+      step=int(state.step),
+      params=(state.params, state.carried),
+      encode=run.encode,
+  )
+
+
 def compute_features(run: Run, state: TrainState) -> Features:
   """Computes the features of the run's images; of training images if labelled.
 

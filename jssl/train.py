@@ -15,7 +15,7 @@ from ml_collections import config_flags
 from jssl import cli
 from jssl import config as configs
 from jssl import loop
-from jssl import summary
+from jssl.evals import summary
 from jssl.report import verdict
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, cli.CONFIG_HELP)

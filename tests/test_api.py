@@ -30,6 +30,7 @@ DEFAULT_BY_POSITION = ("make_step",)
 
 # Left imports from nothing, right from all before it; a package is one entry.
 ORDER = (
+    "files",
     "parallel",
     "embeddings",
     "ema",
@@ -47,16 +48,14 @@ ORDER = (
     "build",
     "checkpoint",
     "encoder",
-    "evals",
     "metrics",
     "progress",
-    "lock",
+    "evals",
     "preemption",
     "features",
     "feed",
     "run",
     "recorder",
-    "summary",
     "evaluation",
     "cli",
     "report",

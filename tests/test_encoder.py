@@ -39,8 +39,8 @@ def test_features_are_those_of_the_net_on_the_central_square(loaded):
   seen = jax.jit(jax.vmap(resize))(square)
   trained = encoder.load(path)
   variables = {
-      "params": trained.state.params["net"],
-      "batch_stats": trained.state.carried.batch_stats["net"],
+      "params": trained.params[0]["net"],
+      "batch_stats": trained.params[1].batch_stats["net"],
   }
   expected = jax.jit(build.net(trained.config).apply)(variables, seen)
   features = encode(params, images, stages=True)
@@ -58,13 +58,15 @@ def test_an_encoder_does_not_need_its_optimizer(tmp_path):
   configs.save(made, str(tmp_path / "run"))
   trained = encoder.load(str(tmp_path / "run"))
   for a, b in zip(
-      jax.tree.leaves(trained.state),
-      jax.tree.leaves(expected.state),
+      jax.tree.leaves(trained.params),
+      jax.tree.leaves(expected.params),
       strict=True,
   ):
     np.testing.assert_array_equal(a, b)
-  fresh = trained.init(jax.random.key(0))
-  assert jax.tree.structure(fresh) == jax.tree.structure(trained.state)
+  assert trained.step == expected.step == 7
+  fresh = encoder.untrained(trained)
+  assert fresh.step == 0
+  assert jax.tree.structure(fresh.params) == jax.tree.structure(trained.params)
 
 
 def test_features_do_not_depend_on_the_batch(loaded):
@@ -234,9 +236,8 @@ def _trained(name, net):
       jax.random.key(0)
   )
   params = tiny_run.shaken(jax.random.key(1), (state.params, state.carried))
-  state = state._replace(params=params[0], carried=params[1])
   made = tiny_run.config(image_size=8)
-  return encoder.Trained(made, method, state, encode=None, init=None)
+  return encoder.Encoder(made, method, step=1, params=params, encode=None)
 
 
 @pytest.mark.parametrize("name", _ENCODERS)

@@ -26,6 +26,7 @@ from jssl import run as runs
 from jssl.checkpoint import Checkpoints
 from jssl.checkpoint import NotSaved
 from jssl.embeddings import l2_normalize
+from jssl.evals import summary
 from jssl.recorder import Diverged
 from jssl.report import page
 
@@ -228,7 +229,11 @@ _MOMENTS = {
     "loading": (runs, "prepare", "before training began"),
     "initializing": (runs, "initial_state", "before training began"),
     "compiling": (runs, "make_dispatch", "before {} step"),
-    "summary": (runs, "summarize", "at the evaluation; training is complete"),
+    "summary": (
+        summary,
+        "summarize",
+        "at the evaluation; training is complete",
+    ),
     "report": (page, "write", "while the report was written; training is"),
 }
 

@@ -27,7 +27,7 @@ _CONFIG = "config"
 _FORMAT = "jssl backbone 1"
 
 
-def save_safetensors(trained: encoder.Trained, path: str | os.PathLike) -> None:
+def save_safetensors(trained: encoder.Encoder, path: str | os.PathLike) -> None:
   """Writes the backbone, whole or not at all: neither heads nor optimizer.
 
   The file's metadata, all strings: "format"; "config", JSON with the run's
@@ -36,7 +36,7 @@ def save_safetensors(trained: encoder.Trained, path: str | os.PathLike) -> None:
   gray images for some methods); "method"; "step".
 
   Args:
-    trained: What training left, see `jssl.encoder.load`.
+    trained: The encoder, see `jssl.encoder.load`.
     path: The file to write.
   """
   config = trained.config
@@ -54,7 +54,7 @@ def save_safetensors(trained: encoder.Trained, path: str | os.PathLike) -> None:
       "config": json.dumps(kept),
       "input_shape": json.dumps(found.input_shape),
       "method": config.method.name,
-      "step": str(int(trained.state.step)),
+      "step": str(trained.step),
   }
   with files.atomic(path) as temporary:
     safetensors.numpy.save_file(arrays, temporary, metadata=metadata)

@@ -16,7 +16,7 @@ _DTYPES = {"uint8": jnp.uint8, "float32": jnp.float32}
 
 
 def save_stablehlo(
-    trained: encoder.Trained,
+    trained: encoder.Encoder,
     path: str | os.PathLike,
     *,
     images: str = "uint8",
@@ -31,7 +31,7 @@ def save_stablehlo(
   versions up to six months newer read it.
 
   Args:
-    trained: What training left, see `jssl.encoder.load`.
+    trained: The encoder, see `jssl.encoder.load`.
     path: The file to write.
     images: "uint8", or "float32" for images in [0, 1]. A program does not
       check its values: floats of 0 to 255 give features without meaning.

@@ -63,7 +63,7 @@ class Plan(NamedTuple):
 
 
 def plan(
-    trained: encoder.Trained,
+    trained: encoder.Encoder,
     dataset: str,
     *,
     split: str | None = None,
@@ -80,7 +80,7 @@ def plan(
   for pictures that differ.
 
   Args:
-    trained: What training left.
+    trained: The encoder, see `jssl.encoder.load`.
     dataset: As in `jssl.data.open_source`.
     split: As there; None for all pictures of a folder, and "train" of others.
     data_dir: As there; None for the run's own.
@@ -118,7 +118,7 @@ def plan(
           "encoder": _checksum(trained),
           "method": config.method.name,
           "net": config.net.name,
-          "step": int(trained.state.step),
+          "step": trained.step,
           "stage": stage,
           "dim": _dim(encode, geometry),
           "dataset": dataset,

@@ -14,7 +14,7 @@ def finished(summary: dict[str, Any], *, classes: int) -> str:
   score counts.
 
   Args:
-    summary: What `summary.json` holds, see `jssl.summary.write`.
+    summary: What `summary.json` holds, see `jssl.evals.summary.write`.
     classes: Number of classes; 0 without labels.
 
   Returns:

@@ -1,6 +1,7 @@
-"""The verdict at the end of a run: `summary.json`."""
+"""The results at the end of a run: `summary.json`."""
 
 import importlib.metadata
+import os
 import pathlib
 import platform
 import resource
@@ -11,63 +12,78 @@ from typing import Any
 import jax
 
 from jssl import __version__
-from jssl import encoder
 from jssl import progress
-from jssl import run as runs
+from jssl.data import Images
+from jssl.encoder import Encoder
+from jssl.encoder import raw_pixels
+from jssl.encoder import untrained
+from jssl.evals.features import compute
 from jssl.evals.features import Features
+from jssl.evals.scores import summarize
 from jssl.files import write_json
-from jssl.run import Run
-from jssl.step import TrainState
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def write(
-    run: Run,
-    workdir: str,
-    state: TrainState,
+    encoder: Encoder,
+    workdir: str | os.PathLike,
+    train: Images,
+    test: Images,
     rows: list[dict[str, Any]],
+    *,
     features: Features | None = None,
 ) -> dict[str, Any]:
   """Evaluates the encoder and its baselines and writes `summary.json`.
 
   Args:
-    run: The run.
-    workdir: Its folder.
-    state: The trained state.
+    encoder: The trained encoder.
+    workdir: The run's folder.
+    train: Training images, all or some of them.
+    test: Test images.
     rows: The run's metrics.
-    features: Of the trained state; None to compute them here.
+    features: The encoder's features of these images; None to compute them here.
 
   Returns:
-    What was written: "knn", "one_shot" and "five_shot" accuracy (0 to 1; null
-    without labels) and effective "rank" of the pooled features, the same of
-    every one of the net's "stages", "baselines" with the same of "raw_pixels"
-    and of the "untrained" net, "steps", "seconds", "images_per_second"
-    (median), number of "images" of each split, "devices", "peak_memory_bytes"
-    of a "device" (null if it does not tell) and of the "host"'s process, and
-    "versions".
+    The content of the file: "knn", "one_shot" and "five_shot" accuracy (0 to 1;
+    null without labels) and effective "rank" of the pooled features, the same
+    of each of the net's "stages", "baselines" with the same of "raw_pixels" and
+    of the "untrained" net, "steps", "seconds", "images_per_second" (median),
+    number of "images" per split, "devices", "peak_memory_bytes" of a "device"
+    (null if it does not report it) and of the "host"'s process, and "versions".
   """
-  raw_pixels = encoder.make_raw_pixels(
-      image_size=run.config.image_size,
-      crop_fraction=run.config.eval.crop_fraction,
-  )
-  speeds = [row["images_per_second"] for row in rows if "loss" in row]
+  config = encoder.config
+  labels = train.label is not None and test.label is not None
+
+  def evaluate(encoder, features=None):
+    features = features or compute(
+        encoder.encode,
+        encoder.params,
+        train if labels else None,
+        test,
+        batch_size=config.batch_size,
+    )
+    k, temperature = config.eval.k, config.eval.temperature
+    return summarize(features, train, test, k=k, temperature=temperature)
+
   with progress.stage("evaluating (1 of 3: trained)"):
-    features = features or runs.compute_features(run, state)
-    trained = runs.summarize(run, features)
+    trained = evaluate(encoder, features)
   with progress.stage("evaluating (2 of 3: untrained)"):
-    features = runs.compute_features(run, runs.initial_state(run))
-    untrained = runs.summarize(run, features)
+    before = evaluate(untrained(encoder))
   with progress.stage("evaluating (3 of 3: raw pixels)"):
-    raw = runs.summarize(run, runs.features_of(run, raw_pixels, None))
-    del raw["stages"]
+    pixels = evaluate(raw_pixels(encoder))
+    del pixels["stages"]  # There are none.
+  speeds = [row["images_per_second"] for row in rows if "loss" in row]
   content = {
       **trained,
-      "baselines": {"raw_pixels": raw, "untrained": untrained},
-      "steps": int(state.step),
+      "baselines": {"raw_pixels": pixels, "untrained": before},
+      "steps": encoder.step,
       "seconds": max((row["seconds"] for row in rows), default=0.0),
       "images_per_second": statistics.median(speeds) if speeds else None,
-      "images": {"train": run.feed.size, "test": len(run.test.image)},
+      "images": {
+          "train": config.resolved.train_images,
+          "test": len(test.image),
+      },
       "devices": [device.device_kind for device in jax.devices()],
       "peak_memory_bytes": _peak_memory(),
       "versions": {
@@ -91,7 +107,7 @@ def _peak_memory() -> dict[str, int | None]:
 
 
 def table(content: dict[str, Any]) -> str:
-  """Returns the verdict as a small table for the terminal."""
+  """Returns the content of `summary.json` as a table for the terminal."""
   rows = {
       "trained": content,
       **{f"  {name}": row for name, row in content["stages"].items()},
@@ -105,13 +121,13 @@ def side_by_side(rows: dict[str, dict[str, Any]]) -> str:
   """Returns scores as a small table for the terminal.
 
   Args:
-    rows: A line each: its name, and a dict with "knn", "one_shot", "five_shot"
+    rows: For each line its name and a dict with "knn", "one_shot", "five_shot"
       (None without labels) and "rank", such as summaries and their baselines.
   """
   names = ("knn", "one_shot", "five_shot", "rank")
   lines = [f"{'':15}" + "".join(f"{name:>11}" for name in names)]
   if all(row["knn"] is None for row in rows.values()):
-    lines.insert(0, "No labels to judge by, but by the rank of the features:")
+    lines.insert(0, "No labels: only the rank of the features is evaluated.")
   for label, values in rows.items():
     cells = (values[name] for name in names)
     text = ("-" if cell is None else f"{cell:#.3g}" for cell in cells)
