@@ -44,7 +44,7 @@ get_config = from_table({
         "optimizer": lars(
             learning_rate=0.2, weight_decay=16e-6, warmup_epochs=10, end=1.6e-3
         ),
-        "optimizer.vector_rate": 0.0048 / 0.2 / 16,
+        "optimizer.vector_scale": 0.0048 / 0.2 / 16,
     },
     "cifar10": byol_views(scale=(0.08, 1.0), method="bilinear", blur=False),
     "digits": {

@@ -48,7 +48,7 @@ get_config = from_table({
         "optimizer": lars(
             learning_rate=0.3, weight_decay=0.5e-6, warmup_epochs=10
         ),
-        "optimizer.vector_rate": 2.0,
+        "optimizer.vector_scale": 2.0,
     },
     "cifar10": {
         "method.joint_statistics": False,

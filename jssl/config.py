@@ -209,7 +209,7 @@ def lars(
       warmup_epochs,
       end,
       momentum=0.9,
-      vector_rate=1.0,
+      vector_scale=1.0,
   )
 
 

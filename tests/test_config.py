@@ -358,7 +358,7 @@ def test_a_schedule_out_of_range_is_refused():
         ("byol", "method.momentum.end"),
         ("dino", "method.teacher_temperature.start"),
         ("simclr", "optimizer.momentum"),
-        ("barlow_twins", "optimizer.vector_rate"),
+        ("barlow_twins", "optimizer.vector_scale"),
     ],
 )
 def test_a_number_that_cannot_be_is_refused_by_its_name(name, key, value):
@@ -375,7 +375,7 @@ def test_a_number_that_cannot_be_is_refused_by_its_name(name, key, value):
     build.schedule(config, steps_per_epoch=10)
     build.optimizer(config, steps_per_epoch=10)
   if key not in ("optimizer.clip_norm", "optimizer.momentum"):
-    assert key in str(error.value) or "vector_rate" in key
+    assert key in str(error.value) or "vector_scale" in key
 
 
 def test_an_average_that_keeps_more_than_all_is_refused():

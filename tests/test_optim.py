@@ -102,7 +102,7 @@ def test_lars_follows_its_schedules_after_the_momentum():
       weight_decay=lambda step: jnp.asarray(decays)[step],
       momentum=0.5,
       trust_coefficient=0.1,
-      vector_rate=0.25,
+      vector_scale=0.25,
   )
   params, gradients = _tree(0), [_tree(seed) for seed in (1, 2, 3)]
   trajectory, _ = _follow(optimizer, params, gradients)
@@ -205,7 +205,7 @@ def test_clipping_is_of_the_whole_gradient_before_all_else(name):
         ("sgd", "momentum", 1.0),
         ("lars", "momentum", -0.1),
         ("lars", "trust_coefficient", float("nan")),
-        ("lars", "vector_rate", -1.0),
+        ("lars", "vector_scale", -1.0),
         ("larc", "momentum", 1.0),
         ("larc", "trust_coefficient", -0.1),
         ("sgd", "learning_rate", float("inf")),
@@ -436,8 +436,8 @@ def test_staircase_drops_in_a_training_of_any_length(epochs):
 
 
 @pytest.mark.parametrize("drops", [(120, 160), (0.0,), (0.5, 1.1)])
-def test_drops_that_are_no_shares_are_refused(drops):
-  with pytest.raises(ValueError, match="drops is .*; expected shares"):
+def test_drops_that_are_not_fractions_are_refused(drops):
+  with pytest.raises(ValueError, match="drops is .*; expected fractions"):
     optim.staircase(1.0, epochs=200, steps_per_epoch=10, drops=drops)
 
 

@@ -126,7 +126,7 @@ def test_simclr():
   # The reference adds the losses of the two views, which are averaged here. Its
   # learning rate is constant, as it enters the velocity there.
   optimizer = optim.lars(
-      0.05, weight_decay=1e-4 / 2, momentum=0.9, vector_rate=2.0
+      0.05, weight_decay=1e-4 / 2, momentum=0.9, vector_scale=2.0
   )
   views = siamese.Views(trajectories.make_views(11, size=8))
   trajectory = trajectories.run(method, optimizer, views, seed=11)
@@ -167,7 +167,7 @@ def test_barlow_twins():
   _check_schedule(golden["learning_rate"], learning_rate)
   _check_schedule(golden["vector_learning_rate"] * 80 / 0.004, learning_rate)
   optimizer = optim.lars(
-      learning_rate, weight_decay=1e-2, vector_rate=0.004 / 80
+      learning_rate, weight_decay=1e-2, vector_scale=0.004 / 80
   )
   _siamese("barlow_twins", method, optimizer, 27)
 
