@@ -77,8 +77,8 @@ def _check_methods(folder: pathlib.Path) -> None:
 
 
 def _pages() -> dict[str, str]:
-  """Titles of all pages by their paths, in the order that the README has."""
-  linked = re.findall(r"\]\((docs/\w+\.md)\)", _read("README.md"))
+  """Titles of all pages by their paths, in the order of the README's table."""
+  linked = re.findall(r"\]\((docs/[\w.]+)\)", _read("README.zh.md"))
   found = sorted(
       path.relative_to(_ROOT).as_posix() for path in _ROOT.glob("docs/*.md")
   )
