@@ -28,6 +28,16 @@ import tiny
 _ROOT = pathlib.Path(__file__).parent.parent
 _PATHS = [*sorted(_ROOT.glob("README*.md")), *sorted(_ROOT.glob("docs/*.md"))]
 _PAGES = {x.relative_to(_ROOT).as_posix(): x.read_text() for x in _PATHS}
+# The text of a notebook's cells that hold no code.
+_NOTEBOOKS = {
+    path.relative_to(_ROOT).as_posix(): "\n\n".join(
+        "".join(cell["source"])
+        for cell in json.loads(path.read_text())["cells"]
+        if cell["cell_type"] == "markdown"
+    )
+    for path in sorted(_ROOT.glob("colab/*.ipynb"))
+}
+_TEXTS = {**_PAGES, **_NOTEBOOKS}
 _README = _PAGES["README.md"]
 _CHINESE = _PAGES["README.zh.md"]
 _PROMISES = _PAGES["docs/promises.md"]
@@ -64,9 +74,9 @@ def _anchors(text):
   return [re.sub(r"[^\w -]", "", x.lower()).replace(" ", "-") for x in heads]
 
 
-@pytest.mark.parametrize("page", _PAGES)
+@pytest.mark.parametrize("page", _TEXTS)
 def test_links_within_the_project_lead_somewhere(page):
-  links = re.findall(r"\]\(([^)\s]+)\)", _without_code(_PAGES[page]))
+  links = re.findall(r"\]\(([^)\s]+)\)", _without_code(_TEXTS[page]))
   local = [link for link in links if "://" not in link]
   assert len(local) >= {"README.md": 40, "README.zh.md": 40}.get(page, 0)
   for link in local:
@@ -127,7 +137,7 @@ def test_a_readme_lists_every_method_once(text, head):
 
 def _commands():
   """`(page, arguments of python)` of every command of jssl on a page."""
-  for page, text in _PAGES.items():
+  for page, text in _TEXTS.items():
     lines = []
     for language, block in _FENCE.findall(text):
       if not language:
@@ -195,7 +205,7 @@ def test_settings_exist():
       known |= set(_entries(configs.of_method(name, dataset).to_dict()))
   mentioned = re.compile(r"(?:--config|`(?:--)?config)\.((?:\w+\.)*\w+)")
   count = 0
-  for page, text in _PAGES.items():
+  for page, text in _TEXTS.items():
     for entry in mentioned.findall(text):
       if entry not in ("KEY", "json", "method.NAME"):
         assert entry in known, (page, entry)
