@@ -16,6 +16,7 @@ from jssl import config as configs
 from jssl import files
 from jssl import preemption
 from jssl import progress
+from jssl import report
 from jssl import run as runs
 from jssl.checkpoint import Checkpoints
 from jssl.checkpoint import NotSaved
@@ -26,8 +27,6 @@ from jssl.recorder import Recorder
 from jssl.recorder import Watch
 from jssl.report import curves
 from jssl.report import figures
-from jssl.report import material
-from jssl.report import page
 from jssl.report import views
 from jssl.run import Run
 from jssl.step import all_finite
@@ -300,7 +299,12 @@ def _report(run, recorder, state, workdir):
       ("curves.png", lambda path: curves.draw(recorder.rows, path)),
       (
           "report.html",
-          lambda path: page.write(material.of_run(run, workdir, state), path),
+          lambda path: report.write(
+              report.gather(
+                  runs.encoder_of(run, state), workdir, run.train, run.test
+              ),
+              path,
+          ),
       ),
   ):
     try:

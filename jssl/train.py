@@ -16,7 +16,7 @@ from jssl import cli
 from jssl import config as configs
 from jssl import loop
 from jssl.evals import summary
-from jssl.report import verdict
+from jssl.report import conclusions
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, cli.CONFIG_HELP)
 _WORKDIR = flags.DEFINE_string(
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
   if result:
     print(summary.table(result))
     classes = len(configs.load(workdir).resolved.classes)
-    print(verdict.finished(result, classes=classes))
+    print(conclusions.finished(result, classes=classes))
     names = (
         "report.html",
         "summary.json",

@@ -22,13 +22,13 @@ from jssl import build
 from jssl import config as configs
 from jssl import loop
 from jssl import preemption
+from jssl import report
 from jssl import run as runs
 from jssl.checkpoint import Checkpoints
 from jssl.checkpoint import NotSaved
 from jssl.embeddings import l2_normalize
 from jssl.evals import summary
 from jssl.recorder import Diverged
-from jssl.report import page
 
 KILLS = 20
 
@@ -234,7 +234,7 @@ _MOMENTS = {
         "summarize",
         "at the evaluation; training is complete",
     ),
-    "report": (page, "write", "while the report was written; training is"),
+    "report": (report, "write", "while the report was written; training is"),
 }
 
 

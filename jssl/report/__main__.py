@@ -1,4 +1,4 @@
-"""Makes a run's report again, or compares runs.
+"""Writes the report of a run, or a comparison of runs.
 
 python -m jssl.report --workdir=RUN
 python -m jssl.report --workdir=RUN --workdir=OTHER --output=comparison.html
@@ -11,8 +11,7 @@ from absl import flags
 
 from jssl import cli
 from jssl import files
-from jssl.report import material
-from jssl.report import page
+from jssl import report
 
 _WORKDIRS = flags.DEFINE_multi_string(
     "workdir", [], "A run's folder; give several to compare them."
@@ -20,8 +19,8 @@ _WORKDIRS = flags.DEFINE_multi_string(
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "The file to write; by default report.html, or of several runs"
-    " comparison.html, in the (first) run's folder.",
+    "The file to write; by default report.html in the run's folder, or"
+    " comparison.html in that of the first of several runs.",
 )
 flags.adopt_module_key_flags(cli)
 
@@ -44,15 +43,15 @@ def _write(workdirs: list[str]) -> pathlib.Path:
   output = pathlib.Path(_OUTPUT.value or pathlib.Path(workdirs[0]) / name)
   if _OUTPUT.value and not output.parent.is_dir():
     raise FileNotFoundError(
-        f"--output is {output}, but there is no folder {output.parent}; make"
+        f"--output is {output}, but there is no folder {output.parent}: create"
         " it, or choose another."
     )
-  if output.parent.is_dir():  # Else there is no run, which is said below.
+  if output.parent.is_dir():  # Otherwise there is no run: an error below.
     files.check_writable(output)
   if several:
-    page.write_comparison([material.read(x) for x in workdirs], output)
+    report.write_comparison([report.read(x) for x in workdirs], output)
   else:
-    page.write(material.load(workdirs[0]), output)
+    report.write(report.load(workdirs[0]), output)
   return output
 
 

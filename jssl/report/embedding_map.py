@@ -9,7 +9,7 @@ import numpy as np
 
 from jssl import data
 from jssl.report import thumbnails
-from jssl.report.material import Encoded
+from jssl.report.run import Split
 
 # With fewer images, the neighbourhoods of t-SNE are the whole set.
 _FEWEST = 12
@@ -118,17 +118,17 @@ class Map:
     return cell, math.isqrt(len(self.pictures) - 1) + 1
 
 
-def make_map(encoded: Encoded) -> Map | None:
+def make_map(split: Split) -> Map | None:
   """Makes the map of some images.
 
   Args:
-    encoded: The images and their features.
+    split: The images and their features.
 
   Returns:
     The map; None if all features are equal, if some are not finite, or if
     there are fewer than three.
   """
-  features, images = encoded.features, encoded.images
+  features, images = split.features, split.images
   if (
       len(features) < 3
       or not np.isfinite(features).all()
@@ -143,7 +143,7 @@ def make_map(encoded: Encoded) -> Map | None:
       method=method,
       xy=_fit(xy),
       label=np.where(label < 0, len(names) - 1, label),
-      index=encoded.index,
+      index=split.index,
       names=names,
       pictures=[
           thumbnails.shrink(x, extent=extent, size=_THUMBNAIL)

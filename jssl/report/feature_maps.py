@@ -1,56 +1,59 @@
 """Feature maps as images: similar patches have similar colors."""
 
-from typing import NamedTuple
+import dataclasses
 
 import jax
 import numpy as np
 
 from jssl import augment
-from jssl.evals import features
-from jssl.report import material as materials
+from jssl import data
+from jssl.config import ConfigDict
+from jssl.data import Images
+from jssl.encoder import Encoder
+from jssl.evals.features import extract
 from jssl.report import thumbnails
-from jssl.report.material import Material
 from jssl.report.thumbnails import Thumbnail
 
-_PICTURES = 8
+_IMAGES = 8
 _SMALLEST = 4  # Side below which a map shows next to nothing.
 
 
-class FeatureMaps(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class FeatureMaps:
   """Feature maps of some images.
 
   Attributes:
     stage: The stage of the net.
-    grid: Their height and width.
-    share: Share of the variance that the three colors hold, in [0, 1].
-    pairs: The image as the net sees it, and its map.
+    size: Their height and width.
+    share: Share of the variance that the three colors show, in [0, 1].
+    pairs: Each image as the net gets it, and its map.
   """
 
   stage: str
-  grid: tuple[int, int]
+  size: tuple[int, int]
   share: float
   pairs: list[tuple[Thumbnail, Thumbnail]]
 
 
-def make_feature_maps(material: Material) -> FeatureMaps | None:
-  """Draws the last stage of the net whose maps are 4 x 4 or larger.
+def make_feature_maps(encoder: Encoder, images: Images) -> FeatureMaps | None:
+  """Draws the last stage of a net whose maps are 4 x 4 or larger.
 
-  The features of all places of all pictures are projected together to their
+  The features of all places of all images are projected together to their
   three principal components, which become red, green and blue: so a color means
-  the same in every picture.
+  the same in every image.
 
   Args:
-    material: A run with images.
+    encoder: The encoder.
+    images: Held-out images, of which eight are drawn.
 
   Returns:
     The maps; None if no stage has such maps, or they do not vary.
   """
-  images = materials.images_of(material, train=False)
-  index = features.evenly(len(images.image), _PICTURES)
-  images = materials.take(images, index)
+  index = data.evenly(len(images.image), _IMAGES)
+  images = images.take(index)
   # Maps of a whole batch would fill the memory of the host.
-  stages = features.extract(
-      lambda x, extent: materials.stages(material, x, extent),
+  stages = extract(
+      lambda x, extent: encoder.encode(encoder.params, x, extent, stages=True),
       images.image,
       extent=images.extent,
       batch_size=len(index),
@@ -62,13 +65,12 @@ def make_feature_maps(material: Material) -> FeatureMaps | None:
   colors, share = to_colors(x)
   if colors is None:
     return None
-  seen = _as_seen(material, images)
   pairs = [
       (
-          thumbnails.make(image, f"test picture {i}"),
-          thumbnails.make(color, f"features of test picture {i} as colors"),
+          thumbnails.make(image, f"test image {i}"),
+          thumbnails.make(color, f"features of test image {i} as colors"),
       )
-      for i, image, color in zip(index, seen, colors)
+      for i, image, color in zip(index, _crop(encoder.config, images), colors)
   ]
   return FeatureMaps(stage, x.shape[1:3], share, pairs)
 
@@ -113,9 +115,8 @@ def _last_map(stages):
   return last, large[last]
 
 
-def _as_seen(material, images):
+def _crop(config: ConfigDict, images: Images) -> np.ndarray:
   """Crops images as they are before they are encoded."""
-  config = material.log.config
 
   def crop(image, extent):
     return augment.evaluation(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import io
+import itertools
 import os
 import statistics
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 from PIL import Image
 
 from jssl.report.embedding_map import make_map
-from jssl.report.material import Encoded
-from jssl.report.material import Material
 from jssl.report.neighbours import find_nearest
+from jssl.report.run import loaded
+from jssl.report.run import Run
+from jssl.report.run import Split
 from jssl.report.thumbnails import Thumbnail
 from jssl.report.views import make_views
 from jssl.report.views import reconstruct
@@ -113,48 +115,43 @@ def grid(
   save(figure, path, dpi=100 if all_colors else 80, all_colors=all_colors)
 
 
-def views(
-    material: Material, path: str | os.PathLike, *, rows: int = 4
-) -> None:
+def views(run: Run, path: str | os.PathLike, *, rows: int = 4) -> None:
   """Draws training images, and the views that the method gets, to a PNG.
 
   Args:
-    material: A run with images; see `jssl.report.material`.
+    run: A run with images, see `jssl.report.load`.
     path: The file to write.
     rows: Number of images, 1 to 6.
 
   Raises:
     ValueError: If the method's views contain no images.
   """
-  found = make_views(material)[:rows]
+  encoder, train, _ = loaded(run)
+  found = make_views(encoder.method, train)[:rows]
   if not found:
-    raise ValueError(
-        f"The views of {material.log.config.method.name} hold no pictures."
-    )
-  groups = [group.name for group in found[0].groups]
+    name = run.config.method.name
+    raise ValueError(f"The views of {name} contain no images.")
   grid(
-      [
-          [row.picture, *(x for group in row.groups for x in group.pictures)]
-          for row in found
-      ],
+      [[row.original, *itertools.chain(*row.groups.values())] for row in found],
       path,
-      title=f"an image, and of it: {', '.join(groups)}",
+      title=f"training images, and of each: {', '.join(found[0].groups)}",
   )
 
 
-def reconstructions(material: Material, path: str | os.PathLike) -> None:
+def reconstructions(run: Run, path: str | os.PathLike) -> None:
   """Draws held-out images as a generative method reconstructs them, to a PNG.
 
   Args:
-    material: A run with images; see `jssl.report.material`.
+    run: A run with images, see `jssl.report.load`.
     path: The file to write.
 
   Raises:
     ValueError: If the method reconstructs no images.
   """
-  rows = reconstruct(material)
+  encoder, _, test = loaded(run)
+  rows = reconstruct(encoder.method, encoder.params, test)
   if not rows:
-    name = material.log.config.method.name
+    name = run.config.method.name
     raise ValueError(f"{name} reconstructs no images.")
   reconstruction_grid(rows, path, title="reconstructions of held-out images")
 
@@ -179,11 +176,11 @@ def reconstruction_grid(
   )
 
 
-def neighbours(train: Encoded, test: Encoded, path: str | os.PathLike) -> None:
+def neighbours(train: Split, test: Split, path: str | os.PathLike) -> None:
   """Draws held-out images and the training images nearest to them, to a PNG.
 
   Args:
-    train: Images to find; see `jssl.report.material.encode_some`.
+    train: Images to find; see `jssl.report.splits`.
     test: Images to choose a dozen from.
     path: The file to write.
 
@@ -196,18 +193,18 @@ def neighbours(train: Encoded, test: Encoded, path: str | os.PathLike) -> None:
   grid(
       rows,
       path,
-      title="held out (left), and the nearest to it; red: of another class",
+      title="held out (left) and the nearest training images; red: wrong class",
       blocks=min(2, len(rows)),
   )
 
 
 def embedding_map(
-    test: Encoded, path: str | os.PathLike, *, title: str = ""
+    test: Split, path: str | os.PathLike, *, title: str = ""
 ) -> None:
   """Draws a map of embeddings by t-SNE, each as its image, to a PNG.
 
   Args:
-    test: Images; see `jssl.report.material.encode_some`.
+    test: Images; see `jssl.report.splits`.
     path: The file to write.
     title: Above the map.
 

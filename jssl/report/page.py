@@ -9,155 +9,156 @@ import numpy as np
 
 from jssl import files
 from jssl.evals import evaluations
+from jssl.report import conclusions
 from jssl.report import curves
 from jssl.report import embedding_map
 from jssl.report import feature_maps
-from jssl.report import material as materials
 from jssl.report import neighbours
 from jssl.report import tables
 from jssl.report import thumbnails
-from jssl.report import verdict
 from jssl.report import views
-from jssl.report.material import Log
-from jssl.report.material import Material
+from jssl.report.run import loaded
+from jssl.report.run import Run
+from jssl.report.run import splits
 
-# What the page of a run lacks without images, or features that can be used.
-_NO_PICTURES: dict[str, Any] = {
+# What the page of a run lacks without images, or without finite features.
+_NO_IMAGES: dict[str, Any] = {
     "views": [],
     "map": None,
     "neighbours": [],
     "confusion": None,
     "reconstructions": [],
-    "maps": None,
-    "trained_on": None,
-    "tested_on": None,
+    "feature_maps": None,
+    "train": None,
+    "test": None,
 }
 
 
-def write(material: Material, path: str | os.PathLike) -> None:
+def write(run: Run, path: str | os.PathLike) -> None:
   """Writes the report of a run.
 
   Args:
-    material: The run.
-    path: The file to write, whole or not at all. It needs no other file, and
-      no network.
+    run: The run, see `jssl.report.load`. What needs its images is left out if
+      they could not be loaded.
+    path: The file to write, atomically. It needs no other file and no network.
 
   Raises:
     OSError: If it cannot be written.
   """
-  log = material.log
   content = {
-      **_written(log),
-      "missing": material.missing,
-      "panels": curves.panels({log.workdir: log.rows}),
-      "facts": tables.facts(log),
-      "settings": tables.settings(log.config),
-      "scores": tables.scores(log.summary) if log.summary else None,
+      **_NO_IMAGES,
+      **_summary(run),
+      "missing": run.missing,
+      "panels": curves.panels({run.workdir: run.rows}),
+      "facts": tables.facts(run),
+      "settings": tables.settings(run.config),
+      "scores": tables.scores(run.summary) if run.summary else None,
       "evaluations": [
           evaluations.tabulate(one)
-          for one in evaluations.read(log.workdir, step=log.step)
+          for one in evaluations.read(run.workdir, step=run.step)
       ],
-      "stale": _drawn_while_training(log.workdir),
+      "last_reconstructions": _drawn_while_training(run.workdir),
   }
-  pictured = _pictured(material) if material.missing is None else {}
-  _render("run.html", {**_NO_PICTURES, **content, **pictured}, path)
+  if run.missing is None:
+    content |= _of_images(run)
+  _render("run.html", content, path)
 
 
-def write_comparison(logs: Sequence[Log], path: str | os.PathLike) -> None:
+def write_comparison(runs: Sequence[Run], path: str | os.PathLike) -> None:
   """Writes a comparison of runs.
 
   Args:
-    logs: What each of them wrote down.
+    runs: The runs; encoders and images are not needed, see `jssl.report.read`.
     path: As in `write`.
 
   Raises:
     OSError: If it cannot be written.
   """
-  names = _short_names([log.workdir for log in logs])
-  rows = {name: log.rows for name, log in zip(names, logs, strict=True)}
+  names = _short_names([run.workdir for run in runs])
+  rows = {name: run.rows for name, run in zip(names, runs, strict=True)}
   content = {
       "runs": [
-          {**_written(log), "name": name, "scores": _compared(log)}
-          for name, log in zip(names, logs)
+          {**_summary(run), "name": name, "scores": _compared(run)}
+          for name, run in zip(names, runs)
       ],
       "names": names,
       "panels": curves.panels(rows),
-      "differences": tables.differences(logs),
-      "one_set": len({log.config.data.name for log in logs}) == 1,
+      "differences": tables.differences(runs),
+      "one_set": len({run.config.data.name for run in runs}) == 1,
   }
   _render("comparison.html", content, path)
 
 
-def _written(log: Log) -> dict[str, Any]:
-  """What can be said without the encoder."""
-  config = log.config
-  total = materials.total_steps(config)
+def _summary(run: Run) -> dict[str, Any]:
+  """The run, its title, and its results in a sentence."""
+  config = run.config
   return {
-      "log": log,
+      "run": run,
       "title": f"{config.method.name} on {config.data.name}",
-      "verdict": (
-          verdict.finished(log.summary, classes=len(config.resolved.classes))
-          if log.summary
-          else verdict.unfinished(log.step, total, log.rows)
+      "conclusion": (
+          conclusions.finished(
+              run.summary, classes=len(config.resolved.classes)
+          )
+          if run.summary
+          else conclusions.unfinished(run.step, run.total_steps, run.rows)
       ),
   }
 
 
-def _pictured(material: Material) -> dict[str, Any]:
-  """What the encoder makes of images."""
-  train = materials.encode_some(material, train=True)
-  test = materials.encode_some(material, train=False)
-  content: dict[str, Any] = {"views": views.make_views(material)}
-  content["map"] = embedding_map.make_map(test)
-  content["maps"] = feature_maps.make_feature_maps(material)
-  content["reconstructions"] = views.reconstruct(material)
+def _of_images(run: Run) -> dict[str, Any]:
+  """The sections that need the encoder and images."""
+  encoder, train_images, test_images = loaded(run)
+  train, test = splits(run)
+  content = {
+      "train": train,
+      "test": test,
+      "views": views.make_views(encoder.method, train_images),
+      "map": embedding_map.make_map(test),
+      "reconstructions": views.reconstruct(
+          encoder.method, encoder.params, test_images
+      ),
+      "feature_maps": feature_maps.make_feature_maps(encoder, test_images),
+  }
   if np.isfinite(train.features).all() and np.isfinite(test.features).all():
+    k, temperature = run.config.eval.k, run.config.eval.temperature
     content["neighbours"] = neighbours.find_nearest(train, test)
     content["confusion"] = neighbours.confuse(
-        train,
-        test,
-        k=material.log.config.eval.k,
-        temperature=material.log.config.eval.temperature,
+        train, test, k=k, temperature=temperature
     )
-  for name, encoded, train_split in (
-      ("trained_on", train, True),
-      ("tested_on", test, False),
-  ):
-    images = materials.images_of(material, train=train_split)
-    content[name] = len(encoded.index), len(images.image)
   return content
 
 
 def _drawn_while_training(workdir):
-  """The pictures that training left, for when they cannot be made again."""
+  """The last file of reconstructions, for when they cannot be made again."""
   from PIL import Image
 
   path = pathlib.Path(workdir) / "reconstructions.png"
   if not path.exists():
     return None
   with Image.open(path) as image:
-    return thumbnails.data_uri(np.asarray(image.convert("RGB")), lossless=False)
+    pixels = np.asarray(image.convert("RGB"))
+  return thumbnails.data_uri(pixels, lossless=False)
 
 
-def _compared(log):
+def _compared(run):
   """Scores and facts of a run, in the order of the table's columns."""
-  summary = log.summary or {}
+  summary = run.summary or {}
   baselines = summary.get("baselines", {})
   untrained = baselines.get("untrained", {}).get("knn")
   return [
-      log.config.method.name,
-      log.config.net.name,
-      log.config.data.name,
+      run.config.method.name,
+      run.config.net.name,
+      run.config.data.name,
       *(tables.score(summary.get(key), key) for key in tables.SCORES),
       tables.score(untrained, "knn"),
-      f"{log.step:,}",
-      tables.duration(tables.seconds(log)) or "–",
+      f"{run.step:,}",
+      tables.duration(tables.seconds(run)) or "–",
       tables.speed(summary) or "–",
   ]
 
 
 def _short_names(workdirs):
-  """Leaves out the folders that all have in common, and tells equals apart."""
+  """Removes the folders that all have in common; equal names get a number."""
   parts = [pathlib.Path(workdir).absolute().parts for workdir in workdirs]
   common = len(os.path.commonprefix(parts))
   names = ["/".join(path[min(common, len(path) - 1) :]) for path in parts]

@@ -1,13 +1,14 @@
-"""What a run's summary and config say, as rows of text."""
+"""Summary and config of a run as rows of text."""
 
 import collections
 from collections.abc import Sequence
+import dataclasses
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
-from jssl import config as configs
-from jssl.report import material as materials
-from jssl.report.material import Log
+from jssl.config import ConfigDict
+from jssl.config import difference
+from jssl.report.run import Run
 
 SCORES = {
     "knn": "kNN",
@@ -18,12 +19,13 @@ SCORES = {
 _LONGEST = 300  # Characters of a value, such as the names of all classes.
 
 
-class Scores(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Scores:
   """A table of scores.
 
   Attributes:
-    columns: Names of the scores, those left out that nothing has.
-    rows: (features, [a text for each column]).
+    columns: Names of the scores, without those that no row has.
+    rows: (name of the features, [a text for each column]).
   """
 
   columns: list[str]
@@ -31,7 +33,7 @@ class Scores(NamedTuple):
 
 
 def scores(summary: dict[str, Any]) -> Scores:
-  """Makes the table of the net, its stages and the baselines."""
+  """Makes the table of an encoder, its stages and the baselines."""
   named = {
       "trained": summary,
       **summary["stages"],
@@ -59,23 +61,23 @@ def score(value: float | None, key: str) -> str:
   return f"{value:.1f}" if key == "rank" else f"{value:.3f}"
 
 
-def facts(log: Log) -> list[tuple[str, str]]:
-  """Returns (name, value) of what a run was."""
-  config, summary = log.config, log.summary or {}
+def facts(run: Run) -> list[tuple[str, str]]:
+  """Returns (name, value) pairs that describe a run."""
+  config, summary = run.config, run.summary or {}
   test_images = summary.get("images", {}).get("test")
   held_out = "" if test_images is None else f", {test_images:,} held out"
-  epochs = log.step * config.epochs / max(materials.total_steps(config), 1)
+  epochs = run.step * config.epochs / max(run.total_steps, 1)
   named = {
-      "folder": log.workdir,
+      "folder": run.workdir,
       "method": config.method.name,
       "net": config.net.name,
       "data": config.data.name,
       "images": f"{config.resolved.train_images:,} to train on{held_out}",
       "steps": (
-          f"{log.step:,} of {config.batch_size:,} images ({epochs:.4g} epochs)"
+          f"{run.step:,} of {config.batch_size:,} images ({epochs:.4g} epochs)"
       ),
-      "time": duration(seconds(log)),
-      "images a second": speed(summary),
+      "time": duration(seconds(run)),
+      "images per second": speed(summary),
       "devices": _counted(summary.get("devices", [])),
       "peak memory": memory(summary.get("peak_memory_bytes", {})),
       "versions": ", ".join(
@@ -86,18 +88,15 @@ def facts(log: Log) -> list[tuple[str, str]]:
   return [(name, value) for name, value in named.items() if value]
 
 
-def settings(config: configs.ConfigDict) -> list[tuple[str, str]]:
+def settings(config: ConfigDict) -> list[tuple[str, str]]:
   """Returns (key, value) of all entries of a config."""
-  nothing = configs.ConfigDict()
-  return [
-      (key, setting(value))
-      for key, _, value in configs.difference(nothing, config)
-  ]
+  changes = difference(ConfigDict(), config)
+  return [(key, setting(value)) for key, _, value in changes]
 
 
-def differences(logs: Sequence[Log]) -> list[tuple[str, list[str]]]:
-  """Returns (key, [a value for each run]) of the entries that are not equal."""
-  tables = [dict(settings(log.config)) for log in logs]
+def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+  """Returns (key, [a value for each run]) of entries that differ."""
+  tables = [dict(settings(run.config)) for run in runs]
   keys = sorted(set().union(*tables))
   rows = [(key, [table.get(key, "–") for table in tables]) for key in keys]
   return [(key, values) for key, values in rows if len(set(values)) > 1]
@@ -109,11 +108,11 @@ def setting(value: Any) -> str:
   return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
-def seconds(log: Log) -> float | None:
-  """Returns how long a run trained; None if it wrote nothing down."""
-  if log.summary:
-    return log.summary["seconds"]
-  return max((row["seconds"] for row in log.rows), default=None)
+def seconds(run: Run) -> float | None:
+  """Returns the training time; None if there are no metrics yet."""
+  if run.summary:
+    return run.summary["seconds"]
+  return max((row["seconds"] for row in run.rows), default=None)
 
 
 def duration(value: float | None) -> str:
@@ -128,7 +127,7 @@ def duration(value: float | None) -> str:
 
 
 def speed(summary: dict[str, Any]) -> str:
-  """Returns images a second as text; "" if they are not known."""
+  """Returns images per second as text; "" if unknown."""
   value = summary.get("images_per_second")
   return "" if value is None else f"{value:,.0f}"
 

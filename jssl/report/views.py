@@ -1,6 +1,7 @@
-"""What a method sees of a picture: its views, whatever tree they are."""
+"""What a method gets of an image: its views, and its reconstruction."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -8,42 +9,29 @@ import jax
 import numpy as np
 
 from jssl import data
-from jssl.evals.features import evenly
+from jssl.data import Images
 from jssl.method import Method
-from jssl.report import material as materials
 from jssl.report import thumbnails
-from jssl.report.material import Material
 from jssl.report.thumbnails import Thumbnail
 
-_PICTURES = 6
+_IMAGES = 6
 _RECONSTRUCTED = 10
-_AT_LEAST = 4  # Views of a picture; a method that makes fewer draws again.
+_AT_LEAST = 4  # Views of an image; if a method makes fewer, it draws again.
 _AT_MOST = 12
 _CHANNELS = (1, 3, 4)
 
 
-class Group(NamedTuple):
-  """Views of one kind.
+@dataclasses.dataclass(frozen=True)
+class Views:
+  """An image and its views.
 
   Attributes:
-    name: What they are, as the method calls them.
-    pictures: The views.
+    original: The image as it is stored.
+    groups: Views by their name in the method.
   """
 
-  name: str
-  pictures: list[Thumbnail]
-
-
-class Row(NamedTuple):
-  """A picture and what is made of it.
-
-  Attributes:
-    picture: The picture as it is stored.
-    groups: Its views.
-  """
-
-  picture: Thumbnail
-  groups: list[Group]
+  original: Thumbnail
+  groups: dict[str, list[Thumbnail]]
 
 
 class Reconstruction(NamedTuple):
@@ -54,58 +42,62 @@ class Reconstruction(NamedTuple):
   original: Thumbnail
 
 
-def make_views(material: Material) -> list[Row]:
-  """Draws views of six training pictures.
+def make_views(method: Method, images: Images) -> list[Views]:
+  """Draws views of six images.
 
-  Every picture is given to the method alone, at a place of its own in the
-  batch: so whatever its views hold is of this picture, in whichever dimension
-  they are stacked.
+  Every image is given to the method alone, at its own position in the batch: so
+  all its views are of this image, in whichever dimension they are stacked.
 
   Args:
-    material: A run with images.
+    method: The method.
+    images: Training images.
 
   Returns:
-    A row for each picture; [] if the views hold no pictures.
+    One for each image; [] if the views contain no images.
   """
-  images = materials.images_of(material, train=True)
-  make = jax.jit(material.method.views)
+  make = jax.jit(method.views)
   rows = []
-  for place, index in enumerate(_spread(len(images.image), _PICTURES)):
-    batch = {
-        **_batch(images, np.array([index])),
-        "position": np.array([place], np.int32),
-    }
-    see = lambda seed: _pictures_of(
-        jax.device_get(make(jax.random.key(seed), batch)), material.method
+  for position, index in enumerate(_spaced(len(images.image), _IMAGES)):
+    batch = images.batch(np.array([index]))
+    batch["position"] = np.array([position], np.int32)
+    draw = lambda seed: _images_in(
+        jax.device_get(make(jax.random.key(seed), batch)), method
     )
-    groups = see(0)
-    found = sum(len(pictures) for pictures in groups.values())
+    groups = draw(0)
+    found = sum(map(len, groups.values()))
     if not found:
       return []
     for seed in range(1, math.ceil(_AT_LEAST / found)):
-      for name, pictures in see(seed).items():
-        groups[name] += pictures
-    rows.append(Row(_original(images, index, "train"), _shown(groups)))
+      for name, drawn in draw(seed).items():
+        groups[name] += drawn
+    extent = None if images.extent is None else images.extent[index]
+    original = thumbnails.make(
+        images.image[index], f"training image {index}", extent=extent
+    )
+    rows.append(Views(original, _thumbnails(groups)))
   return rows
 
 
-def reconstruct(material: Material) -> list[Reconstruction]:
-  """Reconstructs held-out images by a generative method.
+def reconstruct(
+    method: Method, params: tuple[Any, Any], images: Images
+) -> list[Reconstruction]:
+  """Reconstructs ten images by a generative method.
 
   Args:
-    material: A run with images.
+    method: The method.
+    params: Its (params, carried).
+    images: Held-out images.
 
   Returns:
-    A `Reconstruction` of each of ten images; [] if the method makes none.
+    One for each image; [] if the method makes none.
   """
-  if material.method.pictures is None:
+  if method.pictures is None:
     return []
-  images = materials.images_of(material, train=False)
-  return make_reconstruct(material.method, images)(*material.params)
+  return make_reconstruct(method, images)(*params)
 
 
 def make_reconstruct(
-    method: Method, images: data.Images
+    method: Method, images: Images
 ) -> Callable[[Any, Any], list[Reconstruction]]:
   """Makes the function from parameters to reconstructions of ten images.
 
@@ -117,8 +109,8 @@ def make_reconstruct(
     `(params, carried) -> reconstructions`, of the same images with the same
     parts hidden at every call.
   """
-  index = evenly(len(images.image), _RECONSTRUCTED)
-  batch = {**_batch(images, index), "position": np.arange(len(index))}
+  index = data.evenly(len(images.image), _RECONSTRUCTED)
+  batch = {**images.batch(index), "position": np.arange(len(index))}
 
   @jax.jit
   def make(params, carried, batch):
@@ -138,50 +130,33 @@ def make_reconstruct(
   return reconstruct
 
 
-def _batch(images: data.Images, index: np.ndarray) -> dict[str, Any]:
-  arrays = {
-      "image": images.image,
-      "label": images.label,
-      "extent": images.extent,
-  }
-  return {k: x[index] for k, x in arrays.items() if x is not None}
-
-
-def _spread(length, count):
-  """Indices of some pictures: apart, since folders are sorted by class."""
+def _spaced(length, count):
+  """Indices in the middle of equal parts: sets are often sorted by class."""
   count = min(count, length)
   return [int((i + 0.5) * length / count) for i in range(count)]
 
 
-def _original(images, index, split):
-  extent = None if images.extent is None else images.extent[index]
-  return thumbnails.make(
-      images.image[index], f"{split} picture {index}", extent=extent
-  )
-
-
-def _pictures_of(views: Any, method: Method) -> dict[str, list[np.ndarray]]:
-  """Returns all pictures `[H, W, C]` in the views of one image, by name."""
+def _images_in(views: Any, method: Method) -> dict[str, list[np.ndarray]]:
+  """Returns all images `[H, W, C]` in the views of one image, by name."""
   if method.draw is not None:
     drawn = method.draw(views)
     return {name: list(np.asarray(x)) for name, x in drawn.items()}
   found: dict[str, list[np.ndarray]] = {}
   for path, leaf in jax.tree.leaves_with_path(views):
-    for name, pictures in _plain(path, leaf):
-      found.setdefault(name, []).extend(pictures)
+    if _is_image(leaf):
+      drawn = _in_range(leaf.reshape(-1, *leaf.shape[-3:]))
+      found.setdefault(_name(path), []).extend(drawn)
   return found
 
 
-def _plain(path, leaf) -> Iterator[tuple[str, list[np.ndarray]]]:
-  """A leaf: pictures if it looks like some."""
+def _is_image(leaf):
   shape = leaf.shape
-  if (
+  return (
       len(shape) in (4, 5)
       and shape[-1] in _CHANNELS
       and min(shape[-3:-1]) > 1
       and np.issubdtype(leaf.dtype, np.floating)
-  ):
-    yield _name(path), list(_in_range(leaf.reshape(-1, *shape[-3:])))
+  )
 
 
 def _name(path):
@@ -191,7 +166,7 @@ def _name(path):
 
 
 def _in_range(x):
-  """Clips to [0, 1]; stretches what has quite another range."""
+  """Clips to [0, 1], or stretches images of quite another range."""
   outside = np.mean((x < 0) | (x > 1))
   if outside > 0.2:
     low, high = np.percentile(x, (1, 99))
@@ -199,14 +174,11 @@ def _in_range(x):
   return np.clip(x, 0.0, 1.0)
 
 
-def _shown(groups):
-  return [
-      Group(
-          name,
-          [
-              thumbnails.make(x, f"{name}, {i}")
-              for i, x in enumerate(pictures[:_AT_MOST], start=1)
-          ],
-      )
-      for name, pictures in groups.items()
-  ]
+def _thumbnails(groups):
+  return {
+      name: [
+          thumbnails.make(x, f"{name}, {i}")
+          for i, x in enumerate(drawn[:_AT_MOST], start=1)
+      ]
+      for name, drawn in groups.items()
+  }

@@ -1,6 +1,7 @@
 """The report as a file: whole, safe, self-contained, of any run there is."""
 
 import base64
+import dataclasses
 import html.parser
 import io
 import json
@@ -19,11 +20,13 @@ import pytest
 from jssl import config as configs
 from jssl import data
 from jssl import loop
+from jssl import report
+from jssl.encoder import Encoder
 from jssl.evals import evaluations
+from jssl.evals.features import Features
 from jssl.methods import METHODS
 from jssl.report import curves
 from jssl.report import embedding_map
-from jssl.report import material
 from jssl.report import page
 from jssl.report import tables
 import tiny
@@ -187,7 +190,7 @@ _ROWS = [
 ]
 
 
-def _material(
+def _untrained(
     *,
     classes=("cat", "dog"),
     train=40,
@@ -198,7 +201,7 @@ def _material(
     workdir="runs/x",
     net=None,
 ):
-  """A run that never was trained, of pictures that are noise."""
+  """A run that was never trained, on images of noise."""
 
   def images(count, seed):
     label = np.arange(count, dtype=np.int32) % max(len(classes), 1)
@@ -222,18 +225,19 @@ def _material(
       train_images=train,
       fingerprint=0,
   )
-  log = material.Log(workdir, config, 4, _ROWS, summary)
-  return material.Material(
-      log=log,
-      method=made,
-      params=params,
-      encode=jax.jit(
-          lambda p, x, e=None, stages=False: made.encode(*p, x / 255.0),
-          static_argnames="stages",
-      ),
+  encode = jax.jit(
+      lambda p, x, e=None, stages=False: made.encode(*p, x / 255.0),
+      static_argnames="stages",
+  )
+  return report.Run(
+      workdir=workdir,
+      config=config,
+      step=4,
+      rows=_ROWS,
+      summary=summary,
+      encoder=Encoder(config, made, 4, params, encode),
       train=images(train, 0),
       test=images(test, 1),
-      missing=None,
   )
 
 
@@ -257,14 +261,14 @@ def test_a_run_without_labels_ends_with_a_report(trained):
       "run",
   ]
   assert "Trained; 4 held-out images cannot show whether" in parsed.words
-  assert "Below is the cosine." in parsed.words
+  assert "The numbers are cosine similarities." in parsed.words
   assert "five-shot" not in parsed.words
   assert "GiB on the host" in parsed.words
 
 
 def test_a_report_holds_all_there_is_in_order(tmp_path):
-  made = _material(summary=_summary())
-  page.write(made, tmp_path / "report.html")
+  made = _untrained(summary=_summary())
+  report.write(made, tmp_path / "report.html")
   parsed = _check(tmp_path / "report.html")
   assert _sections(parsed) == [
       "curves",
@@ -277,7 +281,7 @@ def test_a_report_holds_all_there_is_in_order(tmp_path):
       "run",
   ]
   words = parsed.words
-  assert "Training helped: kNN gets 0.900 of held-out images right" in words
+  assert "Training helped: kNN accuracy on held-out images is 0.900" in words
   assert "2 × cpu" in words and "2.00 GiB on the host" in words
   assert "1,234" in words and "2 min" in words and "jax 0.10.2" in words
   assert "net.width 4" in words and "optimizer.learning_rate 0.1" in words
@@ -303,8 +307,8 @@ def test_evaluations_of_the_checkpoint_are_shown(tmp_path):
   )
   write(found)
   write({**found, "dataset": "old", "step": 3})
-  made = _material(summary=_summary(), workdir=str(tmp_path))
-  page.write(made, tmp_path / "report.html")
+  made = _untrained(summary=_summary(), workdir=str(tmp_path))
+  report.write(made, tmp_path / "report.html")
   parsed = _check(tmp_path / "report.html")
   assert _sections(parsed)[-3:] == ["scores", "evaluations", "run"]
   words = parsed.words
@@ -315,20 +319,20 @@ def test_evaluations_of_the_checkpoint_are_shown(tmp_path):
 
 
 def test_a_folder_whose_name_is_no_text_has_a_report(tmp_path):
-  made = _material(summary=_summary(), workdir="runs/\udcff")
-  page.write(made, tmp_path / "report.html")
+  made = _untrained(summary=_summary(), workdir="runs/\udcff")
+  report.write(made, tmp_path / "report.html")
   assert "runs/" in _check(tmp_path / "report.html").words
 
 
 def test_names_are_shown_and_never_run(tmp_path):
-  made = _material(
+  made = _untrained(
       classes=(_EVIL, "</script><b>'\"&amp;"),
       summary=_summary(devices=[_EVIL]),
       workdir=_EVIL,
   )
-  made.log.config.data.name = f"folder:{_EVIL}"
-  made.log.config.net.name = _EVIL
-  page.write(made, tmp_path / "report.html")
+  made.config.data.name = f"folder:{_EVIL}"
+  made.config.net.name = _EVIL
+  report.write(made, tmp_path / "report.html")
   parsed = _check(tmp_path / "report.html")
   text = (tmp_path / "report.html").read_text()
   assert "<script>alert" not in text and "<b>'" not in text
@@ -341,11 +345,9 @@ def test_names_are_shown_and_never_run(tmp_path):
 
 
 def test_names_in_a_comparison_are_shown_and_never_run(tmp_path):
-  logs = [
-      _material(workdir=f"runs/{name}").log for name in (_EVIL[:7], "$x^2$")
-  ]
-  logs[0].config.net.name = _EVIL
-  page.write_comparison(logs, tmp_path / "c.html")
+  runs = [_untrained(workdir=f"runs/{name}") for name in (_EVIL[:7], "$x^2$")]
+  runs[0].config.net.name = _EVIL
+  report.write_comparison(runs, tmp_path / "c.html")
   parsed = _check(tmp_path / "c.html")
   assert "script" not in parsed.tags
   assert _EVIL in parsed.words and "$x^2$" in parsed.words
@@ -361,8 +363,8 @@ def test_names_in_a_comparison_are_shown_and_never_run(tmp_path):
     ],
 )
 def test_small_and_odd_sets_are_reported(tmp_path, options):
-  made = _material(summary=_summary(), **options)
-  page.write(made, tmp_path / "report.html")
+  made = _untrained(summary=_summary(), **options)
+  report.write(made, tmp_path / "report.html")
   parsed = _check(tmp_path / "report.html")
   assert "neighbours" in _sections(parsed)
   assert ("confusion" in _sections(parsed)) == (
@@ -371,21 +373,48 @@ def test_small_and_odd_sets_are_reported(tmp_path, options):
 
 
 def test_features_that_are_not_finite_leave_out_what_needs_them(tmp_path):
-  made = _material(summary=_summary())
-  params = jax.tree.map(lambda x: x * np.nan, made.params)
-  page.write(made._replace(params=params), tmp_path / "report.html")
+  made = _untrained(summary=_summary())
+  params = jax.tree.map(lambda x: x * np.nan, made.encoder.params)
+  broken = dataclasses.replace(made.encoder, params=params)
+  made = dataclasses.replace(made, encoder=broken)
+  report.write(made, tmp_path / "report.html")
   parsed = _check(tmp_path / "report.html")
   assert _sections(parsed) == ["curves", "views", "scores", "run"]
 
 
 def test_generative_methods_show_what_they_make(tmp_path):
-  made = _material(method="denoising", summary=_summary())
-  page.write(made, tmp_path / "report.html")
+  made = _untrained(method="denoising", summary=_summary())
+  report.write(made, tmp_path / "report.html")
   parsed = _check(tmp_path / "report.html")
   assert "reconstructions" in _sections(parsed)
   for words in ("input", "output", "original"):
-    captions = re.findall(rf"\b{words}\b", parsed.words)
-    assert len(captions) == 10
+    assert [text.strip() for text in parsed.text].count(words) == 10
+
+
+def test_features_of_the_run_are_not_computed_again():
+  made = _untrained(train=6000, test=30)
+  rows = lambda count: {"pooled": np.arange(count, dtype=np.float32)[:, None]}
+  made = dataclasses.replace(
+      made,
+      encoder=dataclasses.replace(made.encoder, encode=None),
+      features=Features(rows(6000), rows(30)),
+  )
+  train, test = report.splits(made)
+  assert (len(train.index), train.total) == (5000, 6000)
+  np.testing.assert_array_equal(train.features[:, 0], train.index)
+  np.testing.assert_array_equal(test.features[:, 0], np.arange(30))
+  np.testing.assert_array_equal(
+      train.images.image[-1], made.train.image[train.index[-1]]
+  )
+
+
+def test_training_features_are_computed_if_the_run_has_none_of_them():
+  made = _untrained()
+  computed, _ = report.splits(made)
+  test_only = Features(None, {"pooled": np.zeros((30, 1), np.float32)})
+  train, test = report.splits(dataclasses.replace(made, features=test_only))
+  np.testing.assert_array_equal(train.features, computed.features)
+  assert not test.features.any()
 
 
 def test_a_thousand_classes_and_many_pictures_fit(tmp_path, monkeypatch):
@@ -393,15 +422,15 @@ def test_a_thousand_classes_and_many_pictures_fit(tmp_path, monkeypatch):
   place = lambda x: (np.random.default_rng(0).normal(size=(len(x), 2)), "t-SNE")
   monkeypatch.setattr(embedding_map, "project", place)
   names = tuple(f"class number {i}" for i in range(1000))
-  made = _material(classes=names, train=6000, test=2000, summary=_summary())
+  made = _untrained(classes=names, train=6000, test=2000, summary=_summary())
   random = np.random.default_rng(0)
   large = random.integers(0, 256, (2000, 64, 64, 3), np.uint8)
-  made = made._replace(test=made.test._replace(image=large))
-  page.write(made, tmp_path / "report.html")
+  made = dataclasses.replace(made, test=made.test._replace(image=large))
+  report.write(made, tmp_path / "report.html")
   parsed = _check(tmp_path / "report.html")
-  assert "1,500 of the 2,000 held-out pictures" in parsed.words
-  assert "5,000 of the 6,000 training pictures" in parsed.words
-  assert "The commonest mistakes." in parsed.words
+  assert "1,500 of the 2,000 held-out images" in parsed.words
+  assert "5,000 of the 6,000 training images" in parsed.words
+  assert "The most common mistakes." in parsed.words
 
 
 def test_an_unfinished_run_is_reported(trained, tmp_path):
@@ -411,8 +440,8 @@ def test_an_unfinished_run_is_reported(trained, tmp_path):
   config = json.loads((workdir / "config.json").read_text())
   config["epochs"] = 9.0
   (workdir / "config.json").write_text(json.dumps(config))
-  made = material.load(str(workdir))
-  page.write(made, workdir / "report.html")
+  made = report.load(str(workdir))
+  report.write(made, workdir / "report.html")
   parsed = _check(workdir / "report.html")
   assert re.search(r"Not finished, at step 4 of 3\d; after", parsed.words)
   assert "map" in _sections(parsed) and "scores" not in _sections(parsed)
@@ -424,9 +453,9 @@ def test_the_summary_of_an_earlier_end_is_not_that_of_the_newest_step(
   workdir = tmp_path / "run"
   shutil.copytree(trained, workdir)
   summary = json.loads((workdir / "summary.json").read_text())
-  assert material.read(str(workdir)).summary == summary
+  assert report.read(str(workdir)).summary == summary
   (workdir / "summary.json").write_text(json.dumps({**summary, "steps": 2}))
-  assert material.read(str(workdir)).summary is None
+  assert report.read(str(workdir)).summary is None
 
 
 def test_a_run_whose_images_are_gone_is_reported_without_them(
@@ -438,7 +467,7 @@ def test_a_run_whose_images_are_gone_is_reported_without_them(
   config["data"]["name"] = "folder:/gone/<b>"
   (workdir / "config.json").write_text(json.dumps(config))
   Image.new("RGB", (30, 20)).save(workdir / "reconstructions.png")
-  page.write(material.load(str(workdir)), workdir / "report.html")
+  report.write(report.load(str(workdir)), workdir / "report.html")
   parsed = _check(workdir / "report.html")
   assert "since they could not be loaded: There is no folder" in parsed.words
   assert _sections(parsed) == ["curves", "reconstructions", "scores", "run"]
@@ -454,7 +483,7 @@ def test_a_failing_report_does_not_fail_the_training(
   def fail(*arguments):
     raise RuntimeError("no such luck\nand more")
 
-  monkeypatch.setattr(page, "write", fail)
+  monkeypatch.setattr(report, "write", fail)
   result = loop.train(configs.load(str(workdir)), str(workdir))
   assert result == json.loads((workdir / "summary.json").read_text())
   lines = capfd.readouterr().err.splitlines()
@@ -464,10 +493,10 @@ def test_a_failing_report_does_not_fail_the_training(
 
 
 def test_runs_are_compared(tmp_path):
-  one = _material(workdir="runs/one", summary=_summary()).log
-  two = _material(workdir="runs/two").log
+  one = _untrained(workdir="runs/one", summary=_summary())
+  two = _untrained(workdir="runs/two")
   two.config.net.width = 99
-  page.write_comparison([one, two], tmp_path / "comparison.html")
+  report.write_comparison([one, two], tmp_path / "comparison.html")
   parsed = _check(tmp_path / "comparison.html")
   words = parsed.words
   assert "one Training helped" in words and "two Not finished" in words
@@ -475,7 +504,7 @@ def test_runs_are_compared(tmp_path):
   assert "optimizer.learning_rate" not in words  # It does not differ.
   assert "different data sets" not in words
   two.config.data.name = "photos"
-  page.write_comparison([one, two], tmp_path / "comparison.html")
+  report.write_comparison([one, two], tmp_path / "comparison.html")
   assert "different data sets" in _check(tmp_path / "comparison.html").words
 
 
@@ -490,7 +519,7 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
   path.write_text("before")
   monkeypatch.setattr(os, "replace", lambda *_: 1 / 0)
   with pytest.raises(ZeroDivisionError):
-    page.write_comparison([_material().log], path)
+    report.write_comparison([_untrained()], path)
   assert path.read_text() == "before"
 
 
@@ -519,7 +548,7 @@ def test_the_command_compares(trained, tmp_path):
   shutil.copytree(trained, other)
   code, text = _run(f"--workdir={other}", f"--workdir={trained}")
   assert (code, text) == (0, f"Wrote {other}/comparison.html\n")
-  assert "Nowhere." in _check(other / "comparison.html").words
+  assert "The configs are the same." in _check(other / "comparison.html").words
 
 
 def test_the_commands_mistakes_are_named_with_their_remedy(trained, tmp_path):

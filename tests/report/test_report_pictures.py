@@ -3,6 +3,7 @@ and figures."""
 
 import base64
 import io
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ import pytest
 from jssl import config as configs
 from jssl import data
 from jssl import nets
-from jssl.evals.features import evenly
+from jssl import report
+from jssl.encoder import Encoder
 from jssl.method import Method
 from jssl.method import Pictures
 from jssl.methods import METHODS
@@ -24,9 +26,6 @@ from jssl.report import figures
 from jssl.report import neighbours
 from jssl.report import thumbnails
 from jssl.report import views
-from jssl.report.material import Encoded
-from jssl.report.material import Log
-from jssl.report.material import Material
 import tiny
 
 
@@ -49,19 +48,12 @@ def _images(count, *, channels=3, classes=("cat", "dog"), extent=None):
   )
 
 
-def _material(method, images):
+def _run(method, images):
   config = configs.base("folder:x")
   config.update(batch_size=8, image_size=8, method={"name": "m"})
-  config.net.patch_size = 2
-  config.resolved = configs.ConfigDict({"classes": list(images.classes)})
-  return Material(
-      log=Log("runs/x", config, 0, [], None),
-      method=method,
-      params=None,
-      encode=None,
-      train=images,
-      test=images,
-      missing=None,
+  encoder = Encoder(config, method, 0, ((), ()), None)
+  return report.Run(
+      "runs/x", config, 0, [], None, encoder, train=images, test=images
   )
 
 
@@ -70,7 +62,7 @@ def _views_only(make):
 
 
 def _groups(rows):
-  return [[(g.name, len(g.pictures)) for g in row.groups] for row in rows]
+  return [[(k, len(x)) for k, x in row.groups.items()] for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -102,10 +94,10 @@ def _groups(rows):
 def test_views_of_every_kind_of_tree_are_found(name, arguments, expected):
   arguments = {"augment": tiny.recipe, **arguments}
   method = METHODS[name](tiny.Net(), **arguments)
-  rows = views.make_views(_material(method, _images(9)))
+  rows = views.make_views(method, _images(9))
   assert _groups(rows) == [expected] * 6
   for row in rows:
-    for picture in (row.picture, *(p for g in row.groups for p in g.pictures)):
+    for picture in (row.original, *itertools.chain(*row.groups.values())):
       _decode(picture.uri)
 
 
@@ -122,9 +114,7 @@ def test_views_of_patches_are_found(name, arguments, expected):
       16, depth=1, heads=1, patch_size=2, image_size=8, pooling="mean"
   )
   method = METHODS[name](net, augment=tiny.recipe, **arguments)
-  assert (
-      _groups(views.make_views(_material(method, _images(2)))) == [expected] * 2
-  )
+  assert _groups(views.make_views(method, _images(2))) == [expected] * 2
 
 
 def test_views_without_pictures_are_skipped():
@@ -133,28 +123,28 @@ def test_views_without_pictures_are_skipped():
       "numbers": jnp.ones((1, 16)),
       "colors": jnp.ones((1, 4, 4, 2)),
   }
-  assert views.make_views(_material(_views_only(make), _images(3))) == []
+  assert views.make_views(_views_only(make), _images(3)) == []
 
 
 def test_pictures_show_their_own_image_and_stretched_ones_are_unstretched():
   make = lambda key, batch: (batch["image"].astype(jnp.float32) / 255,)
   extent = np.array([[8, 4], [8, 8]], np.int32)
   images = _images(2, extent=extent)
-  rows = views.make_views(_material(_views_only(make), images))
-  assert _decode(rows[0].picture.uri).size == (4, 8)
+  rows = views.make_views(_views_only(make), images)
+  assert _decode(rows[0].original.uri).size == (4, 8)
   for row, pixels in zip(rows, images.image, strict=True):
-    shown = np.asarray(_decode(row.groups[0].pictures[0].uri))
+    shown = np.asarray(_decode(row.groups["views"][0].uri))
     np.testing.assert_array_equal(shown, pixels)
 
 
 def test_a_picture_is_shown_without_the_rest_of_its_canvas():
   make = lambda key, batch: (batch["image"].astype(jnp.float32) / 255,)
   images = _images(2, extent=np.array([[5, 3], [4, 20]], np.int32))
-  rows = views.make_views(_material(_views_only(make), images))
-  shown = np.asarray(_decode(rows[0].picture.uri))
+  rows = views.make_views(_views_only(make), images)
+  shown = np.asarray(_decode(rows[0].original.uri))
   np.testing.assert_array_equal(shown, images.image[0][:5, :3])
   # Shrunk to the 8 pixels of the canvas along its width alone.
-  assert _decode(rows[1].picture.uri).size == (8, 2)
+  assert _decode(rows[1].original.uri).size == (8, 2)
 
 
 def test_each_picture_has_a_place_of_its_own_in_the_batch():
@@ -164,8 +154,8 @@ def test_each_picture_has_a_place_of_its_own_in_the_batch():
     )
     return (noise[None],)
 
-  rows = views.make_views(_material(_views_only(make), _images(6)))
-  drawn = [p.uri for row in rows for g in row.groups for p in g.pictures]
+  rows = views.make_views(_views_only(make), _images(6))
+  drawn = [p.uri for row in rows for g in row.groups.values() for p in g]
   assert len(drawn) == len(set(drawn)) == 24
 
 
@@ -211,10 +201,11 @@ def test_a_sprite_has_every_picture_in_its_cell():
   assert sheet[0, 0] == 0  # Beside a picture narrower than its cell.
 
 
-def _encoded(features, images=None):
+def _split(features, images=None):
   features = np.asarray(features, np.float32)
   images = images or _images(len(features))
-  return Encoded(images, np.arange(len(features)), features)
+  count = len(features)
+  return report.Split(images, np.arange(count), features, count)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +214,7 @@ def _encoded(features, images=None):
 )
 def test_a_map_of_few_pictures_is_drawn(count, method):
   features = np.random.default_rng(0).normal(size=(count, 5))
-  drawn = embedding_map.make_map(_encoded(features))
+  drawn = embedding_map.make_map(_split(features))
   assert drawn.method == method
   points = [point for group in drawn.classes for point in group.points]
   assert sorted(point[0] for point in points) == list(range(count))
@@ -239,7 +230,7 @@ def test_classes_that_differ_lie_apart_on_the_map():
   features = np.repeat(np.eye(4)[:2], 20, axis=0)
   features = features + 0.1 * random.normal(size=features.shape)
   images = _images(40)._replace(label=np.repeat([0, 1], 20))
-  drawn = embedding_map.make_map(_encoded(features, images))
+  drawn = embedding_map.make_map(_split(features, images))
   assert [group.name for group in drawn.classes] == ["cat", "dog"]
   assert len({group.color for group in drawn.classes}) == 2
   a, b = (np.array(group.points)[:, 1:] for group in drawn.classes)
@@ -254,18 +245,18 @@ def test_classes_that_differ_lie_apart_on_the_map():
     "features", [np.ones((20, 4)), np.full((20, 4), np.nan), np.eye(2)]
 )
 def test_no_map_is_drawn_of_nothing(features):
-  assert embedding_map.make_map(_encoded(features)) is None
+  assert embedding_map.make_map(_split(features)) is None
 
 
 def test_unlabelled_and_unknown_points_are_on_the_map():
   features = np.random.default_rng(0).normal(size=(6, 5))
   (group,) = embedding_map.make_map(
-      _encoded(features, _images(6, classes=()))
+      _split(features, _images(6, classes=()))
   ).classes
   assert group.name == "" and len(group.points) == 6
   images = _images(6)._replace(label=np.array([0, 0, 1, 1, -1, -1]))
   names = [
-      c.name for c in embedding_map.make_map(_encoded(features, images)).classes
+      c.name for c in embedding_map.make_map(_split(features, images)).classes
   ]
   assert names == ["cat", "dog", "unknown class"]
 
@@ -277,11 +268,11 @@ def test_a_hundred_classes_have_colors_of_their_own():
 
 
 def test_nearest_neighbours_are_in_order_and_wrong_ones_marked():
-  train = _encoded(
+  train = _split(
       [[1, 0], [0.9, 0.1], [0, 1], [-1, 0], [5, 1]],
       _images(5)._replace(label=np.array([0, 1, 1, 0, -1])),
   )
-  test = _encoded([[1, 0]], _images(1)._replace(label=np.array([0])))
+  test = _split([[1, 0]], _images(1)._replace(label=np.array([0])))
   (row,) = neighbours.find_nearest(train, test)
   captions = [p.caption for p in row.nearest]
   assert captions == ["cat", "dog", "0.98", "dog", "cat"]
@@ -293,24 +284,24 @@ def test_nearest_neighbours_are_in_order_and_wrong_ones_marked():
 
 
 def test_fewer_pictures_than_neighbours_are_enough():
-  train, test = _encoded(np.eye(2)), _encoded(np.eye(2)[:1])
+  train, test = _split(np.eye(2)), _split(np.eye(2)[:1])
   (row,) = neighbours.find_nearest(train, test)
   assert len(row.nearest) == 2
 
 
 def test_queries_are_spread_over_a_sorted_set():
-  test = _encoded(np.eye(60), _images(60))
-  rows = neighbours.find_nearest(_encoded(np.eye(60), _images(60)), test)
+  test = _split(np.eye(60), _images(60))
+  rows = neighbours.find_nearest(_split(np.eye(60), _images(60)), test)
   numbers = [int(row.query.alt.split()[2].strip(",")) for row in rows]
   assert numbers == [2, 7, 12, 17, 22, 27, 32, 37, 42, 47, 52, 57]
 
 
 def test_confusion_counts_each_class_by_what_it_is_called():
-  train = _encoded(
+  train = _split(
       np.eye(3),
       _images(3, classes=("a", "b", "c"))._replace(label=np.array([0, 1, 2])),
   )
-  test = _encoded(
+  test = _split(
       np.eye(3)[[0, 0, 1, 2, 2]],
       _images(5, classes=("a", "b", "c"))._replace(
           label=np.array([0, 1, 1, 0, -1])
@@ -326,9 +317,9 @@ def test_confusion_counts_each_class_by_what_it_is_called():
 def test_many_classes_make_a_list_of_mistakes_not_a_matrix():
   names = tuple(f"class {i}" for i in range(30))
   images = _images(30, classes=names)
-  test = _encoded(np.roll(np.eye(30), 1, axis=0), images)
+  test = _split(np.roll(np.eye(30), 1, axis=0), images)
   found = neighbours.confuse(
-      _encoded(np.eye(30), images), test, k=1, temperature=0.1
+      _split(np.eye(30), images), test, k=1, temperature=0.1
   )
   assert found.matrix is None and len(found.pairs) == 20
   assert found.pairs[1] == ("class 1", "class 0", 1)
@@ -336,7 +327,7 @@ def test_many_classes_make_a_list_of_mistakes_not_a_matrix():
 
 @pytest.mark.parametrize("classes", [(), ("only",)])
 def test_nothing_is_confused_without_classes(classes):
-  encoded = _encoded(np.eye(4), _images(4, classes=classes))
+  encoded = _split(np.eye(4), _images(4, classes=classes))
   assert neighbours.confuse(encoded, encoded, k=1, temperature=0.1) is None
 
 
@@ -373,9 +364,9 @@ def test_the_last_stage_with_a_map_of_use_is_shown():
 
 
 def test_some_of_many_are_spread_evenly():
-  assert evenly(3, 5).tolist() == [0, 1, 2]
-  assert evenly(101, 3).tolist() == [0, 50, 100]
-  assert evenly(1, 5).tolist() == [0]
+  assert data.evenly(3, 5).tolist() == [0, 1, 2]
+  assert data.evenly(101, 3).tolist() == [0, 50, 100]
+  assert data.evenly(1, 5).tolist() == [0]
 
 
 def _colored(path, color):
@@ -400,8 +391,8 @@ def test_a_figure_of_neighbours_shows_them_and_frames_wrong_ones(
 ):
   path = tmp_path / "neighbours.png"
   same = np.array([0])
-  train = _encoded(np.eye(2)[:1], _flat([_BLUE])._replace(label=same))
-  test = _encoded(
+  train = _split(np.eye(2)[:1], _flat([_BLUE])._replace(label=same))
+  test = _split(
       np.eye(2)[:1], _flat([_GREEN])._replace(label=np.array([label]))
   )
   figures.neighbours(train, test, path)
@@ -412,41 +403,41 @@ def test_a_figure_of_neighbours_shows_them_and_frames_wrong_ones(
 def test_a_figure_of_a_map_shows_every_picture(tmp_path):
   path = tmp_path / "map.png"
   colors = [(255, 0, 0), _GREEN, _BLUE, (255, 0, 255), (255, 255, 0)]
-  figures.embedding_map(_encoded(np.eye(5), _flat(colors)), path)
+  figures.embedding_map(_split(np.eye(5), _flat(colors)), path)
   for color in colors:
     assert _colored(path, color) > 0.01, color
 
 
 def test_no_figure_of_a_map_is_drawn_of_nothing(tmp_path):
   with pytest.raises(ValueError, match="3 embeddings are equal"):
-    figures.embedding_map(_encoded(np.ones((3, 2))), tmp_path / "map.png")
+    figures.embedding_map(_split(np.ones((3, 2))), tmp_path / "map.png")
 
 
 def test_a_figure_of_views_has_a_row_for_each_picture(tmp_path):
   views_of = lambda key, batch: [batch["image"].astype(jnp.float32) / 255] * 2
-  material = _material(_views_only(views_of), _flat([_GREEN, _BLUE] * 4))
+  run = _run(_views_only(views_of), _flat([_GREEN, _BLUE] * 4))
   areas = []
   for rows in (2, 4):
-    figures.views(material, tmp_path / "views.png", rows=rows)
+    figures.views(run, tmp_path / "views.png", rows=rows)
     with Image.open(tmp_path / "views.png") as image:
       areas.append(image.height)
     assert _colored(tmp_path / "views.png", _GREEN) > 0.1
   assert areas[1] > 1.5 * areas[0]
-  material = _material(_views_only(lambda key, batch: ()), _flat([_GREEN] * 8))
-  with pytest.raises(ValueError, match="views of m hold no pictures"):
-    figures.views(material, tmp_path / "views.png")
+  run = _run(_views_only(lambda key, batch: ()), _flat([_GREEN] * 8))
+  with pytest.raises(ValueError, match="views of m contain no images"):
+    figures.views(run, tmp_path / "views.png")
 
 
 def test_a_figure_of_reconstructions_needs_a_method_that_makes_them(tmp_path):
-  material = _material(_views_only(None), _flat([_GREEN] * 8))
+  run = _run(_views_only(None), _flat([_GREEN] * 8))
   with pytest.raises(ValueError, match="m reconstructs no images"):
-    figures.reconstructions(material, tmp_path / "made.png")
+    figures.reconstructions(run, tmp_path / "made.png")
   make = lambda params, carried, views: Pictures(views, 0 * views, views)
   method = _views_only(lambda key, batch: batch["image"] / 255)._replace(
       pictures=make
   )
-  material = material._replace(method=method, params=((), ()))
-  figures.reconstructions(material, tmp_path / "made.png")
+  run = _run(method, run.test)
+  figures.reconstructions(run, tmp_path / "made.png")
   green = _colored(tmp_path / "made.png", _GREEN)
   assert green == pytest.approx(2 * _colored(tmp_path / "made.png", 0), rel=0.2)
 
@@ -455,8 +446,8 @@ def test_a_figure_shows_gray_as_it_is(tmp_path):
   images = _images(3, channels=1)
   images = images._replace(image=np.full_like(images.image, 100))
   features = np.eye(3)
-  figures.embedding_map(_encoded(features, images), tmp_path / "map.png")
+  figures.embedding_map(_split(features, images), tmp_path / "map.png")
   assert _colored(tmp_path / "map.png", 100) > 0.05
-  test = _encoded(features, images)
+  test = _split(features, images)
   figures.neighbours(test, test, tmp_path / "neighbours.png")
   assert _colored(tmp_path / "neighbours.png", 100) > 0.3

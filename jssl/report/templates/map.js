@@ -48,7 +48,7 @@
     const row = Math.floor(i / data.columns);
     thumb.style.backgroundPosition = `${-column * side}px ${-row * side}px`;
     const of = data.names[name];
-    label.textContent = `test picture ${index}${of ? `: ${of}` : ""}`;
+    label.textContent = `test image ${index}${of ? `: ${of}` : ""}`;
     const scale = svg.clientWidth / data.side;
     const left = x * scale - tip.offsetWidth / 2;
     const right = map.clientWidth - tip.offsetWidth;

@@ -1,4 +1,4 @@
-"""What came of a run, in one sentence."""
+"""The result of a run in one sentence."""
 
 import math
 from typing import Any
@@ -7,14 +7,14 @@ from jssl.evals import quality
 
 
 def finished(summary: dict[str, Any], *, classes: int) -> str:
-  """Judges a finished run against its baselines.
+  """Compares a finished run with its baselines.
 
   A difference to the untrained net counts if it exceeds two standard errors of
-  the difference of two shares of so many held-out images. Of a few images no
-  score counts.
+  the difference between two accuracies on the held-out images. With a few
+  images no score counts.
 
   Args:
-    summary: What `summary.json` holds, see `jssl.evals.summary.write`.
+    summary: The content of `summary.json`, see `jssl.evals.summary.write`.
     classes: Number of classes; 0 without labels.
 
   Returns:
@@ -32,12 +32,13 @@ def finished(summary: dict[str, Any], *, classes: int) -> str:
     )
   collapsed = quality.collapse_warning({"rank": summary["rank"]}) is not None
   if summary["knn"] is None or classes < 2:
-    one = classes == 1
-    reason = "there is only one class" if one else "there are no labels"
+    reason = (
+        "there is only one class" if classes == 1 else "there are no labels"
+    )
     start = "The features have collapsed" if collapsed else "Trained"
     return (
-        f"{start}; {reason}, so kNN says nothing: what remains is the features'"
-        f" effective rank, {summary['rank']:.1f} against"
+        f"{start}; {reason}, so there is no kNN accuracy. The effective rank of"
+        f" the features is {summary['rank']:.1f}, compared with"
         f" {untrained['rank']:.1f} for the untrained net and"
         f" {pixels['rank']:.1f} for raw pixels."
     )
@@ -47,18 +48,18 @@ def finished(summary: dict[str, Any], *, classes: int) -> str:
       else _effect(summary["knn"], untrained["knn"], images)
   )
   return (
-      f"{effect}: kNN gets {summary['knn']:.3f} of held-out images right,"
-      f" against {untrained['knn']:.3f} for the untrained net,"
-      f" {pixels['knn']:.3f} for raw pixels and {1 / classes:.3f} by chance."
+      f"{effect}: kNN accuracy on held-out images is {summary['knn']:.3f},"
+      f" compared with {untrained['knn']:.3f} for the untrained net,"
+      f" {pixels['knn']:.3f} for raw pixels and {1 / classes:.3f} for chance."
   )
 
 
 def unfinished(step: int, total: int, rows: list[dict[str, Any]]) -> str:
-  """Tells how far a run is that has not been judged yet.
+  """Describes the progress of a run that has no summary yet.
 
   Args:
-    step: Steps taken.
-    total: Steps of the whole training.
+    step: Number of steps taken.
+    total: Number of steps of the whole training.
     rows: Its metrics.
 
   Returns:
@@ -67,18 +68,18 @@ def unfinished(step: int, total: int, rows: list[dict[str, Any]]) -> str:
   start = (
       f"Not finished, at step {step:,} of {total:,}"
       if step < total
-      else f"Trained for {step:,} steps, but not judged yet"
+      else f"Trained for {step:,} steps, but not evaluated yet"
   )
-  signs = next((row for row in reversed(rows) if "rank" in row), None)
-  if signs is None:
-    return f"{start}; there was no evaluation yet."
-  at = f"after epoch {signs['epoch']:.4g}"
-  rank = f"the features' effective rank was {signs['rank']:.1f}"
-  if "knn" not in signs:
+  last = next((row for row in reversed(rows) if "rank" in row), None)
+  if last is None:
+    return f"{start}; there was no quick evaluation yet."
+  at = f"after epoch {last['epoch']:.4g}"
+  rank = f"the effective rank of the features was {last['rank']:.1f}"
+  if "knn" not in last:
     return f"{start}; {at} {rank}."
   return (
-      f"{start}; {at} kNN got {signs['knn']:.3f} of held-out images right, and"
-      f" {rank}."
+      f"{start}; {at} kNN accuracy on held-out images was {last['knn']:.3f},"
+      f" and {rank}."
   )
 
 
@@ -86,4 +87,4 @@ def _effect(knn, untrained, images):
   variance = sum(p * (1 - p) for p in (knn, untrained)) / (images or math.inf)
   if abs(knn - untrained) <= 2 * math.sqrt(variance):
     return "Training made no clear difference"
-  return "Training helped" if knn > untrained else "Training made it worse"
+  return "Training helped" if knn > untrained else "Training hurt"

@@ -1,0 +1,206 @@
+"""What a report is made of: a run's files, its encoder, its images."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shlex
+from typing import Any
+
+import numpy as np
+
+from jssl import data
+from jssl import metrics
+from jssl import run as runs
+from jssl.checkpoint import Checkpoints
+from jssl.config import ConfigDict
+from jssl.config import load as read_config
+from jssl.encoder import Encoder
+from jssl.encoder import load as load_checkpoint
+from jssl.evals.features import compute
+from jssl.evals.features import Features
+
+# Enough to find neighbours among and to draw a map of, few enough to encode
+# again, and to keep the page small.
+_TRAIN_ROWS = 5000
+_TEST_ROWS = 1500
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run, as far as a report needs it.
+
+  Attributes:
+    workdir: Its folder.
+    config: Its config, with "resolved" facts about the data.
+    step: Number of steps of its newest checkpoint.
+    rows: Its metrics.
+    summary: The content of `summary.json`; None if there is none of this step.
+    encoder: The encoder of this checkpoint; None if it was not loaded.
+    train: Training images: all, or evenly spaced ones of a large set; None if
+      they were not loaded.
+    test: Held-out images, in the same way.
+    features: Features of these images; None to compute them for the report.
+    missing: Why the images could not be loaded; None if nothing went wrong.
+  """
+
+  workdir: str
+  config: ConfigDict
+  step: int
+  rows: list[dict[str, Any]]
+  summary: dict[str, Any] | None
+  encoder: Encoder | None = None
+  train: data.Images | None = None
+  test: data.Images | None = None
+  features: Features | None = None
+  missing: str | None = None
+
+  @property
+  def total_steps(self) -> int:
+    """Number of steps of the whole training."""
+    size, batch_size = self.config.resolved.train_images, self.config.batch_size
+    return round(self.config.epochs * data.steps_per_epoch(size, batch_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """Images of one split that a report shows, and their features.
+
+  Attributes:
+    images: At most a few thousand, evenly spaced in the split.
+    index: Their numbers in the split, int `[N]`.
+    features: Their pooled features, float32 `[N, D]`.
+    total: Number of images in the split.
+  """
+
+  images: data.Images
+  index: np.ndarray
+  features: np.ndarray
+  total: int
+
+
+def read(workdir: str | os.PathLike) -> Run:
+  """Reads the files of a run, without its encoder and images.
+
+  Args:
+    workdir: Its folder.
+
+  Raises:
+    FileNotFoundError: If the folder has no run, or no checkpoint yet.
+  """
+  config = read_config(os.fspath(workdir))
+  checkpoints = Checkpoints(os.fspath(workdir), read_only=True)
+  step = checkpoints.latest
+  checkpoints.close()
+  if step is None:
+    raise FileNotFoundError(
+        f"{workdir} has no checkpoint, so there is nothing to report yet;"
+        " train first, with python -m jssl.train --config=METHOD:DATASET"
+        f" --workdir={shlex.quote(os.fspath(workdir))}."
+    )
+  return _read(workdir, config, step)
+
+
+def load(workdir: str | os.PathLike) -> Run:
+  """Loads a run: its newest checkpoint and, if they still exist, its images.
+
+  Args:
+    workdir: Its folder.
+
+  Raises:
+    FileNotFoundError: If the folder has no run, or no checkpoint yet.
+  """
+  run = read(workdir)
+  run = dataclasses.replace(run, encoder=load_checkpoint(run.workdir))
+  try:
+    train, test = (
+        runs.some_images(run.config, runs.open_source(run.config, split))
+        for split in ("train", "test")
+    )
+  except (OSError, ValueError) as error:
+    return dataclasses.replace(run, missing=str(error))
+  return dataclasses.replace(run, train=train, test=test)
+
+
+def gather(
+    encoder: Encoder,
+    workdir: str | os.PathLike,
+    train: data.Images,
+    test: data.Images,
+    features: Features | None = None,
+) -> Run:
+  """Gathers the same of a run that is in memory.
+
+  Args:
+    encoder: The encoder, trained or not.
+    workdir: The run's folder.
+    train: Training images.
+    test: Held-out images.
+    features: Features of these images by this encoder; None to compute them
+      for the report.
+  """
+  run = _read(workdir, encoder.config, encoder.step)
+  return dataclasses.replace(
+      run, encoder=encoder, train=train, test=test, features=features
+  )
+
+
+def loaded(run: Run) -> tuple[Encoder, data.Images, data.Images]:
+  """Returns the encoder, the training images and the held-out images.
+
+  Args:
+    run: The run.
+
+  Raises:
+    ValueError: If they were not loaded.
+  """
+  if run.encoder is None or run.train is None or run.test is None:
+    raise ValueError(
+        f"The images of {run.workdir} are needed, but were not loaded:"
+        f" {run.missing or 'load the run with jssl.report.load'}."
+    )
+  return run.encoder, run.train, run.test
+
+
+def splits(run: Run) -> tuple[Split, Split]:
+  """Selects images of both splits, with their features.
+
+  At most 5,000 training and 1,500 held-out images. They are encoded here
+  unless the run has their features.
+
+  Args:
+    run: A run with images.
+
+  Returns:
+    The training and the held-out images.
+
+  Raises:
+    ValueError: If the images were not loaded.
+  """
+  encoder, train, test = loaded(run)
+  known = run.features or Features(None, {})
+  return (
+      _split(encoder, train, known.train or {}, _TRAIN_ROWS),
+      _split(encoder, test, known.test, _TEST_ROWS),
+  )
+
+
+def _split(encoder, images, features, count):
+  total = len(images.image)
+  index = data.evenly(total, count)
+  images = images.take(index)
+  if "pooled" in features:
+    return Split(images, index, features["pooled"][index], total)
+  # After training, `encode` is compiled for batches of this size.
+  size = encoder.config.batch_size
+  found = compute(encoder.encode, encoder.params, None, images, batch_size=size)
+  return Split(images, index, found.test["pooled"], total)
+
+
+def _read(workdir, config, step):
+  path = pathlib.Path(workdir) / "summary.json"
+  summary = json.loads(path.read_text()) if path.exists() else None
+  if summary and summary["steps"] != step:
+    summary = None  # Of an earlier end of a run that was resumed.
+  rows = [row for row in metrics.read(workdir) if row["step"] <= step]
+  return Run(os.fspath(workdir), config, step, rows, summary)
