@@ -22,6 +22,7 @@ from jssl import make_step
 from jssl import optim
 from jssl.methods import METHODS
 from jssl.methods.branch import Embedding
+from jssl.report import conclusions
 from jssl.step import init_state
 import tiny
 
@@ -218,6 +219,17 @@ def _entries(tree, prefix=""):
     yield f"{prefix}{name}"
     if isinstance(value, dict):
       yield from _entries(value, f"{prefix}{name}.")
+
+
+def test_the_report_says_what_is_quoted():
+  rows = re.findall(r"^\| [a-z ]+ \| (0\.\d+) .* (\d+\.\d) \|$", _README, re.M)
+  encoder, untrained, raw_pixels = (
+      {"knn": float(knn), "rank": float(rank)} for knn, rank in rows
+  )
+  baselines = {"untrained": untrained, "raw_pixels": raw_pixels}
+  summary = {**encoder, "baselines": baselines, "images": {"test": 360}}
+  sentence = conclusions.finished(summary, classes=10)
+  assert f'"{sentence}"' in " ".join(_PAGES["docs/training.md"].split())
 
 
 def test_extras_that_pages_install_exist():
