@@ -13,16 +13,16 @@ _TEXT = """\
 jssl trains image encoders without labels.
 
   python -m jssl.train --config=moco_v2:digits --workdir=runs/first
-      trains one and evaluates it; the same command resumes
+      trains and evaluates an encoder; the same command resumes
   python -m jssl.evaluate --workdir=runs/first
       evaluates it further: kNN, linear probes, few labels, fine-tuning
   python -m jssl.embed --workdir=runs/first --dataset=folder:PHOTOS \\
       --output=photos.npz
-      writes features of pictures; finds neighbours and duplicates
+      computes features of pictures; finds neighbours and duplicates
   python -m jssl.report --workdir=runs/first
-      makes report.html again, or compares several runs
+      writes report.html again, or compares several runs
   python -m jssl.export --workdir=runs/first --output=encoder.safetensors
-      writes the encoder for other programs
+      exports the encoder for other programs
   python -m jssl.bench step
       measures speed and memory, or compares methods
 
@@ -46,13 +46,13 @@ def main() -> None:
     print(f"jssl {__version__}")
   elif name in _COMMANDS:
     sys.argv = [f"jssl {name}", *rest]
-    # As `python -m` does it, also for processes that decode pictures.
+    # As `python -m` runs it, also for worker processes that decode pictures.
     runpy.run_module(f"jssl.{name}", run_name="__main__", alter_sys=True)
   else:
     near = difflib.get_close_matches(name, _COMMANDS, n=1) or _COMMANDS
     sys.exit(
         f"jssl: there is no command {name!r}. Did you mean {' or '.join(near)}?"
-        " python -m jssl lists what each does."
+        " python -m jssl describes all commands."
     )
 
 

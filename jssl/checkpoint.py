@@ -1,9 +1,9 @@
 """Checkpoints of a run, with Orbax, in `WORKDIR/checkpoints`.
 
-Orbax writes a checkpoint beside the others under a temporary name and renames
-it when it is whole, so a run may be killed at any moment: what is there under
-its final name was complete. What a disk does to it later is told by a checksum
-of each array.
+Orbax writes a checkpoint next to the others under a temporary name and renames
+it when it is complete, so a run may be killed at any moment: a checkpoint under
+its final name was complete. Later damage is detected by a checksum of each
+array.
 """
 
 from collections.abc import Iterator
@@ -26,22 +26,22 @@ from jssl import parallel
 PyTree = Any
 
 _FOLDER = "checkpoints"
-_ASIDE = "unreadable"  # Where such checkpoints go, in the same folder.
-_FORMAT = 1  # Of what a checkpoint holds.
-_OPTIMIZER = ".opt_state"  # Its arrays, which only training needs.
-_NAMED = 3  # Differences that a message tells.
-_LONGEST = 160  # Letters of a reason.
+_ASIDE = "unreadable"  # The subfolder that unreadable checkpoints move to.
+_FORMAT = 1  # Version of the format.
+_OPTIMIZER = ".opt_state"  # Arrays that only training needs.
+_NAMED = 3  # Differences that a message lists.
+_LONGEST = 160  # Characters of a reason.
 
 
 class NotSaved(OSError):
-  """A checkpoint could not be written; those from before are intact."""
+  """A checkpoint could not be written; earlier ones are intact."""
 
 
 class Checkpoints:
   """The checkpoints of one run, written in the background.
 
   Attributes:
-    unreadable: A sentence for each checkpoint that `restore` passed over.
+    unreadable: A sentence for each checkpoint that `restore` could not read.
   """
 
   def __init__(self, workdir: str, *, keep: int = 2, read_only: bool = False):
@@ -50,8 +50,8 @@ class Checkpoints:
     Args:
       workdir: The run's folder.
       keep: Number of newest checkpoints that are kept.
-      read_only: Whether the folder is only looked at: another process may be
-        writing to it.
+      read_only: Whether the folder is only read: another process may be writing
+        to it.
     """
     import orbax.checkpoint as ocp  # Slow to import, and not always needed.
 
@@ -76,7 +76,7 @@ class Checkpoints:
     """Copies the state to the host, then writes it in the background.
 
     Raises:
-      NotSaved: If writing failed, often the writing of the one before.
+      NotSaved: If writing failed, often that of the previous checkpoint.
     """
     state = jax.device_get(_without_keys(state))
     args = self._args.Composite(
@@ -87,7 +87,7 @@ class Checkpoints:
       self._manager.save(step, args=args)
 
   def wait(self) -> None:
-    """Returns when what was being written is complete.
+    """Waits until all checkpoints are written.
 
     Raises:
       NotSaved: If writing failed.
@@ -96,14 +96,14 @@ class Checkpoints:
       self._manager.wait_until_finished()
 
   def restore(self, like: PyTree, *, partial: bool = False) -> PyTree:
-    """Reads the newest checkpoint that is as it was written.
+    """Restores the newest checkpoint that is not damaged.
 
-    Newer ones are told in `unreadable`, and moved to `checkpoints/unreadable`
-    unless the folder is only looked at.
+    Newer, damaged ones are listed in `unreadable`, and moved to
+    `checkpoints/unreadable` unless the folder is only read.
 
     Args:
       like: A state (or its `jax.eval_shape`) of the same structure and shapes.
-      partial: Whether `like` may lack entries of what was saved; these are not
+      partial: Whether `like` may lack entries of the saved state; these are not
         read.
 
     Returns:
@@ -113,25 +113,8 @@ class Checkpoints:
       FileNotFoundError: If there is none.
       ValueError: If all of them are damaged, or of another model or version.
     """
-    steps = sorted(self._manager.all_steps(), reverse=True)
-    if not steps:
-      raise FileNotFoundError(
-          f"No checkpoint in {self._manager.directory}; train first, with"
-          " python -m jssl.train."
-      )
     raw = jax.eval_shape(_without_keys, like)
-    damaged = {}
-    for step in steps:
-      state, reason = self._read(step, raw, partial)
-      if parallel.agree(reason is None):
-        break
-      damaged[step] = reason or "another process could not read it"
-    else:
-      raise ValueError(
-          f"No checkpoint in {self._manager.directory} can be read:"
-          f" {_listed(damaged)}. Put back a copy of one, or give another"
-          " --workdir."
-      )
+    step, state, damaged = self._newest(raw, partial)
     self.unreadable = [
         f"the checkpoint of step {bad} cannot be read ({damaged[bad]}); using"
         f" that of step {step}"
@@ -141,6 +124,30 @@ class Checkpoints:
       self._set_aside(damaged)
     return parallel.replicate(_with_keys(state, like))
 
+  def _newest(self, like, partial):
+    """Reads the newest checkpoint that every process can read.
+
+    Returns:
+      Its step, its state, and the reason why each newer one cannot be read.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    if not steps:
+      raise FileNotFoundError(
+          f"No checkpoint in {self._manager.directory}; train first, with"
+          " python -m jssl.train."
+      )
+    damaged = {}
+    for step in steps:
+      state, reason = self._read(step, like, partial)
+      if parallel.agree(reason is None):
+        return step, state, damaged
+      damaged[step] = reason or "another process could not read it"
+    listed = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
+    raise ValueError(
+        f"No checkpoint in {self._manager.directory} can be read: {listed}."
+        " Restore a copy of one, or give another --workdir."
+    )
+
   def _read(self, step, like, partial):
     """Returns the state, or None and why it cannot be read."""
     try:
@@ -148,7 +155,7 @@ class Checkpoints:
       if about["checksum"] != _checksum_of(about["arrays"]):
         raise ValueError("its description is damaged")
     except (MemoryError, PermissionError):
-      raise  # A copy from before would fare no better.
+      raise  # An earlier checkpoint would fail, too.
     except Exception as error:  # Damaged files raise nearly any type.
       return None, _reason(error)
     path = self._manager.directory / str(step)
@@ -207,9 +214,9 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _quiet_if_it_fails() -> Iterator[None]:
-  """Keeps what TensorStore reads after a first error from the screen.
+  """Hides errors of the arrays that TensorStore reads after a first error.
 
-  It tells of each array to an event loop that is closed by then.
+  It reports each of them to an event loop that is closed by then.
   """
   before = sys.unraisablehook
 
@@ -227,7 +234,7 @@ def _is_key(x):
 
 
 def _without_keys(state):
-  """PRNG keys as numbers."""
+  """Replaces PRNG keys by their numbers."""
   return jax.tree.map(
       lambda x: jax.random.key_data(x) if _is_key(x) else x, state
   )
@@ -240,7 +247,7 @@ def _with_keys(state, like):
 
 
 def _described(state):
-  """What tells these arrays from others: form, and a checksum of each."""
+  """Describes the arrays: the form and a checksum of each."""
   arrays = {
       name: f"{_form(x)} {zlib.crc32(x.tobytes()):08x}"
       for name, x in _named(state).items()
@@ -266,7 +273,7 @@ def _checksum_of(arrays):
 
 
 def _check_kind(about, like, path, *, partial):
-  """Refuses a checkpoint of other arrays than those wanted."""
+  """Refuses a checkpoint of other arrays than expected."""
   if about["format"] != _FORMAT:
     raise ValueError(
         f"{path} is of format {about['format']}, this jssl reads {_FORMAT}: use"
@@ -295,7 +302,3 @@ def _check_kind(about, like, path, *, partial):
 def _reason(error):
   line = (str(error) or type(error).__name__).splitlines()[0]
   return textwrap.shorten(line, _LONGEST, placeholder=" ...")
-
-
-def _listed(damaged):
-  return "; ".join(f"step {step}: {why}" for step, why in damaged.items())

@@ -1,4 +1,4 @@
-"""What the command lines share: flags, and errors in plain words."""
+"""Shared by the command lines: flags, and errors in plain words."""
 
 from collections.abc import Iterator
 import contextlib
@@ -57,28 +57,28 @@ _PROCESS = flags.DEFINE_integer(
 _HEARTBEAT = flags.DEFINE_integer(
     "heartbeat_seconds",
     60,
-    "All end if one of them was not heard of for so long.",
+    "If a process sends no heartbeat for this time, all of them end.",
     lower_bound=1,
 )
-# What Slurm and Open MPI call the number of processes.
+# Variables of Slurm and Open MPI with the number of processes.
 _SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 _INTERRUPTED = 128 + signal.SIGINT  # The exit code, as shells have it.
-# The first process judges the encoder in the end; the others wait for it.
+# The first process evaluates the encoder in the end; the others wait for it.
 _SHUTDOWN_SECONDS = 24 * 60 * 60
 
 
 def parse(
     argv: list[str], *, words: int = 0, example: str = _EXAMPLE
 ) -> list[str]:
-  """Parses flags; what is wrong with them is told in plain words.
+  """Parses flags, with errors in plain words.
 
-  Messages of other libraries below warnings are kept off the screen. Ends the
-  program after --help and --version.
+  Messages of other libraries below warnings are not shown. Ends the program
+  after --help and --version.
 
   Args:
     argv: The command line.
     words: Number of arguments allowed in addition to the flags.
-    example: What the command looks like, for the message.
+    example: An example of the command, for the message.
 
   Returns:
     The program's name and those arguments.
@@ -117,7 +117,7 @@ def required(flag: flags.FlagHolder, *, example: str = _EXAMPLE) -> Any:
 
   Args:
     flag: The flag.
-    example: What the command looks like, for the message.
+    example: An example of the command, for the message.
   """
   if flag.value is None:
     _exit(f"--{flag.name} is missing; {_looks_like(example)}")
@@ -136,7 +136,7 @@ def _finish(text):
 
 
 def _help():
-  """What a command does, and its flags."""
+  """Describes a command and its flags."""
   everywhere = flags.FLAGS.get_flags_for_module(__name__)
   # Those of the command, whatever its module is called when it is run.
   main = vars(sys.modules["__main__"]).values()
@@ -150,7 +150,7 @@ def _help():
 
 
 def _described(flag):
-  """A flag, what it is for, and its default."""
+  """Describes a flag and its default."""
   text = flag.help
   if flag.default not in (None, False, [], ""):
     text += f" (By default {flag.default_as_str.strip(chr(39))}.)"
@@ -177,12 +177,12 @@ def _looks_like(example):
 
 
 def use_compilation_cache() -> None:
-  """Keeps compiled programs from run to run, unless JAX is told where.
+  """Caches compiled programs on disk, unless JAX has a cache already.
 
-  For each kind of CPU apart: a home that machines share may hold programs with
-  instructions that others lack.
+  Each kind of CPU has its own: machines that share a home may lack instructions
+  that the others have.
   """
-  # Made when JAX is imported, which its stubs do not know.
+  # Defined when JAX is imported, which its stubs do not know.
   if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
     return
   folder = pathlib.Path.home() / ".cache" / "jssl" / "compiled"
@@ -194,7 +194,7 @@ def use_compilation_cache() -> None:
 
 
 def _cpu():
-  """What tells a kind of CPU from others."""
+  """Describes the kind of CPU."""
   try:
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     names = ("flags", "Features")  # Of x86 and of ARM.
@@ -204,9 +204,9 @@ def _cpu():
 
 
 def join_processes() -> None:
-  """Joins the other processes of a training on several hosts, if there are.
+  """Joins the other processes of a training on several hosts, if any.
 
-  Flags or the environment tell, or JAX finds out: see
+  They are given by flags or the environment, or found by JAX: see
   `jax.distributed.initialize`.
 
   Raises:
@@ -218,7 +218,7 @@ def join_processes() -> None:
       "process_id": _given(_PROCESS, "JAX_PROCESS_ID"),
   }
   given = {k: v for k, v in settings.items() if v is not None}
-  # With one process of Slurm or Open MPI, JAX would take but one of the GPUs.
+  # With one process of Slurm or Open MPI, JAX would take only one of the GPUs.
   launched_alone = any(os.environ.get(name) == "1" for name in _SIZES)
   if given == {"num_processes": 1} or (launched_alone and not given):
     return
@@ -234,7 +234,7 @@ def join_processes() -> None:
           "Several processes need --coordinator_address=HOST:PORT,"
           f" --num_processes=N and --process_id=I from 0 to N - 1: {error}"
       ) from error
-    return  # Nothing tells of others.
+    return  # There are no others.
   except RuntimeError as error:
     raise ValueError(
         "The other processes could not be reached, with --coordinator_address="
@@ -246,7 +246,7 @@ def join_processes() -> None:
 
 
 def _given(flag, variable):
-  """A flag's value, or that of the environment."""
+  """Returns a flag's value, or that of the environment."""
   if flag.value is not None or variable not in os.environ:
     return flag.value
   return flags.FLAGS[flag.name].parser.parse(os.environ[variable])
@@ -254,17 +254,17 @@ def _given(flag, variable):
 
 @contextlib.contextmanager
 def plain_errors(*, interrupted: str = "interrupted") -> Iterator[None]:
-  """Ends the program with the message of an error that a user can mend.
+  """Ends the program with the message of an error that a user can fix.
 
   Args:
-    interrupted: What Ctrl-C ends it with.
+    interrupted: The message after Ctrl-C.
   """
   try:
-    with preemption.quits_at_the_second(_interject, _quit):
+    with preemption.quit_on_second_interrupt(_interject, _quit):
       yield
   except preemption.Stopped as error:
-    # In good order, with all the other processes of a training.
-    _tell(error)
+    # In order, with all the other processes of a training.
+    _print(error)
     sys.exit(_INTERRUPTED)
   except KeyboardInterrupt:
     _exit(interrupted, code=_INTERRUPTED)
@@ -282,33 +282,33 @@ def plain_errors(*, interrupted: str = "interrupted") -> Iterator[None]:
       )
     if not _among_others():
       raise
-    _tell(
+    _print(
         f"process {jax.process_index()} lost another ({_first_line(error)})."
-        f" Within {_HEARTBEAT.value} seconds JAX tells which. The same command"
-        " on all of them goes on from the last checkpoint."
+        f" Within {_HEARTBEAT.value} seconds JAX reports which. The same"
+        " command on all of them resumes from the last checkpoint."
     )
     time.sleep(2 * _HEARTBEAT.value)  # JAX ends this process meanwhile.
-    _exit("the others are still there; see their messages.")
+    _exit("the others are still running; see their messages.")
 
 
-def _tell(message):
+def _print(message):
   print(f"jssl: {message}", file=sys.stderr, flush=True)
 
 
 def _quit():
   """Ends the program from any thread, whatever the others hold."""
-  _interject("quit at once; what was saved before is intact")
+  _interject("quit at once; the checkpoints are intact")
   os._exit(_INTERRUPTED)
 
 
 def _interject(message):
-  """Writes a line past a bar that moves, from any thread."""
+  """Writes a line below a moving bar, from any thread."""
   start = "\n" if sys.stderr.isatty() else ""
   os.write(sys.stderr.fileno(), f"{start}jssl: {message}\n".encode())
 
 
 def _exit(message, *, code=1):
-  _tell(message)
+  _print(message)
   if _among_others():
     # At once: an orderly end would wait for the others, which wait for this.
     sys.stdout.flush()
@@ -325,7 +325,7 @@ def _first_line(error):
 
 
 def _with_config_files(argv):
-  """Puts files in the place of names, as in `--config=moco_v2:digits`."""
+  """Replaces names by files, as in `--config=moco_v2:digits`."""
   argv = list(argv)
   for i, argument in enumerate(argv):
     flag, equals, value = argument.partition("=")
@@ -339,7 +339,7 @@ def _with_config_files(argv):
 
 
 def _config_file(value):
-  """The same with the file that it names, for it may come with jssl."""
+  """Returns the value with the file that it names, maybe one of jssl's own."""
   name, colon, dataset = value.partition(":")
   path = pathlib.Path(name if name.endswith(".py") else f"{name}.py")
   known = {}
@@ -348,7 +348,7 @@ def _config_file(value):
   if not path.is_file():
     path = known.get(path.stem, path)
   if not path.is_file():
-    # Of those that come with jssl, the names are enough.
+    # The names are enough for files that come with jssl.
     names = sorted(known) or [str(x) for x in sorted(path.parent.glob("*.py"))]
     near = difflib.get_close_matches(path.stem if known else str(path), names)
     hint = f" Did you mean {' or '.join(near or names)}?" if names else ""

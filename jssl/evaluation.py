@@ -15,7 +15,7 @@ from jssl import build
 from jssl import config as configs
 from jssl import data
 from jssl import encoder as encoders
-from jssl import run as runs
+from jssl import experiment
 from jssl.config import lookup
 from jssl.config import set_name
 from jssl.encoder import Encoder
@@ -114,9 +114,9 @@ def evaluate(
     )
     with progress.stage(f"loading {name}"):
       sources = _open(config, dataset is not None)
-      train, test = (runs.some_images(config, x) for x in sources)
+      train, test = (experiment.load_images(config, x) for x in sources)
     for note in dict.fromkeys(train.notes + test.notes):
-      progress.say(f"WARNING: {note}")
+      progress.log(f"WARNING: {note}")
     _check_channels(trained, train, name)
     protocols, notes = _applicable(protocols, train, test, name)
     notes |= _left_out(train, test)
@@ -168,7 +168,7 @@ def _config_for(config, dataset, data_dir):
 
 def _open(config, transfer):
   """Opens both splits; drops the canvas where another set needs none."""
-  train, test = (runs.open_source(config, x) for x in ("train", "test"))
+  train, test = (experiment.open_split(config, x) for x in ("train", "test"))
   if transfer and train.size and test.size:
     config.data.canvas = 0  # All are of one size, which is kept.
   return train, test

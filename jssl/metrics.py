@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: `metrics.jsonl` and TensorBoard events."""
+"""A run's log of metrics: `metrics.jsonl` and TensorBoard events."""
 
 import json
 import pathlib
@@ -10,9 +10,9 @@ from jssl import files
 class MetricsLog:
   """Rows of metrics, in a file of JSON lines and as TensorBoard events.
 
-  A row is handed to the system when `write` returns, so it outlives a killed
-  process. A resumed run drops the rows after
-  its checkpoint, which it is about to write again.
+  A row is handed to the system when `write` returns, so it survives a killed
+  process. A resumed run drops the rows after its checkpoint, which it is about
+  to write again.
 
   Attributes:
     rows: All rows so far, dicts with "step".
@@ -60,7 +60,7 @@ class MetricsLog:
 def read(workdir: str) -> list[dict[str, Any]]:
   """Returns the rows of `WORKDIR/metrics.jsonl`, [] if there is none.
 
-  A last line that a kill cut short is left out.
+  An incomplete last line, as a kill may leave it, is ignored.
   """
   path = pathlib.Path(workdir) / "metrics.jsonl"
   if not path.exists():

@@ -1,8 +1,8 @@
 """Named-axis helpers that accept no axis, and the mapping over devices.
 
 A step is written for one device against an optional named axis. With
-`axis_name=None` every helper here is what the same operation means on a single
-device, so one piece of code serves both.
+`axis_name=None` every helper here does what the operation means on a single
+device, so the same code serves both.
 """
 
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def all_gather(x: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def axis_index(axis_name: str | None) -> jax.Array | int:
-  """Position of this device on the axis; 0 without an axis.
+  """Returns the position of this device on the axis; 0 without an axis.
 
   Args:
     axis_name: Axis that the batch is split over, or None.
@@ -90,7 +90,7 @@ def axis_index(axis_name: str | None) -> jax.Array | int:
 
 
 def axis_size(axis_name: str | None) -> int:
-  """Number of devices on the axis; 1 without an axis.
+  """Returns the number of devices on the axis; 1 without an axis.
 
   Args:
     axis_name: Axis that the batch is split over, or None.
@@ -147,7 +147,7 @@ def replicate(tree: PyTree) -> PyTree:
     tree: Arrays of any shapes.
 
   Returns:
-    The tree, its shapes as they were.
+    The tree, with the same shapes.
 
   Example:
     >>> import jax
@@ -193,7 +193,7 @@ def map_devices(
 
   Args:
     function: `(state, *inputs) -> outputs`. Its outputs must be equal on every
-      device: only the first device's are seen.
+      device: only the first device's are returned.
     in_axes: For the state and each input, None if it is the same on every
       device, else 0: its leading dimension is the local device.
 
@@ -223,10 +223,10 @@ def map_devices(
 
 
 def agree(value: bool) -> bool:
-  """Whether something holds in every process; all of them must ask.
+  """Whether something is true in every process; all of them must call this.
 
   Args:
-    value: Whether it holds in this one.
+    value: Whether it is true in this one.
 
   Returns:
     The same answer in every process.

@@ -1,6 +1,6 @@
-"""Requests to stop: SIGTERM, which comes before a machine is taken, and Ctrl-C.
+"""Requests to stop: SIGTERM, sent before a machine is preempted, and Ctrl-C.
 
-The first one lets training save and stop. A second Ctrl-C is not waited with.
+The first one lets training save and stop. A second Ctrl-C stops at once.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,23 +17,23 @@ from jax.experimental import multihost_utils
 
 T = TypeVar("T")
 
-# A program that ends so soon says nothing before.
+# A program that ends within this time announces nothing before.
 _SECONDS_TO_STOP = 0.5
 
 
 class Stopped(KeyboardInterrupt):
-  """Ctrl-C stopped training in good order; the message says what is saved."""
+  """Ctrl-C stopped training in order; the message says what was saved."""
 
 
 class Left(BaseException):
-  """A block was left because of the request."""
+  """A block was left because a stop was requested."""
 
 
-class Notice:
-  """Whether a request to stop came.
+class StopRequest:
+  """Whether a stop was requested.
 
-  Where several processes train together, one of them is enough, and all learn
-  of it after the same call.
+  If several processes train together, a request to one of them is enough, and
+  all learn of it after the same call.
 
   Attributes:
     outcome: What a stop at this moment leaves, for the message.
@@ -51,7 +51,7 @@ class Notice:
     Args:
       on_interrupt: The handler of the second Ctrl-C.
     """
-    self._came = self._leaving = self._interrupted = False
+    self._requested = self._interruptible = self._interrupted = False
     self._calls = 0
     self._on_interrupt = on_interrupt
 
@@ -65,93 +65,93 @@ class Notice:
     """Whether the request was Ctrl-C, in this process, and not SIGTERM."""
     return self._interrupted
 
-  def came(self) -> bool:
+  def requested(self) -> bool:
     """Whether to save and stop now; to be asked after every call of steps."""
     if jax.process_count() == 1:
-      return self._came
+      return self._requested
     self._calls += 1
     return multihost_utils.reached_preemption_sync_point(self._calls)
 
   @contextlib.contextmanager
-  def leaving(self) -> Iterator[None]:
-    """A block that the request ends at once (in a single process).
+  def interruptible(self) -> Iterator[None]:
+    """A block that a request ends at once (in a single process).
 
     Raises:
-      Left: If the request came before the block's end.
+      Left: If a stop was requested before the end of the block.
     """
     # In this order, no request falls between the question and the block.
-    self._leaving = True
+    self._interruptible = True
     try:
-      if self._came:
+      if self._requested:
         raise Left
       yield
     finally:
-      self._leaving = False
+      self._interruptible = False
 
   def unless(self, function: Callable[[], T]) -> T | None:
-    """Calls a function, which the request ends at once.
+    """Calls a function, which a request ends at once.
 
     Args:
-      function: What may be left in the middle, see `leaving`.
+      function: It may be left in the middle, see `interruptible`.
 
     Returns:
-      Its result; None if the request came before its end.
+      Its result; None if a stop was requested before its end.
     """
     try:
-      with self.leaving():
+      with self.interruptible():
         return function()
     except Left:
       return None
 
   def handle(self, number: int, frame: types.FrameType | None) -> None:
-    """Takes the signal."""
+    """Handles a signal."""
     if number == signal.SIGINT:
-      if self._interrupted or self._came:
+      if self._interrupted or self._requested:
         self._on_interrupt(number, frame)
       self._interrupted = True
       if jax.process_count() > 1:
-        # JAX tells the others of this signal.
+        # JAX passes this signal on to the others.
         os.kill(os.getpid(), signal.SIGTERM)
         return
-    self._came = True
-    if self._leaving:
-      self._leaving = False
+    self._requested = True
+    if self._interruptible:
+      self._interruptible = False
       raise Left
 
 
 @contextlib.contextmanager
-def notice() -> Iterator[Notice]:
-  """Yields the notice, which SIGTERM or Ctrl-C bring.
+def stop_request() -> Iterator[StopRequest]:
+  """Handles SIGTERM and Ctrl-C in a block, and yields the request.
 
-  A second Ctrl-C does what the first would do without the notice: it raises
+  A second Ctrl-C does what the first would do outside the block: it raises
   `KeyboardInterrupt`.
   """
   # Python allows handlers in the main thread only.
   if threading.current_thread() is not threading.main_thread():
-    yield Notice()
+    yield StopRequest()
     return
   numbers = []
   interrupt = signal.getsignal(signal.SIGINT)
   if callable(interrupt):  # Background jobs of a shell ignore it.
-    given = Notice(on_interrupt=interrupt)
+    request = StopRequest(on_interrupt=interrupt)
     numbers.append(signal.SIGINT)
   else:
-    given = Notice()
-  # JAX takes SIGTERM if several processes train together.
+    request = StopRequest()
+  # JAX handles SIGTERM if several processes train together.
   if jax.process_count() == 1:
     numbers.append(signal.SIGTERM)
-  previous = {x: signal.signal(x, given.handle) for x in numbers}
+  previous = {x: signal.signal(x, request.handle) for x in numbers}
   try:
-    yield given
+    yield request
   finally:
     for number, handler in previous.items():
-      # None is a handler that Python did not set: JAX's, which only takes note.
+      # None is a handler that Python did not set: JAX's, which only records it.
       signal.signal(number, handler or signal.SIG_DFL)
 
 
 @contextlib.contextmanager
-def quits_at_the_second(
-    say: Callable[[str], None], end: Callable[[], NoReturn]
+def quit_on_second_interrupt(
+    write: Callable[[str], None], end: Callable[[], NoReturn]
 ) -> Iterator[None]:
   """Ends the program at the second Ctrl-C, whatever it is doing.
 
@@ -159,7 +159,7 @@ def quits_at_the_second(
   may take minutes.
 
   Args:
-    say: Called with a line for the user if the first one takes a while.
+    write: Called with a line for the user if the first one takes a while.
     end: Ends the program, from another thread.
 
   Yields:
@@ -183,7 +183,7 @@ def quits_at_the_second(
   def listen():
     if interrupted():
       if not select.select([heard], [], [], _SECONDS_TO_STOP)[0]:
-        say("stopping; press Ctrl-C once more to quit at once")
+        write("stopping; press Ctrl-C once more to quit at once")
       if interrupted():
         end()
     os.close(heard)

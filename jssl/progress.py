@@ -1,4 +1,4 @@
-"""What a run shows on the screen."""
+"""A progress bar on the screen, with lines above it."""
 
 from collections.abc import Iterator
 import contextlib
@@ -19,13 +19,13 @@ _SECONDS_BETWEEN_REFRESHES = 1.0
 
 @contextlib.contextmanager
 def stage(text: str) -> Iterator[None]:
-  """Shows what is going on in a block that takes a while.
+  """Shows what a block does that takes a while.
 
   On a terminal that is a line with a clock, which disappears at the end of the
   block; in a log file, one line. Only the first of several processes writes.
 
   Args:
-    text: What is going on, such as "evaluating (1 of 3: trained)".
+    text: What it does, such as "evaluating (1 of 3: trained)".
 
   Yields:
     Nothing.
@@ -48,7 +48,7 @@ def _in_notebook() -> bool:
   """Whether this process is the kernel of a notebook."""
   ipython = sys.modules.get("IPython")  # A kernel has imported it.
   shell = ipython.get_ipython() if ipython else None
-  # The package `ipykernel` alone says nothing: other tools import it, too.
+  # The package `ipykernel` alone is no sign: other tools import it, too.
   return getattr(shell, "kernel", None) is not None
 
 
@@ -69,13 +69,13 @@ class Progress:
     self._unit = unit
     self._quiet = jax.process_index() > 0
     self._terminal = sys.stderr.isatty() or _in_notebook()
-    self._said = self._start = time.monotonic()
+    self._logged = self._start = time.monotonic()
     self._first = step
     self._bar = tqdm.tqdm(
         initial=step,
         total=total,
         unit=unit,
-        # A clock alone says nothing once it has stopped.
+        # A clock alone is of no use once it has stopped.
         leave=total is not None,
         delay=0 if total is not None else 1e-6,  # Until it has its text.
         **_size(),
@@ -106,25 +106,25 @@ class Progress:
   def note(self, text: str, *, step: int, total: int) -> None:
     """Shows a text next to the bar; without a terminal, now and then."""
     self._bar.set_postfix_str(text, refresh=False)
-    waited = time.monotonic() - self._said
+    waited = time.monotonic() - self._logged
     if not self._terminal and waited >= _SECONDS_BETWEEN_LINES:
       steps = max(step - self._first, 1)
       left = (total - step) * (time.monotonic() - self._start) / steps
-      self.say(f"{self._unit} {step}/{total}, {left / 60:.0f} min left: {text}")
+      self.log(f"{self._unit} {step}/{total}, {left / 60:.0f} min left: {text}")
 
   @contextlib.contextmanager
   def stage(self, text: str) -> Iterator[None]:
-    """Shows what is going on in a block that takes no steps.
+    """Shows what a block does that takes no steps.
 
     Args:
-      text: What is going on. On a terminal it is shown next to the bar,
-        whose clock goes on; in a log file it is a line.
+      text: What it does. On a terminal it is shown next to the bar, whose clock
+        continues; in a log file it is a line.
 
     Yields:
       Nothing.
     """
     if not self._terminal:
-      self.say(text)
+      self.log(text)
       yield
       return
     before = self._bar.postfix
@@ -147,12 +147,12 @@ class Progress:
       thread.join()
       self._bar.set_postfix_str(before or "", refresh=False)
 
-  def say(self, text: str) -> None:
-    """Writes a line above the bar."""
+  def log(self, text: str) -> None:
+    """Logs a line, above the bar."""
     if not self._quiet:
       self._bar.write(text, file=sys.stderr)
       sys.stderr.flush()
-    self._said = time.monotonic()
+    self._logged = time.monotonic()
 
   def close(self) -> None:
     """Removes the bar."""

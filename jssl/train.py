@@ -31,7 +31,7 @@ flags.adopt_module_key_flags(cli)
 def main(argv: list[str]) -> None:
   """Runs the command."""
   del argv
-  with cli.plain_errors(interrupted="interrupted; what was saved is intact"):
+  with cli.plain_errors(interrupted="interrupted; the checkpoints are intact"):
     config, workdir = cli.required(_CONFIG), cli.required(_WORKDIR)
     if _DATA_DIR.value is not None:
       config.data.data_dir = _DATA_DIR.value
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     cli.use_compilation_cache()
     result = loop.train(config, workdir)
   if result is None:
-    # Not a failure: the same command goes on.
+    # Not a failure: the same command resumes.
     sys.exit(os.EX_TEMPFAIL)
   if result:
     print(summary.table(result))

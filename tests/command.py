@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jssl import config as configs
-from jssl import run as runs
+from jssl import experiment
 from jssl.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -151,9 +151,9 @@ def without_times(rows):
 
 def last_checkpoint(workdir):
   """Returns the newest checkpoint's step, and its leaves by name."""
-  run = runs.prepare(configs.load(workdir))
+  exp = experiment.make(configs.load(workdir))
   checkpoints = Checkpoints(workdir)
-  state = checkpoints.restore(jax.eval_shape(run.init, jax.random.key(0)))
+  state = checkpoints.restore(jax.eval_shape(exp.init, jax.random.key(0)))
   state = state._replace(key=jax.random.key_data(state.key))
   leaves = jax.tree.leaves_with_path(state)
   named = {jax.tree_util.keystr(k): np.asarray(x) for k, x in leaves}

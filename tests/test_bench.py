@@ -124,8 +124,8 @@ def test_the_last_call_may_be_shorter(tmp_path):
   """A training of 11 steps in calls of 4 takes all of them."""
   overrides = _TINY | {"steps_per_dispatch": 4, "epochs": 1.0}
   config = methods._config(_ROOT / "configs", "supcon", "digits", overrides)
-  run = methods.runs.prepare(config)
-  assert [call.count for call in methods._calls(run, run.feed)] == [4, 4, 3]
+  exp = methods.experiment.make(config)
+  assert [call.count for call in methods._calls(exp, exp.pipeline)] == [4, 4, 3]
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_when_all_are_damaged_nothing_is_lost(saved, tmp_path):
   for step in "12":
     (folder / "checkpoints" / step / "state" / "_METADATA").write_text("{")
   before = sorted(folder.rglob("*"))
-  with pytest.raises(ValueError, match="step 2: .*step 1: .*Put back a copy"):
+  with pytest.raises(ValueError, match="step 2: .*step 1: .*Restore a copy"):
     _restore(folder)
   assert sorted(folder.rglob("*")) == before
 

@@ -313,7 +313,7 @@ def test_pictures_without_a_label_are_left_out_and_counted(
       for i in range(8)
   ]
   dataset = _labelled_folder(tmp_path, files)
-  load = evaluation.runs.some_images
+  load = evaluation.experiment.load_images
 
   def unlabelled(config, source):
     images = load(config, source)
@@ -321,7 +321,7 @@ def test_pictures_without_a_label_are_left_out_and_counted(
     labels[:3] = -1
     return images._replace(label=labels)
 
-  monkeypatch.setattr(evaluation.runs, "some_images", unlabelled)
+  monkeypatch.setattr(evaluation.experiment, "load_images", unlabelled)
   found = evaluation.evaluate(
       colors, dataset=dataset, protocols=["knn", "few_shot"]
   )

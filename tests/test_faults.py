@@ -20,10 +20,10 @@ import pytest
 import command
 from jssl import build
 from jssl import config as configs
+from jssl import experiment
 from jssl import loop
 from jssl import preemption
 from jssl import report
-from jssl import run as runs
 from jssl.checkpoint import Checkpoints
 from jssl.checkpoint import NotSaved
 from jssl.embeddings import l2_normalize
@@ -122,7 +122,7 @@ def test_a_request_to_stop_saves_and_the_same_command_resumes(
   assert f"stopped by {name} and saved at step {step}; the same" in output
   assert "Traceback" not in output and "Error" not in output
   assert not (tmp_path / "summary.json").exists()
-  assert f"going on from step {step} of 33" in command.train(tmp_path, data_dir)
+  assert f"resuming from step {step} of 33" in command.train(tmp_path, data_dir)
   _, leaves = command.last_checkpoint(tmp_path)
   for name, value in command.last_checkpoint(whole[0])[1].items():
     np.testing.assert_array_equal(leaves[name], value, err_msg=name)
@@ -168,7 +168,7 @@ def test_a_second_ctrl_c_quits_at_once_whatever_goes_on():
   _, told = process.communicate(timeout=60)
   assert time.monotonic() - at < 10
   assert process.returncode == 128 + signal.SIGINT
-  assert told == "jssl: quit at once; what was saved before is intact\n"
+  assert told == "jssl: quit at once; the checkpoints are intact\n"
 
 
 def test_ctrl_c_on_a_terminal_leaves_workers_time_to_the_last_step(
@@ -226,9 +226,9 @@ def _interrupt(number, *arguments, **keywords):
 
 
 _MOMENTS = {
-    "loading": (runs, "prepare", "before training began"),
-    "initializing": (runs, "initial_state", "before training began"),
-    "compiling": (runs, "make_dispatch", "before {} step"),
+    "loading": (experiment, "make", "before training began"),
+    "initializing": (experiment, "initial_state", "before training began"),
+    "compiling": (experiment, "make_call", "before {} step"),
     "summary": (
         summary,
         "summarize",
@@ -458,14 +458,14 @@ class _Requesting:
 
 
 def test_a_request_just_before_a_block_ends_it():
-  with preemption.notice() as notice:
-    notice._came = _Requesting()
+  with preemption.stop_request() as stop:
+    stop._requested = _Requesting()
     with pytest.raises(preemption.Left):
-      with notice.leaving():
+      with stop.interruptible():
         pytest.fail("the block was entered")
-    assert notice.came()
-    notice._came = False
-    with notice.leaving():  # And the next one is not left.
+    assert stop.requested()
+    stop._requested = False
+    with stop.interruptible():  # And the next one is not left.
       pass
 
 
@@ -474,12 +474,12 @@ def test_sigterm_leaves_an_evaluation_that_is_made_up_for(
 ):
   config = _config(data_dir)
 
-  def slow(*arguments):
+  def slow(*arguments, **keywords):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(600)
 
   with monkeypatch.context() as patch:
-    patch.setattr(runs, "quick", slow)
+    patch.setattr(loop, "quick", slow)
     at = time.monotonic()
     assert loop.train(config, str(tmp_path)) is None
     assert time.monotonic() - at < 300
@@ -564,11 +564,11 @@ def test_a_folder_that_cannot_be_written_is_told(
     tmp_path, data_dir, monkeypatch
 ):
   config = _config(data_dir)
-  run = runs.prepare(config)
-  monkeypatch.setattr(runs, "prepare", lambda config: run)
+  exp = experiment.make(config)
+  monkeypatch.setattr(experiment, "make", lambda config: exp)
   workdir = tmp_path / "run"
   workdir.mkdir(mode=0o555)
-  with _as_a_user(), pytest.raises(OSError, match="Permission denied.: mend"):
+  with _as_a_user(), pytest.raises(OSError, match="Permission denied.: fix"):
     loop.train(config, str(workdir))
   assert not list(workdir.iterdir())
 

@@ -89,7 +89,7 @@ def test_a_notebook_runs_from_top_to_bottom(name, tmp_path, data_dir):
   for picture in shown:
     assert min(picture.shape) > 100 and picture.std() > 10
   # What was trained before the runtime was lost is not trained again.
-  resumed = "going on from step" in str(_outputs(executed))
+  resumed = "resuming from step" in str(_outputs(executed))
   assert resumed == (name == "quickstart")
 
 

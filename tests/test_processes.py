@@ -132,7 +132,7 @@ def test_a_run_goes_on_with_other_devices(
             workdir, data_dir, *_SHORT, count=count, devices=devices
         )
     )
-  assert "4 x cpu" in told and "going on from step 2 of 4" in told
+  assert "4 x cpu" in told and "resuming from step 2 of 4" in told
   _assert_close(workdir, short)
 
 
@@ -178,7 +178,7 @@ def test_a_single_process_may_say_so(tmp_path, data_dir):
   told = command.train(
       tmp_path, data_dir, "--config.epochs=0.36", "--num_processes=1"
   )
-  assert "trained to its end before" in told
+  assert "already trained to the end" in told
 
 
 @pytest.mark.parametrize("dead", [0, 1])

@@ -18,7 +18,7 @@ steps = progress.Progress(step=0, total=5)
 with steps.stage("compiling"):
   time.sleep(1.5)
 steps.advance(5)
-steps.say("done")
+steps.log("done")
 steps.close()
 """
 

@@ -12,8 +12,8 @@ import command
 import jssl
 from jssl import config as configs
 from jssl import data
+from jssl import experiment
 from jssl import loop
-from jssl import run as runs
 from jssl.step import make_step
 
 
@@ -96,7 +96,7 @@ def test_step_is_traced_once_and_sees_every_batch(
     step = make_step(*arguments)
     return lambda *inputs: traces.append(1) or step(*inputs)
 
-  monkeypatch.setattr(runs, "make_step", counted)
+  monkeypatch.setattr(experiment, "make_step", counted)
   config = configs.of_method("moco_v2", "digits")
   config.data.data_dir = str(data_dir)
   config.update(epochs=2.0, net={"width": 8}, method={"queue_size": 256})

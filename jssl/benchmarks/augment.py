@@ -34,9 +34,9 @@ def measure(config: ConfigDict, *, peer: bool = False) -> dict[str, Any]:
   """
   if peer and "operations" in config.augment:
     config.augment.operations = "torchvision"
-  run = step.random_run(config)
-  batch = dict(run.feed.hold())
-  views = jax.jit(run.method.views)
+  exp = step.random_experiment(config)
+  batch = dict(exp.pipeline.resident())
+  views = jax.jit(exp.method.views)
   key = jax.random.key(0)
   draw = lambda: views(key, batch)
   other = None

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jssl import data
-from jssl import run as runs
+from jssl import experiment
 from jssl.benchmarks import loop
 from jssl.config import ConfigDict
 
@@ -44,13 +44,13 @@ def measure(config: ConfigDict, *, steps: int) -> dict[str, Any]:
     after the warm-up; None where the system does not tell) and of the arrays
     that JAX holds, and how many times as long a step took in the end.
   """
-  source = runs.open_source(config, "train")
+  source = experiment.open_split(config, "train")
   an_epoch = data.steps_per_epoch(source.length, config.batch_size)
   config.epochs = steps / an_epoch
-  run = runs.prepare(config)
-  dispatch = runs.make_dispatch(run)
+  exp = experiment.make(config)
+  dispatch = experiment.make_call(exp)
   with tempfile.TemporaryDirectory() as workdir, _sampled() as samples:
-    rows, seconds = loop.train(run, dispatch, workdir)
+    rows, seconds = loop.train(exp, dispatch, workdir)
   rows = _after_warm_up([row for row in rows if "loss" in row])
   samples = _after_warm_up(samples)
   first, last = [
@@ -58,7 +58,7 @@ def measure(config: ConfigDict, *, steps: int) -> dict[str, Any]:
       for part in _thirds(rows)
   ]
   return {
-      "steps": run.total_steps,
+      "steps": exp.total_steps,
       "seconds": seconds,
       "step_time_last_over_first": last / first,
       "host_bytes": _medians([x.host for x in samples]),

@@ -12,15 +12,21 @@ import numpy as np
 
 from jssl import build
 from jssl import encoder
-from jssl import feed as feeds
+from jssl import experiment
 from jssl import parallel
-from jssl import run as runs
 from jssl.benchmarks.limits import planned_bytes
 from jssl.config import of_method
+from jssl.data import Batches
+from jssl.data import Pipeline
+from jssl.data import resident_pipeline
 from jssl.evals import quality
+from jssl.evals.features import compute
 from jssl.evals.features import Features
+from jssl.evals.scores import quick
+from jssl.evals.scores import summarize
+from jssl.experiment import Experiment
+from jssl.loop import compute_features
 from jssl.report import figures
-from jssl.run import Run
 from jssl.step import TrainState
 
 SCORES = ("knn", "one_shot", "five_shot")
@@ -91,18 +97,18 @@ def measure(
   output.mkdir(parents=True, exist_ok=True)
   rows: list[Row] = []
   for name in names:
-    run = runs.prepare(_config(configs, name, dataset, overrides))
-    if "color" in run.method.needs and run.train.image.shape[-1] == 1:
+    exp = experiment.make(_config(configs, name, dataset, overrides))
+    if "color" in exp.method.needs and exp.train.image.shape[-1] == 1:
       print(f"{name} is left out: {dataset} has no colors.", flush=True)
       continue
-    if run.train.label is None or run.test.label is None:
+    if exp.train.label is None or exp.test.label is None:
       raise ValueError(
           f"{dataset} has no labels to judge by; expected a labelled data set"
           " such as digits."
       )
     if not rows:
-      rows.append(_raw_pixels(run))
-    untrained, trained = _train(run, name, seeds)
+      rows.append(_raw_pixels(exp))
+    untrained, trained = _train(exp, name, seeds)
     if untrained.name not in {row.name for row in rows}:
       rows.append(untrained)
     rows.append(trained)
@@ -128,49 +134,57 @@ def _config(configs, name, dataset, overrides):
   return config
 
 
-def _raw_pixels(run: Run) -> Row:
+def _raw_pixels(exp: Experiment) -> Row:
   raw = encoder.make_raw_pixels(
-      image_size=run.config.image_size,
-      crop_fraction=run.config.eval.crop_fraction,
+      image_size=exp.config.image_size,
+      crop_fraction=exp.config.eval.crop_fraction,
   )
-  features = runs.features_of(run, raw, None)
-  return Row("raw pixels", _columns([_by_stage(run, features)]))
+  features = compute(
+      raw, None, exp.train, exp.test, batch_size=exp.config.batch_size
+  )
+  return Row("raw pixels", _columns([_by_stage(exp, features)]))
 
 
-def _by_stage(run: Run, features: Features) -> dict[str, dict[str, Any]]:
+def _scored(score, exp, features):
+  k, temperature = exp.config.eval.k, exp.config.eval.temperature
+  return score(features, exp.train, exp.test, k=k, temperature=temperature)
+
+
+def _by_stage(exp: Experiment, features: Features) -> dict[str, dict[str, Any]]:
   """Returns the scores of every stage, "pooled" among them."""
-  pooled = runs.summarize(run, features)
+  pooled = _scored(summarize, exp, features)
   return {**pooled.pop("stages"), "pooled": pooled}
 
 
-def _train(run: Run, name: str, seeds: int) -> tuple[Row, Row]:
+def _train(exp: Experiment, name: str, seeds: int) -> tuple[Row, Row]:
   """Trains one method with every seed by one compiled program."""
-  held = run.feed.hold()
-  state = runs.initial_state(run)
-  compiled = _compile(run, state, held)
+  held = exp.pipeline.resident()
+  state = experiment.initial_state(exp)
+  compiled = _compile(exp, state, held)
   before, after, seconds, collapsed = [], [], [], 0
   for seed in range(seeds):
-    state = parallel.replicate(run.init(jax.random.key(seed)))
-    before.append(_by_stage(run, runs.compute_features(run, state)))
-    config = run.config.copy_and_resolve_references()
-    config.seed = seed
+    state = parallel.replicate(exp.init(jax.random.key(seed)))
+    before.append(_by_stage(exp, compute_features(exp, state)))
     start = time.perf_counter()
     window = []
-    for call in _calls(run, feeds.resident(config, run.train)):
+    pipeline = resident_pipeline(
+        exp.train, batch_size=exp.config.batch_size, seed=seed
+    )
+    for call in _calls(exp, pipeline):
       state, metrics = compiled[call.count](state, held, call.inputs)
       window.append(metrics)
     jax.block_until_ready(state.params)
     seconds.append(time.perf_counter() - start)
-    collapsed += _collapsed(run, state, window)
-    after.append(_by_stage(run, runs.compute_features(run, state)))
-  untrained = Row(f"untrained {run.config.net.name}", _columns(before))
+    collapsed += _collapsed(exp, state, window)
+    after.append(_by_stage(exp, compute_features(exp, state)))
+  untrained = Row(f"untrained {exp.config.net.name}", _columns(before))
   trained = Row(
       name,
       _columns(after),
       untrained=untrained.scores,
-      batch_size=run.config.batch_size,
-      epochs=run.config.epochs,
-      steps=run.total_steps,
+      batch_size=exp.config.batch_size,
+      epochs=exp.config.epochs,
+      steps=exp.total_steps,
       seconds=statistics.median(seconds),
       step_bytes=planned_bytes(compiled[max(compiled)]),
       collapse_warnings=collapsed,
@@ -178,13 +192,13 @@ def _train(run: Run, name: str, seeds: int) -> tuple[Row, Row]:
   return untrained, trained
 
 
-def _collapsed(run: Run, state: TrainState, window: list[Any]) -> int:
+def _collapsed(exp: Experiment, state: TrainState, window: list[Any]) -> int:
   """Counts the warnings of collapse after each epoch, and in the end."""
   calls = jax.device_get(window)
   metrics = {k: np.concatenate([call[k] for call in calls]) for k in calls[0]}
-  ends = range(run.steps_per_epoch - 1, run.total_steps, run.steps_per_epoch)
+  ends = range(exp.steps_per_epoch - 1, exp.total_steps, exp.steps_per_epoch)
   signs = [{k: float(v[i]) for k, v in metrics.items()} for i in ends]
-  signs.append(runs.quick(run, runs.compute_features(run, state)))
+  signs.append(_scored(quick, exp, compute_features(exp, state)))
   warnings = list(filter(None, map(quality.collapse_warning, signs)))
   for text in dict.fromkeys(warnings):
     print(f"WARNING: {text}", flush=True)
@@ -199,14 +213,14 @@ def _columns(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
   }
 
 
-def _calls(run: Run, feed: feeds.Feed) -> Iterator[feeds.Call]:
-  return feed.calls(0, run.total_steps, run.steps_per_dispatch)
+def _calls(exp: Experiment, pipeline: Pipeline) -> Iterator[Batches]:
+  return pipeline.batches(0, exp.total_steps, exp.steps_per_call)
 
 
-def _compile(run: Run, state: TrainState, held: Any) -> dict[int, Any]:
+def _compile(exp: Experiment, state: TrainState, held: Any) -> dict[int, Any]:
   """Compiles a call of each length that a training needs."""
-  dispatch = runs.make_dispatch(run)
-  inputs = {call.count: call.inputs for call in _calls(run, run.feed)}
+  dispatch = experiment.make_call(exp)
+  inputs = {call.count: call.inputs for call in _calls(exp, exp.pipeline)}
   return {
       count: dispatch.lower(state, held, example).compile()
       for count, example in inputs.items()

@@ -16,8 +16,7 @@ import numpy as np
 
 from jssl import build
 from jssl import data
-from jssl import feed as feeds
-from jssl import run as runs
+from jssl import experiment
 from jssl.benchmarks import limits
 from jssl.benchmarks.limits import planned_bytes
 from jssl.benchmarks.timing import seconds_of
@@ -54,12 +53,12 @@ def measure(
   Raises:
     ValueError: If something in the config is wrong.
   """
-  run = random_run(config)
-  dispatch = runs.make_dispatch(run)
-  held, state = run.feed.hold(), runs.initial_state(run)
-  steps = run.steps_per_dispatch
-  call = next(run.feed.calls(0, run.total_steps, steps))
-  one = next(run.feed.calls(0, run.total_steps, 1))
+  exp = random_experiment(config)
+  dispatch = experiment.make_call(exp)
+  held, state = exp.pipeline.resident(), experiment.initial_state(exp)
+  steps = exp.steps_per_call
+  call = next(exp.pipeline.batches(0, exp.total_steps, steps))
+  one = next(exp.pipeline.batches(0, exp.total_steps, 1))
   with tempfile.TemporaryDirectory() as folder:
     cold, warm, compiled = _compile(dispatch, folder, state, held, one)
     cost = compiled.cost_analysis()
@@ -103,8 +102,8 @@ def measure(
   }
 
 
-def random_run(config: ConfigDict) -> runs.Run:
-  """Makes a run of a batch of random images, of the size that is decoded."""
+def random_experiment(config: ConfigDict) -> experiment.Experiment:
+  """Makes an experiment with a batch of random images."""
   side = config.data.canvas or config.image_size
   random = np.random.default_rng(0)
   shape = (config.batch_size, side, side, 3)
@@ -117,8 +116,7 @@ def random_run(config: ConfigDict) -> runs.Run:
       classes=_CLASSES,
       skipped=(),
   )
-  feed = feeds.resident(config, images)
-  return runs.assemble(config, feed, images, images)
+  return experiment.from_images(config, images, images)
 
 
 def _compile(dispatch, folder, state, held, call):

@@ -20,13 +20,20 @@ from jssl.data.loader import stream
 from jssl.data.order import batch_indices
 from jssl.data.order import epoch_order
 from jssl.data.order import steps_per_epoch
+from jssl.data.pipeline import Batches
+from jssl.data.pipeline import load_images
+from jssl.data.pipeline import Pipeline
+from jssl.data.pipeline import resident_pipeline
+from jssl.data.pipeline import streamed_pipeline
 from jssl.data.reader import Geometry
 from jssl.data.source import Record
 from jssl.data.source import Source
 
 __all__ = (
+    "Batches",
     "Geometry",
     "Images",
+    "Pipeline",
     "Record",
     "Source",
     "batch_indices",
@@ -40,12 +47,15 @@ __all__ = (
     "fits",
     "labels_of",
     "load",
+    "load_images",
     "load_in_order",
     "load_source",
     "measure",
     "nbytes",
     "open_source",
+    "resident_pipeline",
     "sample",
     "steps_per_epoch",
     "stream",
+    "streamed_pipeline",
 )

@@ -15,8 +15,8 @@ from PIL import ImageOps
 from jssl.data.source import retry
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# Those of photographs and drawings. Pillow knows more, whatever a file is
-# called, and some of them start other programs.
+# Formats of photographs and drawings. Pillow knows more, whatever the suffix of
+# a file, and some of them start other programs.
 _FORMATS = (
     "JPEG",
     "MPO",  # Of phones: a JPEG with others behind it.
@@ -31,10 +31,10 @@ _FORMATS = (
     "TGA",  # Last: it has no mark of its own.
 )
 _PNG_MARK = b"\x89PNG\r\n\x1a\n"
-# Pixels of a side. A longer one comes from a broken header, or takes Pillow a
-# lot of memory: it has a pointer for each row.
+# Longest side in pixels. A longer one comes from a broken header, or takes
+# Pillow a lot of memory: it has a pointer for each row.
 _LONGEST = 2**20
-# Up to the value of white: kind, width, height, with comments in between.
+# A PNM up to the value of white: kind, width, height, comments in between.
 _PNM = re.compile(rb"P[2356](?:(?:\s|#[^\r\n]*[\r\n])+([0-9]+)){3}\s")
 _PART = struct.Struct(">I4s")
 _UNSIGNED = 1  # TIFF's SampleFormat.
@@ -42,18 +42,18 @@ _CODESTREAM = b"\xff\x4f\xff\x51"  # Its first bytes in a JPEG 2000.
 
 
 class Remark(NamedTuple):
-  """What a user should know of a picture that was decoded.
+  """What a user should know about a decoded picture.
 
   Attributes:
     kind: A key of `KINDS`.
-    value: The number that belongs to it, if one does.
+    value: Its number, if it has one.
   """
 
   kind: str
   value: int = 0
 
 
-# What is said of all pictures of a kind; {value} is their largest.
+# Texts about all pictures of a kind; {value} is their largest.
 KINDS = {
     "pages": "hold several pages or frames, and only the first is read",
     "channels": (
@@ -80,7 +80,7 @@ class Decoded(NamedTuple):
   Attributes:
     pixels: uint8 `[H, W, channels]`.
     extent: Its true (height, width).
-    remarks: What a user should know of it.
+    remarks: What a user should know about it.
   """
 
   pixels: np.ndarray
@@ -115,15 +115,16 @@ def decode(
 ) -> tuple[np.ndarray, tuple[int, int]]:
   """Decodes a picture, upright by its EXIF tag, and fits it to the canvas.
 
-  On a canvas, a side longer than it is shrunk to it and a shorter one is kept;
-  the picture lies in the top left corner, with black around. So no picture is
-  enlarged, most are kept as they are, and crops can be drawn in the true
-  geometry, from the size returned.
+  A side longer than the canvas is shrunk to it and a shorter one is kept; the
+  picture lies in the top left corner, padded with black. So no picture is
+  enlarged, most are unchanged, and crops can be drawn in the true geometry,
+  given by the returned size.
 
   Args:
     encoded: The bytes of a picture file: JPEG, PNG, WebP, GIF, BMP, TIFF (the
       first picture of each), AVIF, JPEG 2000, PNM or TGA; of 179 million pixels
-      at most, which is Pillow's guard against bombs, and a million on a side.
+      at most, Pillow's limit against decompression bombs, and a million on a
+      side.
     canvas: Side of the square, or None to keep the picture's own size.
     channels: 1 (gray) or 3 (RGB), both with transparency over white, or 4
       (RGBA).
@@ -133,9 +134,9 @@ def decode(
     and the true (height, width).
 
   Raises:
-    ValueError: If the bytes are not a whole picture, or it is not known which
-      of its values is white (floating-point numbers, integers of 32 bits or
-      with a sign); with the reason.
+    ValueError: If the bytes are not a whole picture, or the value of white is
+      unknown (floating-point numbers, integers of 32 bits or with a sign); with
+      the reason.
     OSError: If the memory of the machine runs out, several times.
   """
   return decode_remarked(encoded, canvas, channels=channels)[:2]
@@ -144,7 +145,7 @@ def decode(
 def decode_remarked(
     encoded: bytes, canvas: int | None = None, *, channels: int = 3
 ) -> Decoded:
-  """Decodes as `decode` does, and says what a user should know.
+  """Decodes as `decode` does, with remarks for the user.
 
   Args:
     encoded: As in `decode`.
@@ -210,7 +211,7 @@ def _open(encoded: bytes) -> Image.Image:
 
 
 def _check_checksums(encoded: bytes) -> None:
-  """Refuses a PNG whose pixels are not those that were written.
+  """Refuses a PNG whose pixels have changed.
 
   Pillow checks the parts before the pixels, but neither the pixels nor the
   orientation after them.
@@ -290,7 +291,7 @@ def _pad(pixels: np.ndarray, canvas: int) -> np.ndarray:
 def _to_channels(
     picture: Image.Image, encoded: bytes, channels: int
 ) -> tuple[Image.Image, list[Remark]]:
-  """Converts any of Pillow's modes to 8 bits and so many channels."""
+  """Converts any of Pillow's modes to 8 bits and a number of channels."""
   remarks = []
   bits, largest = _bits(picture, encoded), 0
   if picture.format == "TIFF":
@@ -348,7 +349,7 @@ def _is_inverted(picture: Image.Image) -> bool:
 
 
 def _check_range(picture: Image.Image) -> None:
-  """Refuses values of which it is not known what is black and what is white."""
+  """Refuses values whose black and white are unknown."""
   kind = None
   if picture.mode.startswith("F"):
     kind = "floating-point numbers"

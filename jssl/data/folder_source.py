@@ -1,4 +1,4 @@
-"""Pictures in a folder: one sub-folder a class, or all of them unlabelled."""
+"""Pictures in a folder: one sub-folder per class, or all unlabelled."""
 
 import bisect
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _SUFFIXES = frozenset(
     ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .ppm .tga .tif"
     " .tiff .webp".split()
 )
-# Pictures in formats that are not read.
+# Suffixes of pictures in formats that are not read.
 _OTHER_PICTURES = frozenset(
     ".3fr .ai .apng .arw .bpg .cr2 .cr3 .dcm .dds .dng .djvu .emf .eps .exr"
     " .fit .fits .flif .hdr .heic .heics .heif .heifs .hif .icns .ico .j2c .j2k"
@@ -34,7 +34,7 @@ _OTHER_PICTURES = frozenset(
     " .srw .svg .svgz .wbmp .wdp .wmf .x3f .xbm .xcf .xpm".split()
 )
 _LARGEST = 2**30  # Bytes of a file.
-_ENDINGS = 8  # Those of files passed over that are named.
+_ENDINGS = 8  # Endings of ignored files that a note lists.
 
 
 class _File(NamedTuple):
@@ -47,8 +47,8 @@ def open_folder(path: str, split: str) -> Source:
 
   The classes are the sub-folders, sorted by name, with all that lies below
   them; pictures in a folder without sub-folders are unlabelled. The splits are
-  the sub-folders `train` and `test` (or `validation`, or `val`), if there are
-  both. If not, about a tenth of the pictures is held out, by a hash of the
+  the sub-folders `train` and `test` (or `validation`, or `val`), if both exist.
+  If not, about a tenth of the pictures is held out, by a hash of the
   relative file name: adding files does not move the others.
 
   Args:
@@ -107,7 +107,7 @@ def _splits(
     root: pathlib.Path, dataset: str
 ) -> tuple[dict[str, list[_File]], list[str], list[str]]:
   """Returns files by split, in the order of hashes; "name: reason" of stray
-  ones; and what a user should know of all others.
+  ones; and notes about all others.
   """
   names, others, stray = list_files(root, _SUFFIXES)
   notes = _not_read(others, dataset)
@@ -148,7 +148,7 @@ def _pictures(names: list[str], prefix: str) -> tuple[list[_File], list[str]]:
 
 
 def _not_read(others: dict[str, int], dataset: str) -> list[str]:
-  """Says which files are passed over, by their endings, and what to do."""
+  """Returns notes about ignored files, by their endings, and what to do."""
   pictures = {x: n for x, n in others.items() if x in _OTHER_PICTURES}
   rest = {x: n for x, n in others.items() if x not in pictures}
   notes = []
@@ -166,7 +166,7 @@ def _not_read(others: dict[str, int], dataset: str) -> list[str]:
 
 
 def _counted(endings: dict[str, int]) -> str:
-  """Lists how many files have which ending, the most frequent ones first."""
+  """Lists the number of files by their ending, the most frequent first."""
   ranked = sorted(endings.items(), key=lambda item: (-item[1], item[0]))
   parts = [
       f"{count:,} ending in {suffix}" if suffix else f"{count:,} without ending"
@@ -190,7 +190,7 @@ def _hash(file: _File) -> int:
 
 
 def _fingerprint(root: pathlib.Path, names: list[str]) -> int:
-  """A checksum of names, sizes and times: contents would have to be read."""
+  """Returns a checksum of names, sizes and times, without reading contents."""
   checksum = 0
   for name in names:
     try:
@@ -207,8 +207,8 @@ def _read_bytes(path: pathlib.Path) -> bytes:
   """Reads a plain file; another one might never end.
 
   Returns:
-    What it holds; nothing, if it is not to be read: it is skipped and named, as
-    any picture that cannot be decoded.
+    Its content; empty if it is not to be read: then it is skipped and named,
+    like any picture that cannot be decoded.
 
   Raises:
     OSError: If the system refuses to read it, several times.
@@ -230,7 +230,7 @@ def _read_bytes(path: pathlib.Path) -> bytes:
 
 
 def _shown(name: str) -> str:
-  """A name as a text that can be written anywhere, in one line."""
+  """Returns a name as printable text in one line."""
   return "".join(
       c if c.isprintable() else c.encode("unicode_escape").decode()
       for c in name

@@ -117,7 +117,7 @@ def open_source(
 
   Raises:
     ValueError: If the name or the split is unknown.
-    OSError: If the data is not there, or cannot be prepared there.
+    OSError: If the data cannot be found or prepared.
   """
   source, path = split_source(name)
   if source == "folder":
@@ -151,7 +151,7 @@ def load(
   Raises:
     ValueError: If the name or the split is unknown, the pictures differ in
       size and no canvas is given, none can be decoded, or they do not fit.
-    OSError: If the data is not there, or cannot be prepared there.
+    OSError: If the data cannot be found or prepared.
 
   Example:
     >>> load("digits", "train").image.shape

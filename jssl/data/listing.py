@@ -1,4 +1,4 @@
-"""The files below a folder; those of a large one are listed once."""
+"""Lists the files below a folder; listings of large folders are cached."""
 
 import collections
 from collections.abc import Collection
@@ -18,9 +18,9 @@ from jssl import files
 from jssl.data.source import passes
 from jssl.data.source import retry
 
-# Smaller folders are listed in no time.
+# Smaller folders are listed quickly.
 _REMEMBERED = 20_000
-# A folder that changed so shortly before may change again unnoticed: some file
+# A folder that changed within this time may change again unnoticed: some file
 # systems count in seconds.
 _SETTLED_NS = 2 * 10**9
 
@@ -29,9 +29,9 @@ class Listing(NamedTuple):
   """The files below a folder.
 
   Attributes:
-    names: Of the files that are wanted, relative to the folder, with "/"
-      between their parts, in no order.
-    others: How many files have another suffix, by that suffix, in lower case.
+    names: Names of the wanted files, relative to the folder, with "/" between
+      their parts, in no order.
+    others: Number of files with another suffix, by that suffix, in lower case.
     unread: "name: reason" for each folder that cannot be listed.
   """
 
@@ -43,13 +43,13 @@ class Listing(NamedTuple):
 def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> Listing:
   """Lists the files below a folder.
 
-  A listing of many files is kept in `~/.cache/jssl` (or `$XDG_CACHE_HOME`), and
-  used as long as no folder in it has changed.
+  A listing of many files is cached in `~/.cache/jssl` (or `$XDG_CACHE_HOME`),
+  and used as long as no folder in it has changed.
 
   Args:
-    folder: The folder. Hidden files and folders are left out; links are
+    folder: The folder. Hidden files and folders are ignored; links are
       followed, unless they lead to a folder that they lie in.
-    suffixes: Those wanted, in lower case, with their dot.
+    suffixes: Suffixes of the wanted files, in lower case, with their dot.
 
   Raises:
     OSError: If the system refuses to list a folder, several times.
@@ -79,7 +79,7 @@ def _walk(folder, suffixes):
     at = os.path.relpath(error.filename, folder)
     unread.append(f"{at}: the folder cannot be listed ({error.strerror})")
 
-  # Of a folder, those that it lies in.
+  # For each folder, those that it lies in.
   above = [_id(os.stat(x)) for x in pathlib.Path(folder).resolve().parents]
   around = {str(folder): tuple(above)}
   for parent, folders, filenames in os.walk(
@@ -87,7 +87,7 @@ def _walk(folder, suffixes):
   ):
     here = os.stat(parent)
     inside = around.pop(parent)
-    if _id(here) in inside:  # A link to what it lies in.
+    if _id(here) in inside:  # A link to a folder that it lies in.
       folders.clear()
       continue
     folders[:] = [name for name in folders if not name.startswith(".")]
@@ -119,7 +119,7 @@ def _memory_of(folder, suffixes):
 
 
 def _recall(folder, memory):
-  """Returns the listing, None if it is not known or not sure."""
+  """Returns the cached listing; None if there is none, or it is outdated."""
   try:
     with np.load(memory) as found:
       folders = _split(found["folders"].tobytes())

@@ -1,7 +1,7 @@
-"""The order in which images are seen: a pure function of (seed, step).
+"""The order of the images in training: a pure function of (seed, step).
 
-A resumed run needs no saved iterator: the batch of a step follows from the
-step's number alone, and no permutation of the whole set is ever stored.
+A resumed run needs no saved iterator: the batch of a step depends on its number
+alone, and no permutation of the whole set is ever stored.
 """
 
 import math
@@ -12,7 +12,7 @@ _ROUNDS = 8
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:
-  """Returns how many full batches an epoch has; the rest is left out.
+  """Returns the number of full batches per epoch; the remainder is dropped.
 
   Args:
     size: Number of images in the set.
@@ -43,10 +43,10 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
 def batch_indices(
     seed: int, step: int, *, size: int, batch_size: int
 ) -> np.ndarray:
-  """Returns which images the batch of a step holds.
+  """Returns the images in the batch of a step.
 
   Each epoch visits the set in an order of its own, no image twice; the last
-  `size % batch_size` images of that order are left out of the epoch.
+  `size % batch_size` images of that order are dropped.
 
   Args:
     seed: Non-negative; another seed gives another order.

@@ -1,4 +1,4 @@
-"""A source: encoded pictures at random access, wherever they come from."""
+"""A source: random access to encoded pictures, wherever they come from."""
 
 from collections.abc import Callable, Mapping, Sequence
 import errno
@@ -7,9 +7,9 @@ import time
 from typing import NamedTuple, TypeVar
 
 HELD_OUT = ("test", "validation", "val")  # In order of preference.
-# Seconds before each further try of what the system refused.
+# Seconds before each new try after an error of the system.
 _WAITS = (0.1, 0.5, 2.0, 5.0)
-# Errors of one file, which the next try would meet as well.
+# Errors of one file, which would occur again.
 _LASTING = {
     errno.EACCES,
     errno.EINVAL,
@@ -33,7 +33,7 @@ class Record(NamedTuple):
   Attributes:
     encoded: The bytes of the picture file; empty if it could not be read.
     label: Index into the source's `classes`, or -1 without a label.
-    name: What to call the picture in a message.
+    name: Name of the picture in messages.
   """
 
   encoded: bytes
@@ -45,18 +45,18 @@ class Source(NamedTuple):
   """Random access to the pictures of one split.
 
   Attributes:
-    name: The data set and the split, as messages call it.
+    name: The data set and the split, for messages.
     length: Number of pictures.
     read: Maps indices in [0, length) to their records; safe to call from
       several threads at once.
     classes: Names of the classes, `()` without labels.
-    channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+    channels: 1 (gray), 3 (RGB) or 4 (RGBA).
     size: (height, width) of every picture, or None where it is not declared.
-    skipped: "name: reason" for pictures found but not taken up.
-    notes: What else a user should know, such as which files are not read.
-    fingerprint: Returns a checksum of the names, sizes and times of change of
-      the files; None where they are not known (`jssl.data.fingerprint` reads
-      some pictures).
+    skipped: "name: reason" for pictures that were found but are not used.
+    notes: What else a user should know, such as which files are ignored.
+    fingerprint: Returns a checksum of the names, sizes and modification times
+      of the files; None if they are unknown (`jssl.data.fingerprint` reads some
+      pictures).
   """
 
   name: str
@@ -71,11 +71,11 @@ class Source(NamedTuple):
 
 
 def passes(error: BaseException) -> bool:
-  """Whether an error is the system's at that moment, not the picture's.
+  """Whether an error is a temporary one of the system, not the picture's.
 
   Args:
-    error: Of reading or decoding. Without an `errno` it is the picture's,
-      except for a `MemoryError`.
+    error: An error of reading or decoding. Without an `errno` it is the
+      picture's, except for a `MemoryError`.
   """
   if isinstance(error, MemoryError):
     return True
@@ -84,18 +84,18 @@ def passes(error: BaseException) -> bool:
 
 
 def retry(work: Callable[[], _T], what: str, done: str = "read") -> _T:
-  """Works again, after a while, if an error passes (see `passes`).
+  """Calls a function again, after a while, if an error passes (see `passes`).
 
   Args:
     work: Reads or decodes.
-    what: What that is, and
-    done: what is done with it, as the message of an error calls it.
+    what: What is read, for the error message.
+    done: What is done with it, for the error message.
 
   Returns:
     What `work` returns.
 
   Raises:
-    OSError: If there is an error of the system at every try.
+    OSError: If every try fails by an error of the system.
   """
   for wait in (*_WAITS, None):
     try:
@@ -124,11 +124,11 @@ def _refused(error: OSError | MemoryError, what: str, done: str) -> str:
 
 
 def held_out(split: str, splits: Sequence[str]) -> str:
-  """Returns `split` with "test" replaced by the first held-out split there is.
+  """Returns `split` with "test" replaced by the first existing held-out split.
 
   Args:
     split: "test" or a slice of it such as "test[:10%]"; any other expression
-      is returned as it is.
+      is returned unchanged.
     splits: Names of the splits to choose from.
   """
   name, bracket, rest = split.partition("[")
@@ -141,7 +141,7 @@ def held_out(split: str, splits: Sequence[str]) -> str:
 def split_ranges(
     split: str, sizes: Mapping[str, int], *, dataset: str
 ) -> list[tuple[str, int, int]]:
-  """Reads a split expression in the language of TensorFlow Datasets.
+  """Parses a split expression of TensorFlow Datasets.
 
   Args:
     split: e.g. "train", "train[:5000]", "train[:10%]" or "train+test".

@@ -25,7 +25,7 @@ from jssl.data.source import split_ranges
 
 # Sets that come with a package: prepared on first use, without a network.
 _EMBEDDED = {"digits": digits.Digits, "photos": photos.Photos}
-# Of the system, at one moment: array_record has them in the text of an error.
+# Temporary errors of the system, which array_record has in an error's text.
 _PASSING = (
     errno.EAGAIN,
     errno.EBUSY,
@@ -48,7 +48,7 @@ def open_tfds(
   """Opens one split of a set that TensorFlow Datasets has prepared.
 
   Args:
-    name: A name with, if need be, a config and a version, such as "cifar10",
+    name: A name, optionally with a config and a version, such as "cifar10",
       "cifar10_corrupted/brightness_1" or "cifar10:3.0.2". "digits" and
       "photos" are prepared on first use.
     split: As in `jssl.data.open_source`.
@@ -58,7 +58,7 @@ def open_tfds(
     A `Source` of the set's `image` and, if it has one, its `label`.
 
   Raises:
-    ValueError: If the name, the split or the features do not fit.
+    ValueError: If the name, the split or the features are wrong.
     FileNotFoundError: If the set is not prepared in `data_dir`; the message
       holds the command that prepares it.
     OSError: If `digits` or `photos` cannot be written to `data_dir`.
@@ -88,7 +88,7 @@ def _resolve(data_dir: str | os.PathLike | None) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Keeps TFDS's prints, logs, warnings and progress bars off the screen."""
+  """Hides TFDS's prints, logs, warnings and progress bars."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   tfds.disable_progress_bar()
@@ -150,7 +150,7 @@ def _check_known(name: str) -> None:
   except (ValueError, AssertionError) as error:
     raise ValueError(_unknown(name)) from error
   except ImportError:
-    pass  # Known, but even looking at it needs an extra package.
+    pass  # Known, but its builder needs an extra package.
 
 
 def _unknown(name: str) -> str:
@@ -189,7 +189,7 @@ def _command(name: str, data_dir: str) -> str:
 
 
 def _secret(source: Source) -> bool:
-  """Tells whether the labels of a test split are kept secret, written -1."""
+  """Whether the labels of a test split are kept secret, written as -1."""
   return bool(source.classes) and source.read([0])[0].label < 0
 
 
@@ -203,7 +203,7 @@ def _source(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Source:
     )
   label = features.get("label")
   labelled = isinstance(label, tfds.features.ClassLabel)
-  # Pillow decodes later, in threads; pictures beside `image` not at all.
+  # Pillow decodes `image` later, in threads, and no other pictures.
   undecoded = {
       key: tfds.decode.SkipDecoding()
       for key, feature in features.items()
@@ -234,7 +234,7 @@ def _source(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Source:
 
 
 def _read(records, indices, name):
-  """Reads records, None for those that are broken: they spoil all others."""
+  """Reads records, None for broken ones, which make all others fail."""
 
   def read():
     try:
@@ -256,7 +256,7 @@ def _read(records, indices, name):
 
 
 def _passing(error):
-  """Returns the number of an error of the system that passes, or None."""
+  """Returns the number of a temporary error of the system, or None."""
   if isinstance(error, MemoryError):
     return errno.ENOMEM
   if passes(error):

@@ -243,15 +243,15 @@ def _fill(plan, partial):
   )
   with contextlib.closing(progress), contextlib.closing(batches):
     if done:
-      progress.say(f"going on from picture {done:,} of {total:,}")
+      progress.log(f"going on from picture {done:,} of {total:,}")
     for note in plan.source.notes:
-      progress.say(f"WARNING: {note}")
+      progress.log(f"WARNING: {note}")
     for reason in plan.source.skipped[:_NAMED]:
-      progress.say(f"left out: {reason}")
+      progress.log(f"left out: {reason}")
     for batch in batches:
       rows = _rows(plan, batch)
       for reason in batch.skipped[: max(_NAMED - skipped, 0)]:
-        progress.say(f"left out: {reason}")
+        progress.log(f"left out: {reason}")
       skipped += len(batch.skipped)
       remarked = reader.tally(batch.remarks, remarked)
       block = partials.Block(
@@ -262,9 +262,9 @@ def _fill(plan, partial):
       done = batch.stop
       progress.note(f"{skipped} left out", step=done, total=total)
   for note in reader.sentences(remarked, done, plan.source.name):
-    progress.say(f"WARNING: {note}")
+    progress.log(f"WARNING: {note}")
   if skipped:
-    progress.say(f"{skipped} of {total:,} pictures left out")
+    progress.log(f"{skipped} of {total:,} pictures left out")
 
 
 def _rows(plan, batch):

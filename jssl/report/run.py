@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from jssl import data
+from jssl import experiment
 from jssl import metrics
-from jssl import run as runs
 from jssl.checkpoint import Checkpoints
 from jssl.config import ConfigDict
 from jssl.config import load as read_config
@@ -114,7 +114,9 @@ def load(workdir: str | os.PathLike) -> Run:
   run = dataclasses.replace(run, encoder=load_checkpoint(run.workdir))
   try:
     train, test = (
-        runs.some_images(run.config, runs.open_source(run.config, split))
+        experiment.load_images(
+            run.config, experiment.open_split(run.config, split)
+        )
         for split in ("train", "test")
     )
   except (OSError, ValueError) as error:

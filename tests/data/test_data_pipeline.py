@@ -1,4 +1,4 @@
-"""Training from a stream, beside training from the device's memory."""
+"""Input pipelines: streamed and resident data train alike."""
 
 import shutil
 
@@ -8,10 +8,10 @@ from PIL import Image
 import pytest
 
 from jssl import data
-from jssl import feed as feeds
+from jssl import experiment
 from jssl import loop
 from jssl import metrics
-from jssl import run as runs
+from jssl.data import pipeline
 import tiny_run
 
 SIZE = 60
@@ -71,35 +71,34 @@ def test_a_stream_resumes_in_the_middle(held, photos, tmp_path):
 
 
 def test_sets_that_do_not_fit_are_streamed(photos, monkeypatch):
-  source = data.open_source(f"folder:{photos}", "all")
   config = _config(photos)
-  assert not feeds.streams(config, source)
+  streamed = lambda: experiment.make(config).pipeline.streamed
+  assert not streamed()
   config.data.stream = "never"
-  assert not feeds.streams(config, source)
+  assert not streamed()
+  monkeypatch.setattr(pipeline, "fits", lambda *_: False)
+  assert not streamed()
   config.data.stream = "auto"
-  monkeypatch.setattr(data, "fits", lambda *_: False)
-  assert feeds.streams(config, source)
+  assert streamed()
   config.data.stream = "allways"
   with pytest.raises(ValueError, match="allways.*Did you mean 'always'"):
-    feeds.streams(config, source)
+    experiment.make(config)
 
 
 def test_some_images_of_a_stream_are_looked_at(photos):
   config = _config(photos, **{"data.stream": "always", "eval.max_images": 7})
-  run = runs.prepare(config)
-  assert (len(run.train.image), run.feed.size) == (7, 53)
-  assert run.config.resolved.train_images == 53
-  assert len(run.test.image) == 7
+  exp = experiment.make(config)
+  assert (len(exp.train.image), exp.pipeline.size) == (7, 53)
+  assert exp.config.resolved.train_images == 53
+  assert len(exp.test.image) == 7
   everything = data.load(f"folder:{photos}", "train", canvas=24).image
   index = np.linspace(0, 52, 7).astype(int)
-  np.testing.assert_array_equal(run.train.image, everything[index])
+  np.testing.assert_array_equal(exp.train.image, everything[index])
 
 
 def test_devices_share_a_streamed_batch(photos):
   config = _config(photos, **{"data.stream": "always"})
-  source = runs.open_source(config, "train")
-  feed = feeds.streamed(config, source)
-  (call,) = feed.calls(3, 4, 20)
+  (call,) = experiment.make(config).pipeline.batches(3, 4, 20)
   assert call.count == 1
   assert call.inputs["image"].shape == (8, 1, 1, 24, 24, 3)
   assert len(call.inputs["image"].sharding.device_set) == 8
@@ -173,16 +172,16 @@ def _supcon(photos, stream):
 @pytest.mark.parametrize("stream", ["always", "never"])
 def test_labels_that_are_all_unknown_are_none(photos, monkeypatch, stream):
   _with_labels(monkeypatch, 0)
-  run = runs.prepare(_supcon(photos, stream))
-  assert run.feed.classes == () and run.config.resolved.classes == []
-  (note,) = run.train.notes
+  exp = experiment.make(_supcon(photos, stream))
+  assert exp.pipeline.classes == () and exp.config.resolved.classes == []
+  (note,) = exp.train.notes
   assert "no picture of" in note and "(train) has a label" in note
-  for call in run.feed.calls(0, 1, 1):
-    held = run.feed.hold()
+  for call in exp.pipeline.batches(0, 1, 1):
+    held = exp.pipeline.resident()
     first = jax.tree.map(lambda x: x[0, 0], call.inputs)
-    assert "label" not in run.feed.select(held, first)
+    assert "label" not in exp.pipeline.batch(held, first)
   with pytest.raises(ValueError, match="no labels, and supcon learns"):
-    runs.initial_state(run)
+    experiment.initial_state(exp)
 
 
 @pytest.mark.parametrize("stream", ["always", "never"])
@@ -232,22 +231,22 @@ def test_a_stream_remarks_what_its_sample_did_not_show(photos, tmp_path, capfd):
 
 
 def test_a_stream_is_not_larger_than_its_batch(photos):
-  config = _config(photos, batch_size=64)
-  source = runs.open_source(config, "train")
+  source = data.open_source(f"folder:{photos}", "train")
+  some = data.load_source(data.sample(source, 3), canvas=24)
   with pytest.raises(ValueError, match="53 images, fewer than one batch of 64"):
-    feeds.streamed(config, source)
+    data.streamed_pipeline(source, some, batch_size=64, seed=0, canvas=24)
 
 
 @pytest.mark.parametrize("stream", ["always", "never"])
 def test_nothing_is_compiled_after_the_first_step(photos, stream):
-  run = runs.prepare(_config(photos, **{"data.stream": stream}))
-  dispatch, state = runs.make_dispatch(run), runs.initial_state(run)
-  held, compiled = run.feed.hold(), []
+  exp = experiment.make(_config(photos, **{"data.stream": stream}))
+  dispatch, state = experiment.make_call(exp), experiment.initial_state(exp)
+  held, compiled = exp.pipeline.resident(), []
   jax.monitoring.register_event_duration_secs_listener(
       lambda event, *_, **__: "backend_compile" in event and compiled.append(1)
   )
   after = []
-  for call in run.feed.calls(0, 4, 1):
+  for call in exp.pipeline.batches(0, 4, 1):
     state, signs = dispatch(state, held, call.inputs)
     jax.block_until_ready(signs)
     after.append(len(compiled))

@@ -15,11 +15,11 @@ import pytest
 from jssl import build
 from jssl import config as configs
 from jssl import data
+from jssl import experiment
 from jssl import load_encoder
 from jssl import loop
 from jssl import make_step
 from jssl import metrics
-from jssl import run as runs
 from jssl.recorder import Recorder
 from jssl.step import init_state
 import tiny
@@ -55,8 +55,8 @@ def finished(tmp_path_factory, data_dir):
 def test_load_encoder_gives_the_features_of_the_run(finished):
   workdir, config = finished
   encode, params = load_encoder(workdir)
-  run = runs.prepare(config)
-  images = run.test.image[:5]
+  exp = experiment.make(config)
+  images = exp.test.image[:5]
   features = encode(params, images)
   assert features.shape == (5, 32) and features.dtype == jnp.float32
   np.testing.assert_allclose(
@@ -65,8 +65,8 @@ def test_load_encoder_gives_the_features_of_the_run(finished):
   stages = encode(params, images, stages=True)
   assert stages["stage_1"].shape == (5, 16, 16, 8)
   np.testing.assert_allclose(stages["pooled"], features, atol=1e-5)
-  state = runs.initial_state(run)
-  untrained = run.encode((state.params, state.carried), images)
+  state = experiment.initial_state(exp)
+  untrained = exp.encode((state.params, state.carried), images)
   assert np.abs(untrained - features).max() > 1e-2
 
 
@@ -110,8 +110,8 @@ def test_step_of_the_default_config_exports(data_dir, platform):
 
 def test_devices_share_a_batch_without_overlap(finished):
   _, config = finished
-  run = runs.prepare(config)
-  indices = next(run.feed.calls(0, 3, 3)).inputs
+  exp = experiment.make(config)
+  indices = next(exp.pipeline.batches(0, 3, 3)).inputs
   assert indices.shape == (8, 3, 16)
   for step in range(3):
     assert len(np.unique(indices[:, step])) == 128
@@ -125,7 +125,7 @@ def test_steps_a_call_divide_the_training_if_they_can(
 ):
   config = finished[1].copy_and_resolve_references()
   config.update(epochs=epochs, steps_per_dispatch=20)
-  assert runs.prepare(config).steps_per_dispatch == expected
+  assert experiment.make(config).steps_per_call == expected
 
 
 def test_a_call_chosen_by_jssl_is_no_longer_than_an_epoch(
@@ -133,12 +133,12 @@ def test_a_call_chosen_by_jssl_is_no_longer_than_an_epoch(
 ):
   config = finished[1].copy_and_resolve_references()
   config.update(batch_size=464, epochs=40.0)  # Three steps per epoch.
-  assert runs.prepare(config).steps_per_dispatch == 1
+  assert experiment.make(config).steps_per_call == 1
   monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
   config.precision = "float32"
-  assert runs.prepare(config).steps_per_dispatch == 3
+  assert experiment.make(config).steps_per_call == 3
   config.steps_per_dispatch = 20
-  assert runs.prepare(config).steps_per_dispatch == 20
+  assert experiment.make(config).steps_per_call == 20
 
 
 def test_an_epoch_has_a_row_however_small_the_set_is(tmp_path, data_dir):
@@ -156,12 +156,12 @@ def test_an_epoch_has_a_row_however_small_the_set_is(tmp_path, data_dir):
 
 def test_steps_in_one_call_equal_steps_in_many(finished):
   _, config = finished
-  run = runs.prepare(config)
-  dispatch, held = runs.make_dispatch(run), run.feed.hold()
+  exp = experiment.make(config)
+  dispatch, held = experiment.make_call(exp), exp.pipeline.resident()
   results = []
   for steps_a_call in (2, 1):
-    state = runs.initial_state(run)
-    for call in run.feed.calls(0, 3, steps_a_call):
+    state = experiment.initial_state(exp)
+    for call in exp.pipeline.batches(0, 3, steps_a_call):
       state, metrics = dispatch(state, held, call.inputs)
     results.append((state.params, metrics["loss"][-1]))
   tiny.assert_trees_close(results[0], results[1], 1e-4)
@@ -175,7 +175,7 @@ def test_numbers_that_mean_nothing_are_refused(data_dir):
       ({"eval": {"k": 0}}, "eval.k is 0"),
   ):
     with pytest.raises(ValueError, match=name):
-      runs.prepare(_config(data_dir, **changes))
+      experiment.make(_config(data_dir, **changes))
 
 
 def test_reading_leaves_what_is_being_written(finished, tmp_path):
@@ -188,7 +188,7 @@ def test_reading_leaves_what_is_being_written(finished, tmp_path):
 
 def test_batch_that_devices_do_not_divide_is_refused(data_dir):
   with pytest.raises(ValueError, match="100.*8 devices"):
-    runs.prepare(_config(data_dir, batch_size=100))
+    experiment.make(_config(data_dir, batch_size=100))
 
 
 _SETTINGS = {
@@ -204,7 +204,7 @@ _SETTINGS = {
 
 @pytest.fixture
 def mistaken(data_dir, monkeypatch):
-  """Makes `prepare` of some settings, on a set of some images."""
+  """Makes an experiment of some settings, on a set of some images."""
 
   def make(seed):
     random = np.random.default_rng(seed)
@@ -220,12 +220,12 @@ def mistaken(data_dir, monkeypatch):
     config.batch_size = chosen["batch_size"]
     if "queue_size" in config.method:
       config.method.queue_size = chosen["queue_size"]
-    some = lambda x: None if x is None else x[: chosen["images"]]
     monkeypatch.setattr(
-        runs,
-        "some_images",
-        lambda config, source: whole._replace(
-            image=some(whole.image), label=some(whole.label)
+        data,
+        "load_images",
+        lambda source, **settings: (
+            whole.take(np.arange(chosen["images"])),
+            False,
         ),
     )
     return config
@@ -238,7 +238,7 @@ def _heeded(config):
   """A run of what the messages suggest, until none is left; how many."""
   for messages in range(3):
     try:
-      return runs.prepare(config), messages
+      return experiment.make(config), messages
     except ValueError as error:
       flags = re.findall(r"--config\.([\w.]+)=(\d+)", str(error))
       queue = re.search(r"choose a queue size .* such as (\d+)\.", str(error))
@@ -253,10 +253,10 @@ def test_a_suggested_batch_size_is_accepted(mistaken):
   heeded = 0
   for seed in range(50):
     config = mistaken(seed)
-    run, messages = _heeded(config)
+    exp, messages = _heeded(config)
     # The second is of a multiple that is larger than the set.
     assert messages <= 2
-    assert len(run.train.image) >= config.batch_size
+    assert len(exp.train.image) >= config.batch_size
     if messages:
       assert not config.method.get("queue_size", 0) % config.batch_size
       heeded += 1
@@ -268,13 +268,13 @@ def test_a_step_takes_a_suggested_batch_size(mistaken, seed):
   seed *= 1000
   while not (heeded := _heeded(mistaken(seed)))[1]:
     seed += 1
-  run, _ = heeded
+  exp, _ = heeded
   arguments = (
-      jax.eval_shape(run.init, jax.random.key(0)),
-      jax.eval_shape(run.feed.hold),
-      next(run.feed.calls(0, 1, 1)).inputs,
+      jax.eval_shape(exp.init, jax.random.key(0)),
+      jax.eval_shape(exp.pipeline.resident),
+      next(exp.pipeline.batches(0, 1, 1)).inputs,
   )
-  jax.eval_shape(runs.make_dispatch(run), *arguments)
+  jax.eval_shape(experiment.make_call(exp), *arguments)
 
 
 def test_a_set_smaller_than_the_devices_is_refused(mistaken, monkeypatch):
@@ -282,7 +282,7 @@ def test_a_set_smaller_than_the_devices_is_refused(mistaken, monkeypatch):
   config = mistaken(0)
   config.update(batch_size=64, net={"groups": 1, "micro_batches": 1})
   with pytest.raises(ValueError, match="7 images, fewer than the 8 devices"):
-    runs.prepare(config)
+    experiment.make(config)
 
 
 def test_a_watch_sees_each_row_as_it_is_written(tmp_path, data_dir):
@@ -336,11 +336,11 @@ def test_gray_images_get_the_average_of_the_colors_statistics(data_dir):
   config = _config(data_dir, net={"width": 8, "name": "resnet8"})
   with config.ignore_type():
     config.net.update(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-  run = runs.prepare(config)
-  assert run.config.resolved.channels == 1
-  assert (run.config.net.mean, run.config.net.std) == (0.449, 0.226)
+  exp = experiment.make(config)
+  assert exp.config.resolved.channels == 1
+  assert (exp.config.net.mean, exp.config.net.std) == (0.449, 0.226)
   assert tuple(config.net.mean) == (0.485, 0.456, 0.406)
-  state = jax.eval_shape(run.init, jax.random.key(0))
+  state = jax.eval_shape(exp.init, jax.random.key(0))
   # Not three channels of one.
   assert state.params["net"]["stem"]["kernel"].shape[2] == 1
 
@@ -349,13 +349,13 @@ def test_gray_images_get_the_average_of_the_colors_statistics(data_dir):
 def test_a_few_held_out_images_are_no_collapse(
     tmp_path, capsys, images, warned
 ):
-  run = types.SimpleNamespace(
+  exp = types.SimpleNamespace(
       learning_rate=lambda step: 0.1,
       total_steps=2,
       steps_per_epoch=1,
       test=types.SimpleNamespace(image=np.zeros((images, 8, 8, 1))),
   )
-  recorder = Recorder(run, str(tmp_path), step=0)
+  recorder = Recorder(exp, str(tmp_path), step=0)
   recorder.evaluation(1, {"rank": 1.0, "encoder_std": 0.0})
   recorder.close()
   assert ("collapse" in capsys.readouterr().err) == warned
