@@ -126,60 +126,64 @@ def _train(config, workdir, watch, stop):
   """Trains; at any moment, `stop.outcome` describes what a stop then leaves."""
   with stop.interruptible(), progress.stage(f"loading {config.data.name}"):
     exp = experiment.make(config)
-
-  def write_config():
-    if jax.process_index() == 0:
-      save_config(exp.config, workdir)
-
   with _exclusive(workdir):
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     with contextlib.closing(checkpoints):
-      with (
-          stop.interruptible(),
-          progress.stage("initializing the parameters"),
-      ):
-        state, resumed = _initialize(exp, checkpoints, workdir)
-      first = int(state.step)
-      if resumed:
-        # Until a step was taken and saved with it, the old config is valid.
-        stop.outcome = (
-            "before a new step was taken; the same command resumes from the"
-            f" checkpoint of step {first}"
-        )
-      else:
-        write_config()
-        stop.outcome = (
-            "before the first step, so no checkpoint was saved; the same"
-            " command starts again"
-        )
-      recorder = Recorder(exp, workdir, step=first, watch=watch)
-      with contextlib.closing(recorder):
-        _log_start(exp, recorder, checkpoints, resumed, first)
-        trained = run_steps(
-            exp,
-            experiment.make_call(exp),
-            recorder,
-            checkpoints,
-            state,
-            workdir=workdir,
-            stop=stop,
-            on_save=write_config,
-        )
-      step = trained.step
-      if step > first:
-        stop.outcome = (
-            f"and saved at step {step}; the same command resumes from there"
-        )
-      if step < exp.total_steps:
-        raise preemption.Left
-      stop.outcome = (
-          f"at the evaluation; training is complete and saved at step {step},"
-          " and the same command evaluates it"
-      )
+      recorder, trained = _train_to_end(exp, checkpoints, workdir, watch, stop)
     if jax.process_index() > 0:
       return {}
     with stop.interruptible():
-      return _finish(exp, recorder, trained, workdir, stop, write_config)
+      return _finish(exp, recorder, trained, workdir, stop)
+
+
+def _train_to_end(exp, checkpoints, workdir, watch, stop):
+  """Trains all steps that remain; returns the recorder and the `Trained`."""
+  with stop.interruptible(), progress.stage("initializing the parameters"):
+    state, resumed = _initialize(exp, checkpoints, workdir)
+  first = int(state.step)
+  if resumed:
+    # Until a step was taken and saved with it, the old config is valid.
+    stop.outcome = (
+        "before a new step was taken; the same command resumes from the"
+        f" checkpoint of step {first}"
+    )
+  else:
+    _save_config(exp, workdir)
+    stop.outcome = (
+        "before the first step, so no checkpoint was saved; the same command"
+        " starts again"
+    )
+  recorder = Recorder(exp, workdir, step=first, watch=watch)
+  with contextlib.closing(recorder):
+    _log_start(exp, recorder, checkpoints, resumed, first)
+    trained = run_steps(
+        exp,
+        experiment.make_call(exp),
+        recorder,
+        checkpoints,
+        state,
+        workdir=workdir,
+        stop=stop,
+        on_save=lambda: _save_config(exp, workdir),
+    )
+  step = trained.step
+  if step > first:
+    stop.outcome = (
+        f"and saved at step {step}; the same command resumes from there"
+    )
+  if step < exp.total_steps:
+    raise preemption.Left
+  stop.outcome = (
+      f"at the evaluation; training is complete and saved at step {step}, and"
+      " the same command evaluates it"
+  )
+  return recorder, trained
+
+
+def _save_config(exp, workdir):
+  """Writes the config, in the first of several processes."""
+  if jax.process_index() == 0:
+    save_config(exp.config, workdir)
 
 
 def _initialize(exp, checkpoints, workdir):
@@ -249,15 +253,15 @@ def run_steps(
       if compiling:
         recorder.start_clock()
         compiling = False
-      if step % log_every < batch.count:
+      evaluates = _due(exp, step, batch.count, "eval")
+      saves = _due(exp, step, batch.count, "checkpoint")
+      if evaluates or saves or step % log_every < batch.count:
         recorder.flush(step)
-      if _due(exp, step, batch.count, "eval"):
+      if evaluates:
         evaluator.evaluate(step, state)
-      if _due(exp, step, batch.count, "checkpoint"):
-        recorder.flush(step)
-        # A state among steps that change nothing is suspect.
-        if not recorder.skipped_in_a_row:
-          saved = _save(checkpoints, recorder, step, state, on_save) or saved
+      # A state among steps that change nothing is suspect.
+      if saves and not recorder.skipped_in_a_row:
+        saved = _save(checkpoints, recorder, step, state, on_save) or saved
       if stop.requested():
         break
     if step > saved:
@@ -305,7 +309,6 @@ class _Evaluator:
   def evaluate(self, step, state):
     """Evaluates a state, unless its evaluation was recorded before."""
     exp, recorder = self._exp, self._recorder
-    recorder.flush(step)
     self.features = None
     if jax.process_index() or step in self._done:
       return
@@ -345,7 +348,7 @@ class _Evaluator:
       self._recorder.log(f"WARNING: pictures could not be written: {error}")
 
 
-def _finish(exp, recorder, trained, workdir, stop, write_config):
+def _finish(exp, recorder, trained, workdir, stop):
   """Evaluates the encoder, and writes summary, curves and report."""
   features = trained.features
   if features is None:
@@ -360,7 +363,7 @@ def _finish(exp, recorder, trained, workdir, stop, write_config):
       recorder.rows,
       features=features,
   )
-  write_config()
+  _save_config(exp, workdir)
   stop.outcome = (
       "while the report was written; training is complete, summary.json is"
       " written, and the same command makes the rest"

@@ -49,7 +49,6 @@ ORDER = (
     "checkpoint",
     "encoder",
     "experiment",
-    "metrics",
     "progress",
     "evals",
     "preemption",

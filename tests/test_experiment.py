@@ -19,7 +19,7 @@ from jssl import experiment
 from jssl import load_encoder
 from jssl import loop
 from jssl import make_step
-from jssl import metrics
+from jssl.recorder import read_metrics
 from jssl.recorder import Recorder
 from jssl.step import init_state
 import tiny
@@ -150,7 +150,7 @@ def test_an_epoch_has_a_row_however_small_the_set_is(tmp_path, data_dir):
       log={"every_steps": 50},
   )
   loop.train(config, str(tmp_path))
-  rows = [row for row in metrics.read(str(tmp_path)) if "loss" in row]
+  rows = [row for row in read_metrics(str(tmp_path)) if "loss" in row]
   assert [row["epoch"] for row in rows] == [1, 2, 3]
 
 
@@ -295,7 +295,7 @@ def test_a_watch_sees_each_row_as_it_is_written(tmp_path, data_dir):
   )
   seen = []
   loop.train(config, str(tmp_path), watch=lambda rows: seen.append(len(rows)))
-  rows = metrics.read(str(tmp_path))
+  rows = read_metrics(str(tmp_path))
   # Three of metrics, and the evaluation at the end.
   assert seen == [1, 2, 3, 4] and len(rows) == 4 and "rank" in rows[-1]
   # A run that goes on, or is done, shows what there was at once.

@@ -11,7 +11,6 @@ import numpy as np
 
 from jssl import data
 from jssl import experiment
-from jssl import metrics
 from jssl.checkpoint import Checkpoints
 from jssl.config import ConfigDict
 from jssl.config import load as read_config
@@ -19,6 +18,7 @@ from jssl.encoder import Encoder
 from jssl.encoder import load as load_checkpoint
 from jssl.evals.features import compute
 from jssl.evals.features import Features
+from jssl.recorder import read_metrics
 
 # Enough to find neighbours among and to draw a map of, few enough to encode
 # again, and to keep the page small.
@@ -204,5 +204,5 @@ def _read(workdir, config, step):
   summary = json.loads(path.read_text()) if path.exists() else None
   if summary and summary["steps"] != step:
     summary = None  # Of an earlier end of a run that was resumed.
-  rows = [row for row in metrics.read(workdir) if row["step"] <= step]
+  rows = [row for row in read_metrics(workdir) if row["step"] <= step]
   return Run(os.fspath(workdir), config, step, rows, summary)

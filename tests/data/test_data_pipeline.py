@@ -10,8 +10,8 @@ import pytest
 from jssl import data
 from jssl import experiment
 from jssl import loop
-from jssl import metrics
 from jssl.data import pipeline
+from jssl.recorder import read_metrics
 import tiny_run
 
 SIZE = 60
@@ -43,7 +43,7 @@ def _config(folder, method="simclr", **changes):
 
 def _train(config, workdir):
   loop.train(config, str(workdir))
-  rows = metrics.read(str(workdir))
+  rows = read_metrics(str(workdir))
   return [row["loss"] for row in rows if "loss" in row], rows
 
 

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from jssl import metrics
-from jssl.metrics import MetricsLog
+from jssl.recorder import MetricsLog
+from jssl.recorder import read_metrics
 
 
 def test_rows_are_on_the_disk_at_once(tmp_path):
   log = MetricsLog(tmp_path, step=0)
   log.write({"step": 1, "loss": 2.5})
-  assert metrics.read(tmp_path) == [{"step": 1, "loss": 2.5}]
+  assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.5}]
   log.close()
 
 
@@ -24,7 +24,7 @@ def test_rows_after_the_checkpoint_are_dropped_on_resume(tmp_path):
   assert [row["step"] for row in log.rows] == [1, 2]
   log.write({"step": 3, "loss": 4.0})
   log.close()
-  assert metrics.read(tmp_path) == [
+  assert read_metrics(tmp_path) == [
       {"step": 1, "loss": 1.0},
       {"step": 2, "loss": 1.0},
       {"step": 3, "loss": 4.0},
@@ -34,7 +34,7 @@ def test_rows_after_the_checkpoint_are_dropped_on_resume(tmp_path):
 def test_line_cut_short_by_a_kill_is_left_out(tmp_path):
   whole = json.dumps({"step": 1, "loss": 1.0})
   (tmp_path / "metrics.jsonl").write_text(whole + "\n" + whole[:9])
-  assert metrics.read(tmp_path) == [{"step": 1, "loss": 1.0}]
+  assert read_metrics(tmp_path) == [{"step": 1, "loss": 1.0}]
 
 
 def test_what_is_not_a_number_is_refused(tmp_path):
