@@ -1,4 +1,4 @@
-"""From a config to the objects that it describes."""
+"""Builds the objects that a config describes."""
 
 from collections.abc import Callable
 import functools
@@ -19,7 +19,7 @@ from jssl.losses.checks import check_not_negative
 from jssl.method import Method
 from jssl.methods import METHODS
 
-# Recipes that a method takes, each a section of the config.
+# Augmentations of a method, each a section of the config.
 _RECIPES = ("augment", "second_augment", "local_augment")
 
 
@@ -35,16 +35,16 @@ def method(
   argument in `_steps`.
 
   Args:
-    config: See `jssl.config.base`.
-    steps_per_epoch: Steps an epoch, for the method's schedules; does not matter
-      where nothing is trained.
+    config: The config.
+    steps_per_epoch: Steps per epoch, for the method's schedules; irrelevant if
+      nothing is trained.
     axis_name: Axis that the batch is split over, or None.
 
   Raises:
-    ValueError: If a name or an argument is not known, or out of its range.
+    ValueError: If a name or an argument is unknown, or out of its range.
   """
   make = METHODS[lookup("config.method.name", config.method.name, METHODS)]
-  # One that the config does not have is none, not the method's default.
+  # A section that the config lacks means None, not the method's default.
   recipes = {
       section: recipe(config, section)
       for section in _RECIPES
@@ -71,7 +71,7 @@ def recipe(
   """Makes the augmentation of a section, `(key, image, *, extent) -> view`.
 
   Args:
-    config: See `jssl.config.base`.
+    config: The config.
     section: "augment", "second_augment" or "local_augment".
 
   Returns:
@@ -87,8 +87,8 @@ def net(config: ConfigDict, *, axis_name: str | None = None) -> nn.Module:
   """Makes the backbone.
 
   Args:
-    config: See `jssl.config.base`. Keys of `config.net` that belong to other
-      nets are left out, so that a net is changed by its name alone.
+    config: The config. Keys of `config.net` that belong to other nets are
+      ignored, so that a net is changed by its name alone.
     axis_name: Axis that batch statistics are synchronised over, or None.
   """
   section = {**config.net.to_dict(), "image_size": config.image_size}
@@ -106,10 +106,10 @@ def net(config: ConfigDict, *, axis_name: str | None = None) -> nn.Module:
 
 
 def batch_multiple(config: ConfigDict, *, devices: int) -> int:
-  """Returns what the global batch has to be a multiple of.
+  """Returns the number that the global batch must be a multiple of.
 
   Args:
-    config: See `jssl.config.base`.
+    config: The config.
     devices: Number of devices that share the batch.
 
   Returns:
@@ -149,9 +149,9 @@ def optimizer(
   """Makes the optimizer.
 
   Args:
-    config: See `jssl.config.base`. Keys that belong to other optimizers are
-      left out, so that one is changed by its name alone.
-    steps_per_epoch: Steps an epoch, for its schedules.
+    config: The config. Keys that belong to other optimizers are ignored, so
+      that an optimizer is changed by its name alone.
+    steps_per_epoch: Steps per epoch, for its schedules.
   """
   updates_per_epoch = steps_per_epoch / config.accumulate_steps
   section = _scheduled("config.optimizer", config, updates_per_epoch)
@@ -164,7 +164,7 @@ def optimizer(
 
 
 def precision(name: str) -> Any:
-  """Returns the type of the computation: float32, bfloat16 or auto."""
+  """Returns the type of the computation for "float32", "bfloat16" or "auto"."""
   lookup("config.precision", name, ("auto", "float32", "bfloat16"))
   if name == "auto":
     name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -186,7 +186,7 @@ def _construct(where, section, table, **more):
 
 
 def _scheduled(where, config, steps_per_epoch):
-  """A section as a dict, its sections replaced by functions of the step."""
+  """Returns a section as a dict, its schedules made functions of the step."""
   made = {}
   for key, value in config[where.removeprefix("config.")].items():
     if isinstance(value, ConfigDict) and key != "schedule":
@@ -213,10 +213,10 @@ def _check_numbers(where, section, *, share=False):
 
 
 def _without_foreign_keys(section, table):
-  """Leaves out what other constructors of the table take, not the named."""
+  """Removes keys of other constructors in the table than the named one."""
   make = table.get(section["name"])
   if make is None:
-    return section  # `_construct` tells the valid names.
+    return section  # `_construct` lists the valid names.
   own = inspect.signature(make).parameters
   others = {
       key for x in table.values() for key in inspect.signature(x).parameters
