@@ -151,11 +151,12 @@ def _commands():
           words.pop(0)  # A variable of the environment.
         if words[:1] == ["jssl"]:
           words[:1] = ["python", "-m", "jssl"]
-        if words[:2] != ["python", "-m"] or words[-1] == "...":
+        script = words[:1] == ["python"] and words[1].startswith("tests/")
+        if not script and words[:2] != ["python", "-m"] or words[-1] == "...":
           continue
         for name, value in _PLACEHOLDERS.items():
           words = [word.replace(name, value) for word in words]
-        yield page, words[2:]
+        yield page, words[1 if script else 2 :]
   rows = re.findall(
       r"^\| `([a-z]+(?: --[^`]*)?)` \|", _PAGES["docs/speed.md"], re.M
   )
@@ -176,7 +177,8 @@ app.run = parse
 for name, *arguments in json.load(sys.stdin):
   if not os.fork():
     sys.argv = [name, *arguments]
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
+    run = runpy.run_path if name.endswith(".py") else runpy.run_module
+    run(name, run_name="__main__")
     os._exit(0)
   _, status = os.wait()
   if status:
