@@ -7,7 +7,7 @@ import numpy as np
 from sklearn import datasets
 
 from jssl import optim
-from jssl.methods import pretext
+from jssl.methods import _one_net
 from jssl.step import init_state
 from jssl.step import make_step
 
@@ -23,7 +23,7 @@ def criterion(monkeypatch, make):
   made = {}
   keep = lambda module, views, criterion, **_: made.update(it=criterion)
   with monkeypatch.context() as patch:
-    patch.setattr(pretext, "make", keep)
+    patch.setattr(_one_net, "make", keep)
     make()
   return made["it"]
 

@@ -288,8 +288,8 @@ def test_small_views_have_their_own_size():
   batch = {"image": jax.ShapeDtypeStruct((2, 256, 256, 3), jnp.uint8)}
   method = build.method(config)
   views = jax.eval_shape(method.views, jax.random.key(0), batch)
-  assert views.large.shape == (2, 2, 224, 224, 3)
-  assert views.small.shape == (6, 2, 96, 96, 3)
+  assert views.global_crops.shape == (2, 2, 224, 224, 3)
+  assert views.local_crops.shape == (6, 2, 96, 96, 3)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

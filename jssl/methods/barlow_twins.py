@@ -15,10 +15,10 @@ $$
 \mathcal{C}_{ij} = \frac{1}{N} \sum_{b=1}^{N} z^A_{b,i} \, z^B_{b,j}
 $$
 
-$z^A$ and $z^B$ are the projections of the two views, each dimension of mean 0
-and variance 1 over the global batch. $\mathcal{C}$ is the cross-correlation of
-their dimensions $i$ and $j$. $\lambda$ is the weight of the redundancy term.
-$b$ counts the $N$ images of the global batch.
+$z^A$ and $z^B$ are the projections of the two views, each dimension
+standardised over the global batch of $N$ images. $\mathcal{C}_{ij}$ is the
+cross-correlation of their dimensions $i$ and $j$. $\lambda$ is the weight of
+the redundancy term.
 
 Reference:
   Zbontar et al., Barlow Twins: Self-Supervised Learning via Redundancy
@@ -27,18 +27,19 @@ Reference:
 
 import flax.linen as nn
 
+from jssl import embeddings
 from jssl import losses
 from jssl.method import Method
-from jssl.methods import branch as branches
-from jssl.methods import crops
-from jssl.methods import siamese
+from jssl.methods import _branch
+from jssl.methods import _one_net
+from jssl.methods import _views
 
 
 def barlow_twins(
     net: nn.Module,
     *,
-    augment: crops.Recipe = crops.FIRST_VIEW,
-    second_augment: crops.Recipe | None = crops.SECOND_VIEW,
+    augment: _views.Recipe = _views.FIRST_VIEW,
+    second_augment: _views.Recipe | None = _views.SECOND_VIEW,
     dim: int = 8192,
     projector_layers: int = 3,
     off_diagonal_weight: float = 0.005,
@@ -53,7 +54,7 @@ def barlow_twins(
       default the paper's, at the size of the images.
     second_augment: The recipe of the second view, None for the same.
     dim: Width of the projector's layers, and length of the embeddings.
-    projector_layers: Layers of the projector.
+    projector_layers: Number of layers of the projector.
     off_diagonal_weight: Weight of the redundancy term, lambda.
     joint_statistics: Whether BatchNorm takes its statistics from both views
       together, or from each view, as in the authors' code.
@@ -61,27 +62,25 @@ def barlow_twins(
       those of the global batch.
 
   Returns:
-    The method. Its metric is "feature_std" (see
-    `embeddings.feature_std`).
+    The method. Its metric is "feature_std" (see `embeddings.feature_std`).
   """
-  projector = branches.head(
+  projector = _branch.head(
       net, (dim,) * projector_layers, last_bias=False, axis_name=axis_name
   )
 
   def views(key, batch):
-    images = crops.two_views(key, batch, augment, second_augment)
-    return siamese.Views(images)
+    images = _views.two(key, batch, augment, second_augment)
+    return _one_net.Task(images)
 
-  def criterion(embedding, label):
-    del label
+  def criterion(embedding, task):
+    del task
     z = embedding.projection  # [2, B, D]
     value = losses.barlow_twins(
-        z[0],
-        z[1],
-        off_diagonal_weight=off_diagonal_weight,
-        axis_name=axis_name,
+        *z, off_diagonal_weight=off_diagonal_weight, axis_name=axis_name
     )
-    return value, {}
+    return value, {
+        "feature_std": embeddings.feature_std(z[0], axis_name=axis_name)
+    }
 
-  branch = branches.Branch(net, projector, joint=joint_statistics)
-  return siamese.make(branch, views, criterion, axis_name=axis_name)
+  branch = _branch.Branch(net, projector, joint=joint_statistics)
+  return _one_net.make(branch, views, criterion, axis_name=axis_name)

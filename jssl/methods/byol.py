@@ -1,4 +1,4 @@
-r"""BYOL: predict what a slowly following target makes of the other view.
+r"""BYOL: predict a slowly moving target's projection of the other view.
 
 ```mermaid
 flowchart LR
@@ -24,9 +24,9 @@ $$
 
 $z_\theta$ is the projection of one view, and $q_\theta$ is the predictor.
 $z'_\xi$ is the target's projection of the other view.
-$\widetilde{\mathcal{L}}_{\theta,\xi}$ is the same with the views swapped. Each
-is the mean over the batch. $\theta$ and $\xi$ are the parameters of the online
-net and the target, and $\tau$ is the momentum.
+$\widetilde{\mathcal{L}}_{\theta,\xi}$ is the same with the views swapped. Both
+are means over the batch. $\theta$ and $\xi$ are the parameters of the online
+network and the target, and $\tau$ is the EMA decay.
 
 Reference:
   Grill et al., Bootstrap Your Own Latent, 2020.
@@ -36,24 +36,21 @@ from collections.abc import Callable
 import functools
 
 import flax.linen as nn
-import jax
 
 from jssl import ema
 from jssl import embeddings
 from jssl import losses
-from jssl import parallel
-from jssl.method import Aux
 from jssl.method import Method
-from jssl.methods import branch as branches
-from jssl.methods import crops
-from jssl.methods import target as target_nets
+from jssl.methods import _branch
+from jssl.methods import _target
+from jssl.methods import _views
 
 
 def byol(
     net: nn.Module,
     *,
-    augment: crops.Recipe = crops.FIRST_VIEW,
-    second_augment: crops.Recipe | None = crops.SECOND_VIEW,
+    augment: _views.Recipe = _views.FIRST_VIEW,
+    second_augment: _views.Recipe | None = _views.SECOND_VIEW,
     dim: int = 256,
     hidden_dim: int = 4096,
     momentum: float | Callable = 0.996,
@@ -69,9 +66,8 @@ def byol(
     second_augment: The recipe of the second view, None for the same.
     dim: Length of the embeddings.
     hidden_dim: Width of the hidden layer of projector and predictor.
-    momentum: Share of the target that is kept at a step, in [0, 1]: a constant,
-      or a function of the step. The paper raises it from 0.996 to 1 along a
-      cosine.
+    momentum: EMA decay of the target, in [0, 1]: a constant, or a function of
+      the step. The paper raises it from 0.996 to 1 along a cosine.
     joint_statistics: Whether BatchNorm takes its statistics from both views
       together, or from each view, as in the authors' code.
     axis_name: Axis that the batch is split over, or None.
@@ -83,45 +79,30 @@ def byol(
   Raises:
     ValueError: If the momentum is out of range.
   """
-  momentum = ema.as_schedule(momentum)
   head = functools.partial(
-      branches.head, net, last_bias=False, axis_name=axis_name
+      _branch.head, net, last_bias=False, axis_name=axis_name
   )
   projector = head((hidden_dim, dim))
-  online = branches.Branch(
+  online = _branch.Branch(
       net, projector, head((hidden_dim, dim)), joint=joint_statistics
   )
-  target = branches.Branch(net, projector, joint=joint_statistics)
 
   def views(key, batch):
-    return crops.two_views(key, batch, augment, second_augment)
+    return _views.two(key, batch, augment, second_augment)
 
-  def init(key, views):
-    params, batch_stats = branches.init(key, online, views[0])
-    return params, target_nets.start(params, batch_stats)
-
-  def loss(params, carried, views, keys, step):
-    del step
-    carried = jax.lax.stop_gradient(carried)
-    embedding, batch_stats = branches.embed(
-        online, params, carried.batch_stats, (views,), keys.local
-    )
-    targets, target_batch_stats = target_nets.embed(target, carried, views)
-    predictions = embedding.prediction
-    # The squared distance of unit vectors, of both directions (equation 2).
+  def criterion(embedding, targets):
+    predictions = embedding.prediction  # [2, B, D]
+    # The squared distance of unit vectors, in both directions (equation 2).
     value = sum(
         2 + 2 * losses.negative_cosine(predictions[i], targets[1 - i])
         for i in range(2)
     )
-    metrics = {
+    return value, {
         "feature_std": embeddings.feature_std(
             embedding.projection[0], axis_name=axis_name
         )
     }
-    fresh = parallel.pmean((batch_stats, target_batch_stats), axis_name)
-    return value, Aux(fresh, metrics)
 
-  def update(params, carried, fresh, step):
-    return params, target_nets.follow(carried, params, fresh, momentum(step))
-
-  return Method(views, init, loss, update, branches.encoder(net))
+  return _target.make(
+      online, views, criterion, ema.as_schedule(momentum), axis_name=axis_name
+  )

@@ -1,4 +1,4 @@
-r"""Colorization: which colors had the gray image?
+r"""Colorization: predict the colors of a gray image.
 
 ```mermaid
 flowchart LR
@@ -21,12 +21,12 @@ w_q \propto \left( (1 - \lambda) \tilde{p}_q + \frac{\lambda}{Q} \right)^{-1}
 \sum_q \tilde{p}_q w_q = 1
 $$
 
-$Z_{h,w}$ is the true color at a place of the $H \times W$ output: shares of the
-5 nearest of $Q$ bins of the ab plane, by a Gaussian of their distance.
+$Z_{h,w}$ is the true color at a position of the $H \times W$ output: weights of
+the 5 nearest of $Q$ bins of the ab plane, by a Gaussian of their distance.
 $\hat{Z}_{h,w}$ is the prediction, a softmax over bins. $q^\star$ is the nearest
-bin. $\tilde{p}$ are running frequencies of the bins. $\lambda$ is the share of
-the uniform distribution. The loss is the mean over images. Regression has the
-mean squared error of $(a, b) / 50$ in its place.
+bin. $\tilde{p}$ are running frequencies of the bins. $\lambda$ is the weight of
+the uniform distribution. The loss is the mean over images. The loss of a
+regression is the mean squared error of $(a, b) / 50$ instead.
 
 Reference:
   Zhang et al., Colorful Image Colorization, 2016.
@@ -39,27 +39,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jssl import augment as augmentation
 from jssl import losses
 from jssl import parallel
-from jssl.augment import lab as color
+from jssl.augment.lab import color_bins
+from jssl.augment.lab import lab_to_rgb
+from jssl.augment.lab import rgb_to_lab
 from jssl.losses import checks
 from jssl.method import Aux
 from jssl.method import Method
 from jssl.method import Pictures
-from jssl.methods import branch as branches
-from jssl.methods import crops
-from jssl.methods import pretext
-from jssl.methods import reconstruction
+from jssl.methods import _branch
+from jssl.methods import _one_net
+from jssl.methods import _reconstruction
+from jssl.methods import _views
 
 _LOSSES = ("classification", "regression")
-_NEAREST = 5  # Bins that share a color,
+_NEAREST = 5  # Bins that a color is distributed over,
 _SIGMA = 5.0  # by a Gaussian of their distance in the ab plane.
-_RANGE = 50.0  # The regression's unit of a and b.
+_RANGE = 50.0  # Scale of a and b in the regression.
 
 
 class Carried(NamedTuple):
-  """What colorization keeps.
+  """What colorization carries.
 
   Attributes:
     batch_stats: Running statistics of net and decoder.
@@ -73,7 +74,7 @@ class Carried(NamedTuple):
 def colorization(
     net: nn.Module,
     *,
-    augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
+    augment: _views.Recipe = _views.CROP_AND_FLIP,
     loss: str = "classification",
     bin_size: int = 10,
     stride: int = 4,
@@ -85,9 +86,9 @@ def colorization(
 ) -> Method:
   """Makes colorization over a backbone, in the Lab color space.
 
-  The net sees lightness alone, three times over, in training and when it
-  encodes. The frequencies of colors, which rare ones are weighed up by, are
-  those of the images it is trained on, learnt as it goes.
+  The net sees the lightness only, repeated for three channels, in training and
+  when it encodes. Rare colors get larger weights, by running frequencies of the
+  colors of the training images.
 
   Args:
     net: A backbone of `jssl.nets`.
@@ -95,23 +96,24 @@ def colorization(
       and a flip, at the size of the images.
     loss: "classification" of the ab plane's bins, or "regression" of a and b.
     bin_size: Side of a bin; 10 in the paper.
-    stride: Side of the image over that of what is predicted; 4 in the paper.
-    rebalance: Share of the uniform distribution in the one that classes are
-      weighed by, in (0, 1]: 0.5 in the paper, 1 for no rebalancing.
-    prior_momentum: Share of the frequencies that is kept at a step, in [0, 1].
-    decode_temperature: Of the annealed mean, above 0: 1 is the mean of the
-      predicted distribution, and towards 0 its mode.
+    stride: Side of the image over that of the prediction; 4 in the paper.
+    rebalance: Weight of the uniform distribution in the one that class weights
+      are computed from, in (0, 1]: 0.5 in the paper, 1 for no rebalancing.
+    prior_momentum: EMA decay of the color frequencies, in [0, 1].
+    decode_temperature: Temperature of the annealed mean, above 0: 1 gives the
+      mean of the predicted distribution, values towards 0 its mode.
     decoder_width: See `nets.ConvDecoder`.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
-    The method. "chance_loss" is the loss of the best answer that does not look
-    at the image: the same distribution for all pixels, or gray. Metrics
+    The method. Its metric "chance_loss" is the loss of the best prediction that
+    ignores the image: the same distribution for all pixels, or gray. Metrics
     "color_error" and "gray_error" are the mean distances in the ab plane of the
-    colors that are shown, and of gray.
+    predicted colors, and of gray, from the true ones. `views` raises a
+    ValueError for gray images.
 
   Raises:
-    ValueError: If a setting is out of range, or images have no colors.
+    ValueError: If a setting is out of range.
   """
   if loss not in _LOSSES:
     raise ValueError(f"loss is {loss!r}; expected one of {_LOSSES}.")
@@ -121,8 +123,8 @@ def colorization(
         f"rebalance is {rebalance} and prior_momentum {prior_momentum};"
         " expected values in (0, 1] and [0, 1]."
     )
-  bins = color.color_bins(step=bin_size) if loss == "classification" else None
-  module = reconstruction.Painter(
+  bins = color_bins(step=bin_size) if loss == "classification" else None
+  module = _reconstruction.Autoencoder(
       net,
       channels=2 if bins is None else len(bins),
       stride=stride,
@@ -131,15 +133,15 @@ def colorization(
   )
 
   def views(key, batch):
-    (images,) = augmentation.make_views(key, batch, (augment,))
-    lab = color.rgb_to_lab(images)
+    images = _views.one(key, batch, augment)
+    lab = rgb_to_lab(images)
     window = (stride, stride)
-    return pretext.Task(
+    return _one_net.Task(
         _gray(lab), nn.avg_pool(lab[..., 1:], window, strides=window)
     )
 
   def init(key, task):
-    params, batch_stats = branches.init(key, module, task.inputs)
+    params, batch_stats = _branch.init(key, module, task.inputs)
     if bins is None:
       return params, Carried(batch_stats, None)
     uniform = jnp.full(len(bins), 1 / len(bins), jnp.float32)
@@ -148,22 +150,23 @@ def colorization(
   def loss_of(params, carried, task, keys, step):
     del step
     carried = jax.lax.stop_gradient(carried)
-    answer, batch_stats = branches.forward(
+    output, batch_stats = _branch.forward(
         module, params, carried.batch_stats, task.inputs, keys.local
     )
     if bins is None:
-      value, chance = _regression(answer, task.target)
+      value, chance = _regression(output, task.target)
       prior = None
     else:
       value, chance, found = _classification(
-          answer, task.target, bins, carried.prior, rebalance, axis_name
+          output, task.target, bins, carried.prior, rebalance, axis_name
       )
       prior = prior_momentum * carried.prior + (1 - prior_momentum) * found
-    shown = colors(jax.lax.stop_gradient(answer))
+    predicted = colors(jax.lax.stop_gradient(output))
+    distance = lambda ab: jnp.mean(jnp.linalg.norm(ab - task.target, axis=-1))
     metrics = {
         "chance_loss": chance,
-        "color_error": jnp.mean(jnp.linalg.norm(shown - task.target, axis=-1)),
-        "gray_error": jnp.mean(jnp.linalg.norm(task.target, axis=-1)),
+        "color_error": distance(predicted),
+        "gray_error": distance(jnp.zeros_like(predicted)),
     }
     fresh = Carried(parallel.pmean(batch_stats, axis_name), prior)
     return value, Aux(fresh, metrics)
@@ -173,30 +176,26 @@ def colorization(
     return params, fresh
 
   def encode(params, carried, images):
-    gray = _gray(color.rgb_to_lab(images))
-    return branches.encoder(net)(params, carried, gray)
+    gray = _gray(rgb_to_lab(images))
+    return _branch.encoder(net)(params, carried, gray)
 
-  def colors(answer):
-    """The answer as a and b, `[B, h, w, 2]`."""
+  def colors(output):
+    """Decodes an output to a and b, `[B, h, w, 2]`."""
     if bins is None:
-      return _RANGE * answer
-    p = jax.nn.softmax(answer / decode_temperature, axis=-1)  # Equation 5.
+      return _RANGE * output
+    p = jax.nn.softmax(output / decode_temperature, axis=-1)  # Equation 5.
     return jnp.matmul(p, bins, precision=jax.lax.Precision.HIGHEST)
 
   def pictures(params, carried, task):
     variables = {"params": params, "batch_stats": carried.batch_stats}
-    painted = colors(module.apply(variables, task.inputs))
+    predicted = colors(module.apply(variables, task.inputs))
     lightness = 100.0 * task.inputs[..., :1]
 
     def image(ab):
       ab = jax.image.resize(ab, (*lightness.shape[:3], 2), "bilinear")
-      return color.lab_to_rgb(jnp.concatenate([lightness, ab], axis=-1))
+      return lab_to_rgb(jnp.concatenate([lightness, ab], axis=-1))
 
-    return Pictures(
-        task.inputs,
-        image(painted),
-        image(task.target),
-    )
+    return Pictures(task.inputs, image(predicted), image(task.target))
 
   return Method(
       views,
@@ -210,22 +209,22 @@ def colorization(
 
 
 def _gray(lab):
-  """Lightness in [0, 1], three times: `[B, H, W, 3]`."""
+  """Lightness in [0, 1], repeated: `[B, H, W, 3]`."""
   return jnp.repeat(lab[..., :1] / 100.0, 3, axis=-1)
 
 
-def _regression(answer, ab):
-  """Returns the loss, and gray's."""
+def _regression(output, ab):
+  """Returns the loss, and the loss of gray."""
   everything = jnp.ones(ab.shape[:3])
   error = lambda x: losses.masked_mse(x, ab / _RANGE, everything)
-  return error(answer), error(jnp.zeros_like(answer))
+  return error(output), error(jnp.zeros_like(output))
 
 
 def _classification(logits, ab, bins, prior, rebalance, axis_name):
-  """Returns the loss, chance's, and the frequencies of the bins."""
+  """Returns the loss, the chance loss and the frequencies of the bins."""
   near = -jnp.sum(jnp.square(ab[..., None, :] - bins), axis=-1)
-  # Not `top_k`: XLA's CPU backend may sort all bins, ten times slower. And
-  # dense, since the gradient of a gather of five would be a slow scatter.
+  # Not `top_k`: XLA's CPU backend may sort all bins, ten times slower. Dense
+  # weights, since the gradient of a gather would be a slow scatter.
   left = order = near - 1e-4 * np.arange(len(bins), dtype=np.float32)  # Ties.
   for _ in range(_NEAREST):
     last = jnp.max(left, axis=-1, keepdims=True)

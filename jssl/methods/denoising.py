@@ -1,4 +1,4 @@
-r"""Denoising autoencoder: what was the image without the noise?
+r"""Denoising autoencoder: remove noise from the image.
 
 ```mermaid
 flowchart LR
@@ -26,28 +26,28 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl import augment as augmentation
 from jssl import losses
 from jssl.augment import checks
+from jssl.augment import image_keys
 from jssl.method import Method
 from jssl.method import Pictures
-from jssl.methods import crops
-from jssl.methods import pretext
-from jssl.methods import reconstruction
+from jssl.methods import _one_net
+from jssl.methods import _reconstruction
+from jssl.methods import _views
 
 
 def denoising(
     net: nn.Module,
     *,
-    augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
+    augment: _views.Recipe = _views.CROP_AND_FLIP,
     noise: float = 0.25,
     decoder_width: int = 64,
     axis_name: str | None = None,
 ) -> Method:
   """Makes a denoising autoencoder over a backbone.
 
-  Between net and decoder stands the bottleneck of the context encoder (see
-  `nets.ConvDecoder.mix`): without it features hardly leave their place.
+  The bottleneck of the context encoder is between net and decoder (see
+  `nets.ConvDecoder.mix`): without it, features hardly combine distant pixels.
 
   Args:
     net: A backbone of `jssl.nets`.
@@ -58,39 +58,39 @@ def denoising(
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
-    The method. Its loss is the squared error of images in quarters of their
-    range; "chance_loss" is that of the noisy image itself.
+    The method. Its loss is the squared error of images scaled to [-2, 2]; the
+    metric "chance_loss" is the loss of the noisy image itself.
 
   Raises:
     ValueError: If the noise is negative.
   """
   checks.check_limit("noise", noise)
-  module = reconstruction.Painter(
+  module = _reconstruction.Autoencoder(
       net, width=decoder_width, mix=True, axis_name=axis_name
   )
 
   def views(key, batch):
     image_key, noise_key = jax.random.split(key)
-    (images,) = augmentation.make_views(image_key, batch, (augment,))
-    keys = augmentation.image_keys(noise_key, batch)
+    images = _views.one(image_key, batch, augment)
+    keys = image_keys(noise_key, batch)
     drawn = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
-    return pretext.Task(images + noise * drawn, images)
+    return _one_net.Task(images + noise * drawn, images)
 
   def criterion(prediction, task):
     everything = jnp.ones(task.target.shape[:3])
     error = lambda x: losses.masked_mse(
-        x, reconstruction.from_image(task.target), everything
+        x, _reconstruction.from_image(task.target), everything
     )
-    noisy = reconstruction.from_image(task.inputs)
+    noisy = _reconstruction.from_image(task.inputs)
     return error(prediction), {"chance_loss": error(noisy)}
 
   def pictures(prediction, task):
     return Pictures(
         jnp.clip(task.inputs, 0.0, 1.0),
-        reconstruction.to_image(prediction),
+        _reconstruction.to_image(prediction),
         task.target,
     )
 
-  return pretext.make(
+  return _one_net.make(
       module, views, criterion, pictures=pictures, axis_name=axis_name
   )

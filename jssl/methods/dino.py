@@ -2,7 +2,7 @@ r"""DINO: a student matches a teacher that is an average of itself.
 
 ```mermaid
 flowchart LR
-  image --> v1["large view x"] --> t["teacher"]
+  image --> v1["global view x"] --> t["teacher"]
   image --> v2["other view x'"] --> s["student"]
   s -.->|"EMA"| t
   s --> loss["cross-entropy"]
@@ -21,7 +21,7 @@ P_s(x) = \mathrm{softmax}(g_s(x) / \tau_s)
 P_t(x) = \mathrm{softmax}((g_t(x) - c) / \tau_t)
 $$
 
-$V$ are the views, of which $x_1^g$ and $x_2^g$ are large. $g_s$ and $g_t$ are
+$V$ are the views, of which $x_1^g$ and $x_2^g$ are global. $g_s$ and $g_t$ are
 the scores of student and teacher: encoder, projector, cosine similarities to
 prototypes. $\tau_s$ and $\tau_t$ are their temperatures. $c$ is a running mean
 of $g_t$, updated after the loss. The loss is the mean over images.
@@ -48,9 +48,9 @@ from jssl.embeddings import l2_normalize
 from jssl.losses import checks
 from jssl.method import Aux
 from jssl.method import Method
-from jssl.methods import branch as branches
-from jssl.methods import crops
-from jssl.methods import target as target_nets
+from jssl.methods import _branch
+from jssl.methods import _target
+from jssl.methods import _views
 from jssl.nets import BatchNorm
 from jssl.nets import MLP
 
@@ -63,13 +63,14 @@ _PROTOTYPE_INIT = nn.initializers.variance_scaling(
 
 
 class Carried(NamedTuple):
-  """What DINO keeps.
+  """What DINO carries.
 
   Attributes:
     batch_stats: Running statistics of the student.
-    target_params: The teacher: an EMA of `params`, a tree of its own.
+    target_params: Parameters of the teacher: an EMA of `params`, in buffers of
+      its own.
     target_batch_stats: Running statistics of the teacher.
-    center: Average of the teacher's scores, `[P]`.
+    center: Running mean of the teacher's scores, `[P]`.
   """
 
   batch_stats: Any
@@ -81,9 +82,9 @@ class Carried(NamedTuple):
 def dino(
     net: nn.Module,
     *,
-    augment: crops.Recipe = crops.FIRST_VIEW,
-    second_augment: crops.Recipe | None = crops.SECOND_VIEW,
-    local_augment: crops.Recipe | None = None,
+    augment: _views.Recipe = _views.FIRST_VIEW,
+    second_augment: _views.Recipe | None = _views.SECOND_VIEW,
+    local_augment: _views.Recipe | None = None,
     local_views: int = 0,
     dim: int = 256,
     hidden_dim: int = 2048,
@@ -103,37 +104,36 @@ def dino(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe of the first large view, `(key, image, *, extent) ->
+    augment: The recipe of the first global view, `(key, image, *, extent) ->
       view`; by default the paper's colors, at the size of the images.
-    second_augment: The recipe of the second large view, None for the same.
-    local_augment: The recipe of the small views, which the student alone sees.
-    local_views: Number of small views: 8 in the paper.
+    second_augment: The recipe of the second global view, None for the same.
+    local_augment: The recipe of the local views, which only the student sees.
+    local_views: Number of local views: 8 in the paper.
     dim: Length of the embeddings that the prototypes are compared with.
     hidden_dim: Width of the projector's hidden layers.
-    projector_layers: Layers of the projector.
+    projector_layers: Number of layers of the projector.
     projector_norm: Whether it has BatchNorm; not in the paper, but usual for
       small ResNets.
     prototypes: Number of scores, K.
     norm_last_layer: Whether prototypes keep length 1. If not, a score is the
-      cosine similarity times a length that is learned, 1 at first; the paper
-      does so for small transformers trained for long.
+      cosine similarity times a learned length, initially 1; the paper does so
+      for small transformers with long training.
     student_temperature: Divisor of the student's scores, above 0.
     teacher_temperature: Divisor of the teacher's, above 0 and smaller: a
       constant, or a function of the step. The paper warms up to 0.07.
-    momentum: Share of the teacher that is kept at a step, in [0, 1]: a
-      constant, or a function of the step. The paper raises it from 0.996 to 1
-      along a cosine.
-    center_momentum: Share of the centre that is kept at a step, in [0, 1].
-    frozen_steps: Steps before the prototypes (and their lengths) learn: an
-      epoch in the paper.
+    momentum: EMA decay of the teacher, in [0, 1]: a constant, or a function of
+      the step. The paper raises it from 0.996 to 1 along a cosine.
+    center_momentum: EMA decay of the centre, in [0, 1].
+    frozen_steps: For how many steps the prototypes (and their lengths) are
+      frozen: an epoch in the paper.
     joint_statistics: Whether BatchNorm takes its statistics from all crops
       together (in the backbone from those of one size), as in the authors'
       code, or from each view.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
-    The method; it encodes by its teacher. Its views are the two large ones and
-    the small ones (or None); its metrics "chance_loss" (log K) and
+    The method; it encodes by its teacher. Its views are the two global ones and
+    the local ones (or None); its metrics "chance_loss" (log K) and
     "feature_std" (see `embeddings.feature_std`).
 
   Raises:
@@ -148,7 +148,7 @@ def dino(
   checks.check_temperature(float(divisor(0)), name="teacher_temperature")
   momentum = ema.as_schedule(momentum)
   ema.as_schedule(center_momentum)
-  crops.check_local_views(local_views, local_augment)
+  _views.check_local_views(local_views, local_augment)
   projector = MLP(
       (hidden_dim,) * (projector_layers - 1) + (dim,),
       norm=functools.partial(BatchNorm, axis_name=axis_name)
@@ -156,32 +156,32 @@ def dino(
       else None,
       activation=functools.partial(nn.gelu, approximate=False),
       kernel_init=_INIT,
-      dtype=branches.dtype_of(net),
+      dtype=_branch.dtype_of(net),
   )
-  branch = branches.Branch(net, projector, joint=joint_statistics)
+  branch = _branch.Branch(net, projector, joint=joint_statistics)
 
   def views(key, batch):
-    return crops.multi(
+    return _views.multi_crop(
         key, batch, (augment, second_augment), local_augment, local_views
     )
 
   def init(key, views):
     branch_key, prototype_key = jax.random.split(key)
-    params, batch_stats = branches.init(branch_key, branch, views.large[0])
+    params, batch_stats = _branch.init(branch_key, branch, views.global_crops)
     drawn = _PROTOTYPE_INIT(prototype_key, (prototypes, dim))
     params = {**params, "prototypes": drawn}
     if not norm_last_layer:
       params["prototype_lengths"] = jnp.ones((prototypes, 1))
-    copy = branches.own_copy((params, batch_stats))
+    copy = _branch.copy((params, batch_stats))
     return params, Carried(batch_stats, *copy, jnp.zeros(prototypes))
 
   def loss(params, carried, views, keys, step):
     carried = jax.lax.stop_gradient(carried)
-    embedding, batch_stats = branches.embed(
+    embedding, batch_stats = _branch.forward(
         branch, params, carried.batch_stats, views.by_size(), keys.local
     )
-    targets, target_batch_stats = target_nets.embed(
-        branch, carried, views.large
+    targets, target_batch_stats = _target.embed(
+        branch, carried, views.global_crops
     )
     student = _scores(embedding.projection, params)
     teacher = _scores(targets, carried.target_params)
@@ -214,16 +214,18 @@ def dino(
       init,
       loss,
       update,
-      target_nets.encoder(net),
-      frozen_steps=lambda params: branches.freeze(
-          params, ("prototypes", "prototype_lengths"), frozen_steps
+      _target.encoder(net),
+      frozen_steps=_branch.freeze(
+          ("prototypes", "prototype_lengths"), frozen_steps
       ),
   )
 
 
 def _scores(projections, params):
-  """Cosine similarities to the prototypes times their lengths, `[V, B, K]`."""
-  # The authors' weight-normalised layer.
+  """Cosine similarities to the prototypes times their lengths, `[V, B, K]`.
+
+  It is the authors' weight-normalised layer.
+  """
   rows = l2_normalize(params["prototypes"])
   if "prototype_lengths" in params:
     rows = rows * params["prototype_lengths"]

@@ -1,4 +1,4 @@
-r"""I-JEPA: from some patches, what are the features of blocks of others?
+r"""I-JEPA: predict the features of blocks of patches from other patches.
 
 ```mermaid
 flowchart LR
@@ -19,12 +19,12 @@ h(e) = \begin{cases}
 $$
 
 $B_i$ are the patches of target block $i$ of $M$. $\hat{s}_j$ are the predicted
-features of patch $j$, from the context and the places in the block. $s_j$ are
-those of the target encoder, which sees all patches, shifted and scaled to mean
-0 and variance 1 over the $D$ features. $h$ is the smooth absolute error of the
+features of patch $j$, from the context and the positions in the block. $s_j$
+are those of the target encoder, which sees all patches, standardised over the
+$D$ features. $h$ is the smooth absolute error of the
 authors' code; the paper has the squared distance. The loss is the mean over
-images. The blocks of a step have one shape, which is drawn anew each step; the
-context has a number of patches that differs from image to image.
+images. All blocks of a step have one shape, drawn anew at each step; the number
+of context patches differs from image to image.
 
 Reference:
   Assran et al., Self-Supervised Learning from Images with a Joint-Embedding
@@ -39,18 +39,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jssl import augment as augmentation
 from jssl import ema
 from jssl import embeddings
 from jssl import masking
+from jssl.augment import image_keys
 from jssl.method import Aux
 from jssl.method import Method
-from jssl.methods import branch as branches
-from jssl.methods import crops
-from jssl.methods import target as target_nets
-from jssl.methods import transformers
-from jssl.nets import patches as patching
+from jssl.methods import _branch
+from jssl.methods import _target
+from jssl.methods import _transformers
+from jssl.methods import _views
 from jssl.nets import TransformerDecoder
+from jssl.nets.patches import grid_of
+from jssl.nets.patches import patchify
+from jssl.nets.patches import unpatchify
 
 
 class Views(NamedTuple):
@@ -58,8 +60,8 @@ class Views(NamedTuple):
 
   Attributes:
     images: `[B, H, W, C]` in [0, 1].
-    context: Patches that the student sees, `[B, N]`.
-    targets: Blocks whose features it predicts, `[B, K, M]`.
+    context: Patches that the context encoder sees, `[B, N]`.
+    targets: Blocks whose features are predicted, `[B, K, M]`.
   """
 
   images: jax.Array
@@ -86,7 +88,7 @@ class ContextPredictor(nn.Module):
   def __call__(self, views: Views, *, train: bool = False) -> jax.Array:
     """Predicts features of the targets, float32 `[B, K, M, D]`."""
     images, context, targets = views
-    encoded, grid = transformers.encode_some(
+    encoded, grid = _transformers.encode_some(
         self.net, images, context.indices, valid=context.valid, train=train
     )
     predictor = TransformerDecoder(
@@ -98,7 +100,7 @@ class ContextPredictor(nn.Module):
         dtype=self.net.dtype,
         name="predictor",
     )
-    # Blocks do not see each other: each makes a sequence of its own.
+    # Blocks do not see each other: each is in a sequence of its own.
     shape = targets.indices.shape
     repeat = lambda x: jnp.repeat(x, shape[1], axis=0)
     hidden = jax.tree.map(lambda x: x.reshape(-1, shape[2]), targets)
@@ -117,7 +119,7 @@ class ContextPredictor(nn.Module):
 def ijepa(
     net: nn.Module,
     *,
-    augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
+    augment: _views.Recipe = _views.CROP_AND_FLIP,
     targets: int = 4,
     target_scale: tuple[float, float] = (0.15, 0.2),
     target_aspect: tuple[float, float] = (0.75, 1.5),
@@ -147,21 +149,20 @@ def ijepa(
     predictor_width: Width of the predictor's tokens.
     predictor_depth: Number of its blocks.
     predictor_heads: Number of its attention heads.
-    momentum: Share of the target encoder that is kept at a step, in [0, 1]: a
-      constant, or a function of the step. The paper raises it from 0.996 to 1
-      along a line.
+    momentum: EMA decay of the target encoder, in [0, 1]: a constant, or a
+      function of the step. The paper raises it from 0.996 to 1 linearly.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
     The method; it encodes by its target encoder. Its loss is the smooth
-    absolute error of normalised features (1 from where it grows linearly);
-    "chance_loss" is that of predicting 0, and "feature_std" of the targets'
-    means (see `embeddings.feature_std`).
+    absolute error of standardised features; metrics are "chance_loss", the loss
+    of predicting 0, and "feature_std" of the targets' means (see
+    `embeddings.feature_std`).
 
   Raises:
     ValueError: If the net is not a transformer, or the momentum out of range.
   """
-  transformers.check(net, "ijepa", some=True)
+  _transformers.check(net, "ijepa", partial=True)
   momentum = ema.as_schedule(momentum)
   module = ContextPredictor(
       net, predictor_width, predictor_depth, predictor_heads
@@ -169,8 +170,8 @@ def ijepa(
 
   def views(key, batch):
     image_key, mask_key, shape_key = jax.random.split(key, 3)
-    (images,) = augmentation.make_views(image_key, batch, (augment,))
-    grid = patching.grid_of(*images.shape[1:3], net.patch_size)
+    images = _views.one(image_key, batch, augment)
+    grid = grid_of(*images.shape[1:3], net.patch_size)
     draw = lambda key: masking.context_and_targets(
         key,
         grid,
@@ -183,23 +184,22 @@ def ijepa(
         min_keep=min_keep,
         to_edges=to_edges,
     )
-    keys = augmentation.image_keys(mask_key, batch)
+    keys = image_keys(mask_key, batch)
     return Views(images, *jax.vmap(draw)(keys))
 
   def init(key, views):
-    params, batch_stats = branches.init(key, module, views)
-    return params, target_nets.start(params, batch_stats)
+    return _target.init(*_branch.init(key, module, views))
 
   def loss(params, carried, views, keys, step):
     del step
     carried = jax.lax.stop_gradient(carried)
-    prediction, _ = branches.forward(module, params, {}, views, keys.local)
+    prediction, _ = _branch.forward(module, params, {}, views, keys.local)
     features = _features(net, carried.target_params["net"], views.images)
     index, valid = views.targets
     wanted = jnp.take_along_axis(features[:, None], index[..., None], axis=2)
 
     def error(x):
-      # As many count on every device, since a step has one shape of blocks.
+      # Every device has the same number, since all blocks have one shape.
       return jnp.mean(optax.huber_loss(x, wanted), where=valid[..., None])
 
     metrics = {
@@ -212,8 +212,8 @@ def ijepa(
 
   def update(params, carried, fresh, step):
     del fresh
-    stats = (carried.batch_stats, carried.target_batch_stats)
-    return params, target_nets.follow(carried, params, stats, momentum(step))
+    batch_stats = (carried.batch_stats, carried.target_batch_stats)
+    return params, _target.update(carried, params, batch_stats, momentum(step))
 
   def draw(views):
     show = lambda patches: _hide_others(
@@ -227,7 +227,7 @@ def ijepa(
       init,
       loss,
       update,
-      target_nets.encoder(net),
+      _target.encoder(net),
       needs=frozenset({"patches"}),
       draw=draw,
   )
@@ -244,14 +244,14 @@ def _hide_others(image, patches, *, size):
   Returns:
     `[K, H, W, C]`.
   """
-  pixels = patching.patchify(image, size)  # [1, T, P * P * C]
+  pixels = patchify(image, size)  # [1, T, P * P * C]
   shown = jax.vmap(lambda i, valid: jnp.zeros(pixels.shape[1]).at[i].max(valid))
   pixels = jnp.where(shown(*patches)[..., None] > 0, pixels, 0.5)  # [K, T, ...]
-  return jnp.clip(patching.unpatchify(pixels, image.shape[1:]), 0.0, 1.0)
+  return jnp.clip(unpatchify(pixels, image.shape[1:]), 0.0, 1.0)
 
 
 def _features(net, params, images):
-  """Every patch's features, float32 `[B, T, D]`, of mean 0 and variance 1."""
+  """Standardised features of every patch, float32 `[B, T, D]`."""
 
   def last(net, images):
     patches = net.embed(images)

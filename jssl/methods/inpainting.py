@@ -1,4 +1,4 @@
-r"""Inpainting: what was in the hole?
+r"""Inpainting: fill a hole in the image.
 
 ```mermaid
 flowchart LR
@@ -31,14 +31,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl import augment as augmentation
 from jssl import losses
 from jssl import masking
+from jssl.augment import image_keys
 from jssl.method import Method
 from jssl.method import Pictures
-from jssl.methods import crops
-from jssl.methods import pretext
-from jssl.methods import reconstruction
+from jssl.methods import _one_net
+from jssl.methods import _reconstruction
+from jssl.methods import _views
 
 _HOLES = {
     "center": lambda key, size, share: masking.center(size, share=share),
@@ -49,11 +49,11 @@ _FILL = 0.5  # Gray, about the mean color.
 
 
 class Target(NamedTuple):
-  """What is to be painted.
+  """What the net should predict.
 
   Attributes:
     images: `[B, H, W, C]` in [0, 1].
-    hidden: bool `[B, H, W]`.
+    hidden: Whether a pixel is in the hole, bool `[B, H, W]`.
   """
 
   images: jax.Array
@@ -63,7 +63,7 @@ class Target(NamedTuple):
 def inpainting(
     net: nn.Module,
     *,
-    augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
+    augment: _views.Recipe = _views.CROP_AND_FLIP,
     hole: str = "region",
     share: float = 0.25,
     overlap: int = 0,
@@ -73,9 +73,8 @@ def inpainting(
 ) -> Method:
   """Makes a context encoder over a backbone, trained by its squared error.
 
-  The paper adds an adversarial term of weight 0.001, for sharper pictures; it
-  needs a second net with an optimizer of its own and is left out: the paper
-  trained the features that it evaluates without it.
+  The paper's adversarial term, of weight 0.001 and for sharper pictures, is not
+  implemented: the paper trained the features that it evaluates without it.
 
   Args:
     net: A backbone of `jssl.nets`.
@@ -83,21 +82,21 @@ def inpainting(
       and a flip, at the size of the images.
     hole: "center" (the central square), "squares" (four that may overlap), or
       "region" (of random outline).
-    share: Share of the image that is hidden; of squares, at most.
-    overlap: Width in pixels of the rim around the hole that is seen, and
-      painted too; 7 in the paper, for holes of 64.
+    share: Fraction of the image that is hidden; of squares, at most.
+    overlap: Width in pixels of the rim around the hole that is visible and
+      predicted too; 7 in the paper, for holes of 64.
     overlap_weight: Weight of the rim; 10 in the paper.
     decoder_width: See `nets.ConvDecoder`.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
-    The method. Its loss is the weighted squared error of images in quarters of
-    their range, the mean of the images'; "chance_loss" is that of the mean
-    color of what is seen. Metrics "hidden_error" and "hidden_chance" are the
-    same of the hole alone.
+    The method. Its loss is the weighted squared error of images scaled to [-2,
+    2], averaged over the images; the metric "chance_loss" is the loss of
+    predicting the mean color of the visible pixels. Metrics "hidden_error" and
+    "hidden_chance" are the same within the hole.
 
   Raises:
-    ValueError: If the hole is not known, or a share or overlap out of range.
+    ValueError: If the hole is unknown, or a share or overlap out of range.
   """
   if hole not in _HOLES:
     raise ValueError(f"hole is {hole!r}; expected one of {tuple(_HOLES)}.")
@@ -106,21 +105,21 @@ def inpainting(
         f"share is {share}, overlap {overlap} and overlap_weight"
         f" {overlap_weight}; expected a share in (0, 1) and no negative number."
     )
-  module = reconstruction.Painter(
+  module = _reconstruction.Autoencoder(
       net, width=decoder_width, mix=True, axis_name=axis_name
   )
 
   def views(key, batch):
     image_key, hole_key = jax.random.split(key)
-    (images,) = augmentation.make_views(image_key, batch, (augment,))
+    images = _views.one(image_key, batch, augment)
     draw = functools.partial(_HOLES[hole], size=images.shape[1], share=share)
-    hidden = jax.vmap(draw)(augmentation.image_keys(hole_key, batch))
+    hidden = jax.vmap(draw)(image_keys(hole_key, batch))
     seen = jnp.where(hidden[..., None], _FILL, images)
-    return pretext.Task(seen, Target(images, hidden))
+    return _one_net.Task(seen, Target(images, hidden))
 
   def criterion(prediction, task):
     images, hidden = task.target
-    target = reconstruction.from_image(images)
+    target = _reconstruction.from_image(images)
     seen = jnp.broadcast_to(~hidden[..., None], images.shape)
     color = jnp.mean(target, axis=(1, 2), keepdims=True, where=seen)
     color = jnp.broadcast_to(color, images.shape)
@@ -136,20 +135,20 @@ def inpainting(
 
   def pictures(prediction, task):
     images, hidden = task.target
-    painted = reconstruction.to_image(prediction)
+    painted = _reconstruction.to_image(prediction)
     return Pictures(
         task.inputs,
         jnp.where(hidden[..., None], painted, images),
         images,
     )
 
-  return pretext.make(
+  return _one_net.make(
       module, views, criterion, pictures=pictures, axis_name=axis_name
   )
 
 
 def _rim(hidden, width):
-  """The pixels `[B, H, W]` that are seen, but within `width` of the hole."""
+  """The visible pixels within `width` of the hole, `[B, H, W]`."""
   window = (2 * width + 1, 2 * width + 1)
   near = nn.max_pool(
       hidden[..., None].astype(jnp.float32), window, padding="SAME"

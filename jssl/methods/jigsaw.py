@@ -29,17 +29,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl import augment as augmentation
 from jssl.method import Method
-from jssl.methods import crops
-from jssl.methods import tiles as tiling
-from jssl.methods.permutations import load
+from jssl.methods import _permutations
+from jssl.methods import _tiles
+from jssl.methods import _views
 
 
 def jigsaw(
     net: nn.Module,
     *,
-    augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
+    augment: _views.Recipe = _views.CROP_AND_FLIP,
     permutations: int = 1000,
     puzzles: int = 8,
     tile_size: int | None = None,
@@ -52,25 +51,26 @@ def jigsaw(
 ) -> Method:
   """Makes the jigsaw puzzle over a backbone.
 
-  Nine tiles are put in one of many orders that differ as much as they can (see
-  `jssl.methods.permutations`), and the net tells which. The paper's defences
-  against shortcuts are described in `jssl.methods.tiles.make`.
+  Nine tiles are put in one of many orders that are as different as possible,
+  and the net classifies which. Against shortcuts, tiles have gaps, random
+  places in their cells, shifted color channels and the same mean and deviation,
+  and some images are gray.
 
   Args:
     net: A backbone of `jssl.nets`.
     augment: The recipe of the image that is cut, `(key, image, *, extent) ->
       view`; by default a crop and a flip, at the size of the images.
     permutations: Number of orders, 2 to 1,000.
-    puzzles: Number of them, drawn at random, in which each image's tiles are
-      shown at a step. The net sees a tile once all the same.
+    puzzles: Number of orders drawn for each image at a step. The net encodes
+      each tile once.
     tile_size: Side of a tile, None for 64 / 75 of a third of the image.
     channel_shift: Largest shift of a tile's color channels, in pixels.
-    grayscale_probability: How often the image loses its colors; the default is
+    grayscale_probability: Probability that the image is gray; the default is
       that of Kolesnikov et al. (2019).
     dim: Width of a tile's projection; 512 in the paper.
     hidden_dim: Width of the classifier's hidden layer; 4096 in the paper.
-    dropout: Share of that layer's activations that is set to 0 in training, in
-      [0, 1); a half in the code of Kolesnikov et al. (2019).
+    dropout: Dropout rate of that layer, in [0, 1); 0.5 in the code of
+      Kolesnikov et al. (2019).
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
@@ -78,15 +78,15 @@ def jigsaw(
     the number of permutations.
 
   Raises:
-    ValueError: If there are not so many permutations, or a tile does not fit.
+    ValueError: If there are fewer permutations, or a tile does not fit.
   """
-  orders = jnp.asarray(load(permutations))
+  orders = jnp.asarray(_permutations.load(permutations))
 
   def choose(key):
     label = jax.random.randint(key, (puzzles,), 0, permutations)
     return orders[label], label
 
-  return tiling.make(
+  return _tiles.make(
       net,
       choose,
       classes=permutations,

@@ -1,4 +1,4 @@
-r"""MAE: from a quarter of the patches, what do the others show?
+r"""MAE: reconstruct the hidden patches from a quarter of them.
 
 ```mermaid
 flowchart LR
@@ -19,7 +19,7 @@ $M$ are the hidden patches of an image. $x_i$ are the $n$ values of a patch,
 pixels times channels, of the mean and deviation per channel that the net
 normalises images by. $\bar{x}_i$ is the same patch of mean 0 and variance 1, or
 $x_i$ itself if not normalised. $\hat{x}_i$ is the prediction. The loss is the
-mean over images. The paper has it in words.
+mean over images. The paper states it in words.
 
 Reference:
   He et al., Masked Autoencoders Are Scalable Vision Learners, 2022.
@@ -32,25 +32,28 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl import augment as augmentation
 from jssl import losses
 from jssl import masking
+from jssl.augment import image_keys
 from jssl.method import Method
 from jssl.method import Pictures
-from jssl.methods import crops
-from jssl.methods import pretext
-from jssl.methods import reconstruction
-from jssl.methods import transformers
-from jssl.nets import patches as patching
+from jssl.methods import _one_net
+from jssl.methods import _reconstruction
+from jssl.methods import _transformers
+from jssl.methods import _views
 from jssl.nets import TransformerDecoder
+from jssl.nets.patches import grid_of
+from jssl.nets.patches import patchify
+from jssl.nets.patches import standardize
+from jssl.nets.patches import unpatchify
 
 
 class Inputs(NamedTuple):
-  """What the autoencoder is given.
+  """The inputs of the autoencoder.
 
   Attributes:
     images: `[B, H, W, C]` in [0, 1].
-    split: Which patches it sees, `[B, V]`, and which not, `[B, M]`.
+    split: Indices of the visible patches, `[B, V]`, and the hidden, `[B, M]`.
   """
 
   images: jax.Array
@@ -76,7 +79,7 @@ class MaskedAutoencoder(nn.Module):
   def __call__(self, inputs: Inputs, *, train: bool = False) -> jax.Array:
     """Predicts the hidden patches, float32 `[B, M, P * P * C]`."""
     images, (visible, hidden) = inputs
-    encoded, grid = transformers.encode_some(
+    encoded, grid = _transformers.encode_some(
         self.net, images, visible, train=train
     )
     decoder = TransformerDecoder(
@@ -94,7 +97,7 @@ class MaskedAutoencoder(nn.Module):
 def mae(
     net: nn.Module,
     *,
-    augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
+    augment: _views.Recipe = _views.CROP_AND_FLIP,
     mask_ratio: float = 0.75,
     normalize: bool = True,
     decoder_width: int = 512,
@@ -108,11 +111,10 @@ def mae(
     net: A `ViT` of `jssl.nets`.
     augment: The recipe, `(key, image, *, extent) -> view`; by default a crop
       and a flip, at the size of the images.
-    mask_ratio: Share of the patches that the encoder does not see, in (0, 1).
-    normalize: Whether each hidden patch is shifted and scaled to mean 0 and
-      variance 1 before it is predicted, which the paper found to teach better
-      features. In pictures it gets the brightness and contrast of the visible
-      patches near it: its own are not to be known.
+    mask_ratio: Fraction of the patches that is hidden, in (0, 1).
+    normalize: Whether the targets are standardised patches, which the paper
+      found to give better features. In pictures, where a patch's own brightness
+      and contrast are unknown, it gets those of the visible patches near it.
     decoder_width: Width of the decoder's tokens.
     decoder_depth: Number of its blocks.
     decoder_heads: Number of its attention heads.
@@ -120,47 +122,47 @@ def mae(
 
   Returns:
     The method. Its loss is the squared error of hidden patches, of pixels as
-    the net normalises them; "chance_loss" is that of the mean color of what is
-    seen, or of 0 if patches are normalised.
+    the net normalises them; the metric "chance_loss" is the loss of predicting
+    the mean color of the visible patches, or 0 if patches are normalised.
 
   Raises:
     ValueError: If the net is not a transformer, or the ratio out of range.
   """
-  transformers.check(net, "mae", some=True)
+  _transformers.check(net, "mae", partial=True)
   masking.hidden_count(10**6, mask_ratio)
   moments = {"mean": net.mean, "std": net.std}
-  from_image = functools.partial(reconstruction.from_image, **moments)
-  to_image = functools.partial(reconstruction.to_image, **moments)
+  from_image = functools.partial(_reconstruction.from_image, **moments)
+  to_image = functools.partial(_reconstruction.to_image, **moments)
   module = MaskedAutoencoder(net, decoder_width, decoder_depth, decoder_heads)
 
   def views(key, batch):
     image_key, mask_key = jax.random.split(key)
-    (images,) = augmentation.make_views(image_key, batch, (augment,))
-    rows, columns = patching.grid_of(*images.shape[1:3], net.patch_size)
+    images = _views.one(image_key, batch, augment)
+    rows, columns = grid_of(*images.shape[1:3], net.patch_size)
     total = rows * columns
     hidden = masking.hidden_count(total, mask_ratio)
     split = jax.vmap(lambda key: masking.random_split(key, total, hidden))(
-        augmentation.image_keys(mask_key, batch)
+        image_keys(mask_key, batch)
     )
-    return pretext.Task(Inputs(images, split), None)
+    return _one_net.Task(Inputs(images, split), None)
 
   def take(patches, index):
     return jnp.take_along_axis(patches, index[..., None], axis=1)
 
   def criterion(prediction, task):
     images, split = task.inputs
-    # Normalised by channel first, as in the authors' code: the mean and
-    # deviation of a patch are of all its channels.
-    patches = patching.patchify(from_image(images), net.patch_size)
+    # Normalised per channel first, as in the authors' code: the mean and
+    # deviation of a patch are over all its channels.
+    patches = patchify(from_image(images), net.patch_size)
     target = take(patches, split.hidden)
     if normalize:
-      target = patching.standardize(target)
+      target = standardize(target)
       guess = jnp.zeros_like(target)
     else:
-      seen = take(patches, split.visible).reshape(
+      visible = take(patches, split.visible).reshape(
           len(images), -1, images.shape[-1]
       )
-      color = jnp.mean(seen, axis=1)[:, None]  # [B, 1, C]
+      color = jnp.mean(visible, axis=1)[:, None]  # [B, 1, C]
       guess = jnp.tile(color, (1, target.shape[1], net.patch_size**2))
     everything = jnp.ones(target.shape[:2])
     error = lambda x: losses.masked_mse(x, target, everything)
@@ -168,7 +170,7 @@ def mae(
 
   def pictures(prediction, task):
     images, split = task.inputs
-    patches = patching.patchify(from_image(images), net.patch_size)
+    patches = patchify(from_image(images), net.patch_size)
     if normalize:
       visible = take(patches, split.visible)
       moments = jnp.stack([visible.mean(-1), visible.std(-1, ddof=1)], axis=-1)
@@ -176,7 +178,7 @@ def mae(
       moments = _average_near(moments, split, columns)
       mean, deviation = jnp.split(moments, 2, axis=-1)
       prediction = mean + deviation * prediction
-    put = lambda x: patching.unpatchify(
+    put = lambda x: unpatchify(
         jax.vmap(lambda all, i, new: all.at[i].set(new))(
             jnp.zeros_like(patches), split.hidden, x
         ),
@@ -189,15 +191,20 @@ def mae(
         images,
     )
 
-  return pretext.make(
-      module, views, criterion, pictures=pictures, axis_name=axis_name
-  )._replace(needs=frozenset({"patches"}))
+  return _one_net.make(
+      module,
+      views,
+      criterion,
+      needs=frozenset({"patches"}),
+      pictures=pictures,
+      axis_name=axis_name,
+  )
 
 
 def _average_near(values, split, columns):
-  """What hidden patches get of visible ones' values `[B, V, K]`: `[B, M, K]`.
+  """Averages values of visible patches `[B, V, K]` for hidden: `[B, M, K]`.
 
-  Weights fall with the distance as a normal curve of variance 1/2.
+  Weights are a Gaussian of the distance, of variance 1/2.
   """
   place = lambda index: jnp.stack(jnp.divmod(index, columns), axis=-1)
   apart = place(split.hidden)[:, :, None] - place(split.visible)[:, None]

@@ -20,8 +20,8 @@ $$
 $q$ is the unit embedding of a view, and $k_+$ that of the image's other view by
 the key encoder. $k_1$ to $k_K$ are keys of earlier batches, from the queue;
 this batch enters it after the loss. $\tau$ is the temperature. $\theta_q$ and
-$\theta_k$ are the parameters of encoder and key encoder, and $m$ is the
-momentum. The loss is the mean over all queries; if symmetric, each view is the
+$\theta_k$ are the parameters of encoder and key encoder, and $m$ is the EMA
+decay. The loss is the mean over all queries; if symmetric, each view is the
 query once.
 
 References:
@@ -39,25 +39,28 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl import augment as augmentation
 from jssl import ema
 from jssl import embeddings
 from jssl import parallel
-from jssl import queue as queues
+from jssl import queue
+from jssl.augment import make_views
 from jssl.losses import checks
 from jssl.losses import contrastive
 from jssl.method import Aux
 from jssl.method import Method
-from jssl.methods import branch as branches
+from jssl.methods import _branch
+from jssl.methods import _views
 from jssl.nets import MLP
+from jssl.queue import Queue
 
 
 class Carried(NamedTuple):
-  """What MoCo keeps beside the query encoder's parameters.
+  """What MoCo carries, besides the parameters of the query encoder.
 
   Attributes:
     batch_stats: Running statistics of the query encoder.
-    key_params: The key encoder: an EMA of `params`, a tree of its own.
+    key_params: Parameters of the key encoder: an EMA of `params`, in buffers of
+      its own.
     key_batch_stats: Running statistics of the key encoder.
     queue: Keys of earlier batches.
   """
@@ -65,11 +68,11 @@ class Carried(NamedTuple):
   batch_stats: Any
   key_params: Any
   key_batch_stats: Any
-  queue: queues.Queue
+  queue: Queue
 
 
 class Fresh(NamedTuple):
-  """What the loss hands to the update: new statistics, and all keys."""
+  """What the loss passes to the update: new statistics, and all keys."""
 
   batch_stats: Any
   key_batch_stats: Any
@@ -79,9 +82,7 @@ class Fresh(NamedTuple):
 def moco(
     net: nn.Module,
     *,
-    augment: Callable[..., jax.Array] = augmentation.keep_size(
-        augmentation.moco_v1
-    ),
+    augment: _views.Recipe = _views.MOCO_V1,
     dim: int = 128,
     hidden_layers: int = 0,
     hidden_dim: int = 0,
@@ -99,23 +100,23 @@ def moco(
     augment: The recipe of both views, `(key, image, *, extent) -> view`; by
       default the paper's, at the size of the images.
     dim: Length of the embeddings.
-    hidden_layers: Hidden layers of the head: 0 in v1, 1 in v2.
+    hidden_layers: Number of hidden layers of the head: 0 in v1, 1 in v2.
     hidden_dim: Width of each of them, 0 for that of the features, as in the
       paper; 2048 in solo-learn.
     queue_size: Number of negatives, K; a multiple of the global batch (of
       twice the global batch if symmetric).
-    momentum: Share of the key encoder that is kept at a step, in [0, 1]: a
-      constant, or a function of the step.
+    momentum: EMA decay of the key encoder, in [0, 1]: a constant, or a function
+      of the step.
     temperature: Divisor of the cosine similarities, above 0.
     symmetric: Whether each view is the query once, at twice the cost.
-    shuffle: Whether keys are normalised in other groups of the batch than
-      queries (ShuffleBN), so that statistics do not tell the positive.
+    shuffle: Whether BatchNorm groups the keys differently than the queries
+      (ShuffleBN), so that statistics do not reveal the positive.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
-    The method. Its views are two batches of images; its metrics "accuracy"
-    (of finding the positive among 1 + K candidates), "chance_loss" (the loss
-    of a guess, log(1 + K)) and "feature_std" (see `embeddings.feature_std`).
+    The method. Its views are two batches of images; its metrics "accuracy" (of
+    finding the positive among 1 + K candidates), "chance_loss" (log(1 + K)) and
+    "feature_std" (see `embeddings.feature_std`).
 
   Raises:
     ValueError: If the temperature or the momentum is out of range.
@@ -123,13 +124,13 @@ def moco(
   checks.check_temperature(temperature)
   momentum = ema.as_schedule(momentum)
   widths = (hidden_dim or None,) * hidden_layers + (dim,)
-  branch = branches.Branch(net, MLP(widths, dtype=branches.dtype_of(net)))
+  branch = _branch.Branch(net, MLP(widths, dtype=_branch.dtype_of(net)))
 
   def embed(params, batch_stats, images, key):
-    embedding, batch_stats = branches.forward(
-        branch, params, batch_stats, images, key
+    embedding, batch_stats = _branch.forward(
+        branch, params, batch_stats, images[None], key
     )
-    return embedding.projection, batch_stats
+    return embedding.projection[0], batch_stats  # [B, D]
 
   def embed_keys(params, batch_stats, images, key):
     """Embeds this device's `[B, ...]` images; returns the keys of all."""
@@ -145,26 +146,28 @@ def moco(
     return every[jnp.argsort(order)], batch_stats
 
   def views(key, batch):
-    return augmentation.make_views(key, batch, (augment, augment))
+    return make_views(key, batch, (augment, augment))
 
   def init(key, views):
     branch_key, queue_key = jax.random.split(key)
-    params, batch_stats = branches.init(branch_key, branch, views[0])
-    queue = queues.init(queue_key, queue_size, dim)
-    copy = branches.own_copy((params, batch_stats))
-    return params, Carried(batch_stats, *copy, queue)
+    params, batch_stats = _branch.init(branch_key, branch, views[0][None])
+    return params, Carried(
+        batch_stats,
+        *_branch.copy((params, batch_stats)),
+        queue.init(queue_key, queue_size, dim),
+    )
 
   def loss(params, carried, views, keys, step):
     del step
-    # Nothing carried is trained: neither the key encoder nor the queue.
+    # Nothing that is carried gets a gradient: no key encoder, no queue.
     carried = jax.lax.stop_gradient(carried)
     batch_stats, key_batch_stats = carried.batch_stats, carried.key_batch_stats
     queries, logits, pushed = [], [], []
     for q, k in ((0, 1), (1, 0)) if symmetric else ((0, 1),):
-      now = jax.tree.map(lambda key: jax.random.fold_in(key, k), keys)
-      query, batch_stats = embed(params, batch_stats, views[q], now.local)
+      shared, local = [jax.random.fold_in(key, k) for key in keys]
+      query, batch_stats = embed(params, batch_stats, views[q], local)
       all_keys, key_batch_stats = embed_keys(
-          carried.key_params, key_batch_stats, views[k], now.shared
+          carried.key_params, key_batch_stats, views[k], shared
       )
       key = parallel.local_slice(all_keys, query.shape[0], axis_name)
       queries.append(query)
@@ -178,7 +181,7 @@ def moco(
     new_stats = parallel.pmean((batch_stats, key_batch_stats), axis_name)
     fresh = Fresh(*new_stats, jnp.concatenate(pushed))
     metrics = {
-        # A tie is no answer: collapsed embeddings would score 1.
+        # A tie does not count, or collapsed embeddings would score 1.
         "accuracy": jnp.mean(logits[:, 0] > jnp.max(logits[:, 1:], axis=-1)),
         "chance_loss": math.log(1 + queue_size),
         "feature_std": embeddings.feature_std(
@@ -189,20 +192,22 @@ def moco(
 
   def update(params, carried, fresh, step):
     # Averaging after the optimizer's step is the paper's averaging before the
-    # next forward pass: a schedule is read one step ahead.
+    # next forward pass: the schedule is read one step ahead.
     key_params = ema.update(carried.key_params, params, momentum(step + 1))
-    queue = queues.push(carried.queue, fresh.keys)
     return params, Carried(
-        fresh.batch_stats, key_params, fresh.key_batch_stats, queue
+        fresh.batch_stats,
+        key_params,
+        fresh.key_batch_stats,
+        queue.push(carried.queue, fresh.keys),
     )
 
-  return Method(views, init, loss, update, branches.encoder(net))
+  return Method(views, init, loss, update, _branch.encoder(net))
 
 
 moco_v1 = moco
 moco_v2 = functools.partial(
     moco,
-    augment=augmentation.keep_size(augmentation.moco_v2),
+    augment=_views.MOCO_V2,
     hidden_layers=1,
     temperature=0.2,
 )

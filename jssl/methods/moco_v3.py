@@ -18,9 +18,9 @@ $$
 \frac{\exp(q_i \cdot k_i / \tau)}{\sum_{j=1}^{N} \exp(q_i \cdot k_j / \tau)}
 $$
 
-$q_1$ and $q_2$ are unit predictions of the two views, one row an image. $k_1$
-and $k_2$ are unit projections of the same views by the key encoder, an average
-of encoder and projector. $N$ is the number of images in the global batch, and
+$q_1$ and $q_2$ are unit predictions of the two views, one row per image. $k_1$
+and $k_2$ are unit projections of the same views by the key encoder, an EMA of
+encoder and projector. $N$ is the number of images in the global batch, and
 $\tau$ is the temperature.
 
 Reference:
@@ -33,25 +33,24 @@ import functools
 import math
 
 import flax.linen as nn
-import jax
 
 from jssl import ema
 from jssl import embeddings
 from jssl import losses
 from jssl import parallel
 from jssl.losses import checks
-from jssl.method import Aux
 from jssl.method import Method
-from jssl.methods import branch as branches
-from jssl.methods import crops
-from jssl.methods import target as target_nets
+from jssl.methods import _branch
+from jssl.methods import _target
+from jssl.methods import _views
+from jssl.nets import backbone
 
 
 def moco_v3(
     net: nn.Module,
     *,
-    augment: crops.Recipe = crops.FIRST_VIEW,
-    second_augment: crops.Recipe | None = crops.SECOND_VIEW,
+    augment: _views.Recipe = _views.FIRST_VIEW,
+    second_augment: _views.Recipe | None = _views.SECOND_VIEW,
     dim: int = 256,
     hidden_dim: int = 4096,
     projector_layers: int = 3,
@@ -71,17 +70,16 @@ def moco_v3(
     second_augment: The recipe of the second view, None for the same.
     dim: Length of the embeddings.
     hidden_dim: Width of the hidden layers of projector and predictor.
-    projector_layers: Layers of the projector: 3 in the paper for transformers,
-      2 for ResNets.
+    projector_layers: Number of layers of the projector: 3 in the paper for
+      transformers, 2 for ResNets.
     predictor_norm: Whether the predictor ends in a BatchNorm: in the paper for
       transformers, not for ResNets.
-    momentum: Share of the key encoder that is kept at a step, in [0, 1]: a
-      constant, or a function of the step. The paper raises it from 0.99 to 1
-      along a cosine.
+    momentum: EMA decay of the key encoder, in [0, 1]: a constant, or a function
+      of the step. The paper raises it from 0.99 to 1 along a cosine.
     temperature: Divisor of the cosine similarities, above 0: 0.2 in the paper
       for transformers, 1 for ResNets.
-    freeze_patch: Whether the patch projection of a transformer stays as it was
-      drawn, which the paper found to be stable; ResNets have none.
+    freeze_patch: Whether the patch projection of a transformer keeps its
+      initial values, which the paper found to be stable; ResNets have none.
     joint_statistics: Whether BatchNorm takes its statistics from both views
       together, or from each view, as in the authors' code.
     axis_name: Axis that the batch is split over, or None.
@@ -95,9 +93,9 @@ def moco_v3(
     ValueError: If the temperature or the momentum is out of range.
   """
   checks.check_temperature(temperature)
-  momentum = ema.as_schedule(momentum)
+  decay = ema.as_schedule(momentum)
   head = functools.partial(
-      branches.head,
+      _branch.head,
       net,
       last_scale=False,
       last_shift=False,
@@ -106,56 +104,39 @@ def moco_v3(
   widths = (hidden_dim,) * (projector_layers - 1) + (dim,)
   projector = head(widths, last_norm=True)
   predictor = head((hidden_dim, dim), last_norm=predictor_norm, last_bias=False)
-  online = branches.Branch(net, projector, predictor, joint=joint_statistics)
-  target = branches.Branch(net, projector, joint=joint_statistics)
+  online = _branch.Branch(net, projector, predictor, joint=joint_statistics)
 
   def views(key, batch):
-    return crops.two_views(key, batch, augment, second_augment)
+    return _views.two(key, batch, augment, second_augment)
 
-  def init(key, views):
-    params, batch_stats = branches.init(key, online, views[0])
-    return params, target_nets.start(params, batch_stats)
-
-  def loss(params, carried, views, keys, step):
-    del step
-    carried = jax.lax.stop_gradient(carried)
-    embedding, batch_stats = branches.embed(
-        online, params, carried.batch_stats, (views,), keys.local
-    )
-    targets, target_batch_stats = target_nets.embed(target, carried, views)
-    queries = embedding.prediction
+  def criterion(embedding, keys):
+    queries = embedding.prediction  # [2, B, D]
     value = sum(  # Algorithm 1.
         2
         * temperature
         * losses.batch_info_nce(
             queries[i],
-            targets[1 - i],
+            keys[1 - i],
             temperature=temperature,
             axis_name=axis_name,
         )
         for i in range(2)
     )
-    images = views.shape[1] * parallel.axis_size(axis_name)
-    metrics = {
+    images = queries.shape[1] * parallel.axis_size(axis_name)
+    return value, {
         "chance_loss": 4 * temperature * math.log(images),
         "feature_std": embeddings.feature_std(queries[0], axis_name=axis_name),
     }
-    fresh = parallel.pmean((batch_stats, target_batch_stats), axis_name)
-    return value, Aux(fresh, metrics)
 
-  def update(params, carried, fresh, step):
-    # Averaging after the optimizer's step is the paper's averaging before the
-    # next forward pass: a schedule is read one step ahead.
-    carried = target_nets.follow(carried, params, fresh, momentum(step + 1))
-    return params, carried
-
-  return Method(
+  return _target.make(
+      online,
       views,
-      init,
-      loss,
-      update,
-      branches.encoder(net),
-      frozen_steps=lambda params: branches.freeze(
-          params, ("net/patch",), math.inf if freeze_patch else 0
+      criterion,
+      # Averaging after the optimizer's step is the paper's averaging before the
+      # next forward pass: the schedule is read one step ahead.
+      lambda step: decay(step + 1),
+      frozen_steps=_branch.freeze(
+          (f"net/{backbone.PATCH_PROJECTION}",), math.inf if freeze_patch else 0
       ),
+      axis_name=axis_name,
   )

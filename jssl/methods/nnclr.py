@@ -19,7 +19,7 @@ $$
 {\sum_{k=1}^{N} \exp(\mathrm{NN}(z_i, Q) \cdot p_k / \tau)}
 $$
 
-$z_1$ and $z_2$ are the projections of the two views, one row an image. $p_1$
+$z_1$ and $z_2$ are the projections of the two views, one row per image. $p_1$
 and $p_2$ are the predictions from them, unit vectors here. $Q$ is the support
 set: unit projections of first views of earlier batches. $\mathrm{NN}$ is the
 most similar vector of $Q$. $N$ is the number of images in the global batch, and
@@ -38,20 +38,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl import augment as augmentation
 from jssl import embeddings
 from jssl import losses
 from jssl import parallel
-from jssl import queue as queues
+from jssl import queue
 from jssl.losses import checks
 from jssl.method import Aux
 from jssl.method import Method
-from jssl.methods import branch as branches
-from jssl.methods import crops
+from jssl.methods import _branch
+from jssl.methods import _views
+from jssl.queue import Queue
 
 
 class Carried(NamedTuple):
-  """What NNCLR keeps.
+  """What NNCLR carries.
 
   Attributes:
     batch_stats: Running statistics of the branch.
@@ -59,11 +59,11 @@ class Carried(NamedTuple):
   """
 
   batch_stats: Any
-  queue: queues.Queue
+  queue: Queue
 
 
 class Fresh(NamedTuple):
-  """What the loss hands to the update: statistics, and new support."""
+  """What the loss passes to the update: statistics, and new support."""
 
   batch_stats: Any
   projections: jax.Array
@@ -72,7 +72,7 @@ class Fresh(NamedTuple):
 def nnclr(
     net: nn.Module,
     *,
-    augment: crops.Recipe = augmentation.keep_size(augmentation.simclr),
+    augment: _views.Recipe = _views.SIMCLR,
     dim: int = 256,
     hidden_dim: int = 2048,
     projector_layers: int = 3,
@@ -90,7 +90,7 @@ def nnclr(
       default the paper's, at the size of the images.
     dim: Length of the embeddings.
     hidden_dim: Width of the projector's hidden layers.
-    projector_layers: Layers of the projector.
+    projector_layers: Number of layers of the projector.
     predictor_dim: Width of the predictor's hidden layer.
     queue_size: Size of the support set, a multiple of the global batch.
     temperature: Divisor of the cosine similarities, above 0.
@@ -107,9 +107,9 @@ def nnclr(
     ValueError: If the temperature is not above 0.
   """
   checks.check_temperature(temperature)
-  head = functools.partial(branches.head, net, axis_name=axis_name)
+  head = functools.partial(_branch.head, net, axis_name=axis_name)
   widths = (hidden_dim,) * (projector_layers - 1) + (dim,)
-  branch = branches.Branch(
+  branch = _branch.Branch(
       net,
       head(widths, last_norm=True),
       head((predictor_dim, dim)),
@@ -117,19 +117,19 @@ def nnclr(
   )
 
   def views(key, batch):
-    return crops.two_views(key, batch, augment)
+    return _views.two(key, batch, augment)
 
   def init(key, views):
     branch_key, queue_key = jax.random.split(key)
-    params, batch_stats = branches.init(branch_key, branch, views[0])
-    queue = queues.init(queue_key, queue_size, dim)
-    return params, Carried(batch_stats, queue)
+    params, batch_stats = _branch.init(branch_key, branch, views)
+    support = queue.init(queue_key, queue_size, dim)
+    return params, Carried(batch_stats, support)
 
   def loss(params, carried, views, keys, step):
     del step
     carried = jax.lax.stop_gradient(carried)
-    (projections, predictions), batch_stats = branches.embed(
-        branch, params, carried.batch_stats, (views,), keys.local
+    (projections, predictions), batch_stats = _branch.forward(
+        branch, params, carried.batch_stats, views, keys.local
     )
     projections = jax.lax.stop_gradient(projections)
     neighbours = nearest(projections, carried.queue.keys)
@@ -158,13 +158,13 @@ def nnclr(
 
   def update(params, carried, fresh, step):
     del step
-    queue = queues.push(carried.queue, fresh.projections)
-    return params, Carried(fresh.batch_stats, queue)
+    support = queue.push(carried.queue, fresh.projections)
+    return params, Carried(fresh.batch_stats, support)
 
-  return Method(views, init, loss, update, branches.encoder(net))
+  return Method(views, init, loss, update, _branch.encoder(net))
 
 
 def nearest(x: jax.Array, support: jax.Array) -> jax.Array:
-  """Replaces vectors `[..., D]` by the most similar of `[K, D]` unit ones."""
-  # The length of x does not change which is nearest.
+  """Replaces vectors `[..., D]` by their nearest unit vectors of `[K, D]`."""
+  # Which is nearest does not depend on the length of x.
   return support[jnp.argmax(x @ support.T, axis=-1)]

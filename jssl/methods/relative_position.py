@@ -1,4 +1,4 @@
-r"""Relative position: on which side of the central tile does the other lie?
+r"""Relative position: on which side of the central tile is the other one?
 
 ```mermaid
 flowchart LR
@@ -25,10 +25,9 @@ Reference:
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jssl import augment as augmentation
 from jssl.method import Method
-from jssl.methods import crops
-from jssl.methods import tiles as tiling
+from jssl.methods import _tiles
+from jssl.methods import _views
 
 _CENTER = 4  # Of 3 x 3 tiles.
 
@@ -36,7 +35,7 @@ _CENTER = 4  # Of 3 x 3 tiles.
 def relative_position(
     net: nn.Module,
     *,
-    augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
+    augment: _views.Recipe = _views.CROP_AND_FLIP,
     tile_size: int | None = None,
     channel_shift: int = 2,
     grayscale_probability: float = 0.66,
@@ -47,9 +46,9 @@ def relative_position(
 ) -> Method:
   """Makes context prediction over a backbone.
 
-  The net sees the central tile and one of its eight neighbours. Against
-  shortcuts stand gaps, random places, shifted channels and gray images (see
-  `jssl.methods.tiles.make`) in place of the paper's random color channels.
+  The net sees the central tile and one of its eight neighbours. Defences
+  against shortcuts are those of `jssl.methods.jigsaw`, instead of the paper's
+  random color channels.
 
   Args:
     net: A backbone of `jssl.nets`.
@@ -57,12 +56,12 @@ def relative_position(
       view`; by default a crop and a flip, at the size of the images.
     tile_size: Side of a tile, None for 64 / 75 of a third of the image.
     channel_shift: Largest shift of a tile's color channels, in pixels.
-    grayscale_probability: How often the image loses its colors; the default is
+    grayscale_probability: Probability that the image is gray; the default is
       that of Kolesnikov et al. (2019).
     dim: Width of a tile's projection.
     hidden_dim: Width of the classifier's hidden layer; 4096 in the paper.
-    dropout: Share of that layer's activations that is set to 0 in training, in
-      [0, 1); a half in the code of Kolesnikov et al. (2019).
+    dropout: Dropout rate of that layer, in [0, 1); 0.5 in the code of
+      Kolesnikov et al. (2019).
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
@@ -78,7 +77,7 @@ def relative_position(
     del key
     return pairs, jnp.arange(8)
 
-  return tiling.make(
+  return _tiles.make(
       net,
       choose,
       classes=8,

@@ -23,25 +23,25 @@ Reference:
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jssl import augment as augmentation
+from jssl.augment import rotate90
 from jssl.method import Method
-from jssl.methods import branch as branches
-from jssl.methods import crops
-from jssl.methods import pretext
+from jssl.methods import _branch
+from jssl.methods import _one_net
+from jssl.methods import _views
 from jssl.nets import MLP
 
 
 def rotation(
     net: nn.Module,
     *,
-    augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
+    augment: _views.Recipe = _views.CROP_AND_FLIP,
     axis_name: str | None = None,
 ) -> Method:
   """Makes RotNet over a backbone.
 
   Each step shows every image in all four rotations, exact turns that leave no
-  trace of resampling, in one forward pass: statistics of one rotation alone
-  would give it away.
+  trace of resampling. BatchNorm takes its statistics from all four together:
+  those of one rotation alone would reveal it.
 
   Args:
     net: A backbone of `jssl.nets`.
@@ -52,16 +52,16 @@ def rotation(
   Returns:
     The method. Its metrics are "accuracy" and "chance_loss", log 4.
   """
-  branch = branches.Branch(net, MLP((4,), dtype=branches.dtype_of(net)))
+  classifier = MLP((4,), dtype=_branch.dtype_of(net))
 
   def views(key, batch):
-    (images,) = augmentation.make_views(key, batch, (augment,))
-    turned = [augmentation.rotate90(images, turns) for turns in range(4)]
-    # Side by side, so that a group of the batch has statistics of all four.
-    turned = jnp.stack(turned, axis=1).reshape(-1, *images.shape[1:])
-    return pretext.Task(turned, jnp.tile(jnp.arange(4), len(images)))
+    images = _views.one(key, batch, augment)
+    turned = jnp.stack([rotate90(images, turns) for turns in range(4)])
+    turns = jnp.repeat(jnp.arange(4)[:, None], len(images), axis=1)
+    return _one_net.Task(turned, turns)  # [4, B, H, W, C], [4, B]
 
   def criterion(embedding, task):
-    return pretext.classify(embedding.projection, task.target)
+    return _one_net.classify(embedding.projection, task.target)
 
-  return pretext.make(branch, views, criterion, axis_name=axis_name)
+  branch = _branch.Branch(net, classifier, joint=True)
+  return _one_net.make(branch, views, criterion, axis_name=axis_name)

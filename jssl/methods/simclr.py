@@ -1,4 +1,4 @@
-r"""SimCLR, with its own loss or a decoupled one.
+r"""SimCLR, with its own loss or a decoupled contrastive loss.
 
 ```mermaid
 flowchart LR
@@ -38,14 +38,14 @@ import math
 
 import flax.linen as nn
 
-from jssl import augment as augmentation
+from jssl import embeddings
 from jssl import losses
 from jssl import parallel
 from jssl.losses import checks
 from jssl.method import Method
-from jssl.methods import branch as branches
-from jssl.methods import crops
-from jssl.methods import siamese
+from jssl.methods import _branch
+from jssl.methods import _one_net
+from jssl.methods import _views
 
 _LOSSES = {
     "nt_xent": losses.nt_xent,
@@ -57,7 +57,7 @@ _LOSSES = {
 def simclr(
     net: nn.Module,
     *,
-    augment: crops.Recipe = augmentation.keep_size(augmentation.simclr),
+    augment: _views.Recipe = _views.SIMCLR,
     dim: int = 128,
     hidden_dim: int | None = None,
     hidden_layers: int = 1,
@@ -75,27 +75,26 @@ def simclr(
     dim: Length of the embeddings.
     hidden_dim: Width of the projector's hidden layers, None for the width of
       the features.
-    hidden_layers: Their number: 1 in v1, 2 in v2.
+    hidden_layers: Number of hidden layers: 1 in v1, 2 in v2.
     temperature: Divisor of the cosine similarities, above 0.
-    loss: "nt_xent" (the paper's), "dcl" (the positive left out of the
-      denominator) or "dclw" (which also weighs hard positives up). Negatives
-      are the images of the global batch.
+    loss: "nt_xent" (the paper's), "dcl" (without the positive in the
+      denominator) or "dclw" (which also gives hard positives a larger weight).
+      Negatives are the images of the global batch.
     joint_statistics: Whether BatchNorm takes its statistics from both views
       together, as in the authors' code, or from each view.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
-    The method. Its metrics are "feature_std" (see
-    `embeddings.feature_std`) and for NT-Xent "chance_loss", log(2 N - 1) for a
-    global batch of N images.
+    The method. Its metrics are "feature_std" (see `embeddings.feature_std`) and
+    for NT-Xent "chance_loss", log(2 N - 1) for a global batch of N images.
 
   Raises:
-    ValueError: If the temperature is not above 0 or the loss not known.
+    ValueError: If the temperature is not above 0 or the loss is unknown.
   """
   checks.check_temperature(temperature)
   if loss not in _LOSSES:
     raise ValueError(f"loss is {loss!r}; expected one of {tuple(_LOSSES)}.")
-  projector = branches.head(
+  projector = _branch.head(
       net,
       (hidden_dim,) * hidden_layers + (dim,),
       last_norm=True,
@@ -104,18 +103,17 @@ def simclr(
   )
 
   def views(key, batch):
-    return siamese.Views(crops.two_views(key, batch, augment))
+    return _one_net.Task(_views.two(key, batch, augment))
 
-  def criterion(embedding, label):
-    del label
+  def criterion(embedding, task):
+    del task
     z = embedding.projection  # [2, B, D]
-    value = _LOSSES[loss](
-        z[0], z[1], temperature=temperature, axis_name=axis_name
-    )
-    if loss != "nt_xent":
-      return value, {}
-    images = z.shape[1] * parallel.axis_size(axis_name)
-    return value, {"chance_loss": math.log(2 * images - 1)}
+    value = _LOSSES[loss](*z, temperature=temperature, axis_name=axis_name)
+    metrics = {"feature_std": embeddings.feature_std(z[0], axis_name=axis_name)}
+    if loss == "nt_xent":
+      images = z.shape[1] * parallel.axis_size(axis_name)
+      metrics["chance_loss"] = math.log(2 * images - 1)
+    return value, metrics
 
-  branch = branches.Branch(net, projector, joint=joint_statistics)
-  return siamese.make(branch, views, criterion, axis_name=axis_name)
+  branch = _branch.Branch(net, projector, joint=joint_statistics)
+  return _one_net.make(branch, views, criterion, axis_name=axis_name)

@@ -1,4 +1,4 @@
-r"""SimMIM: from the rest of the patches, what do the masked ones show?
+r"""SimMIM: predict the pixels of masked patches from the others.
 
 ```mermaid
 flowchart LR
@@ -28,28 +28,30 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl import augment as augmentation
 from jssl import losses
 from jssl import masking
+from jssl.augment import image_keys
 from jssl.method import Method
 from jssl.method import Pictures
-from jssl.methods import crops
-from jssl.methods import pretext
-from jssl.methods import reconstruction
-from jssl.methods import transformers
-from jssl.nets import patches as patching
+from jssl.methods import _one_net
+from jssl.methods import _reconstruction
+from jssl.methods import _transformers
+from jssl.methods import _views
 from jssl.nets import vit
+from jssl.nets.patches import grid_of
+from jssl.nets.patches import patchify
+from jssl.nets.patches import unpatchify
 
 # Uniform in +-1 / sqrt(fan in): PyTorch's default, as the authors' decoder has.
 _DECODER_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Inputs(NamedTuple):
-  """What the net is given.
+  """The inputs of the net.
 
   Attributes:
     images: `[B, H, W, C]` in [0, 1].
-    hidden: Which patches it does not see, bool `[B, h, w]`.
+    hidden: Which patches are masked, bool `[B, h, w]`.
   """
 
   images: jax.Array
@@ -57,7 +59,7 @@ class Inputs(NamedTuple):
 
 
 class MaskedImageModel(nn.Module):
-  """A transformer of all patches, the hidden ones replaced by one token.
+  """A transformer of all patches, with a mask token in place of hidden ones.
 
   Attributes:
     net: A vision transformer.
@@ -72,7 +74,7 @@ class MaskedImageModel(nn.Module):
     tokens = self.net.project(images)
     grid, width = tokens.shape[1:3], tokens.shape[-1]
     init = vit.weight_init_of(self.net.weight_init).other
-    # Of two dimensions, as optimizers then decay it.
+    # Two-dimensional, so that optimizers decay it.
     token = self.param("mask_token", init, (1, width)).astype(tokens.dtype)
     tokens = jnp.where(hidden[..., None], token, tokens)
     tokens = tokens + self.net.positions_of(grid)
@@ -90,7 +92,7 @@ class MaskedImageModel(nn.Module):
 def simmim(
     net: nn.Module,
     *,
-    augment: crops.Recipe = augmentation.keep_size(augmentation.crop_and_flip),
+    augment: _views.Recipe = _views.CROP_AND_FLIP,
     mask_ratio: float = 0.6,
     mask_unit: int = 2,
     axis_name: str | None = None,
@@ -101,39 +103,40 @@ def simmim(
     net: A `ViT` of `jssl.nets`.
     augment: The recipe, `(key, image, *, extent) -> view`; by default a crop
       and a flip, at the size of the images.
-    mask_ratio: Share of the squares that are masked, in (0, 1); their number is
-      rounded up.
-    mask_unit: Side in patches of the squares that are masked: in the paper 2,
-      32 pixels of patches of 16.
+    mask_ratio: Fraction of the squares that is masked, in (0, 1); their number
+      is rounded up.
+    mask_unit: Side of the squares in patches: 2 in the paper, which is 32
+      pixels.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
-    The method. Its loss is the absolute error of masked pixels, normalised as
-    the net's; "chance_loss" is that of the mean color of what is seen.
+    The method. Its loss is the absolute error of masked pixels, as the net
+    normalises them; the metric "chance_loss" is the loss of predicting the mean
+    color of the other pixels.
 
   Raises:
     ValueError: If the net is not a transformer, or the ratio out of range.
   """
-  transformers.check(net, "simmim")
+  _transformers.check(net, "simmim")
   masking.hidden_count(10**6, mask_ratio)
   moments = {"mean": net.mean, "std": net.std}
-  from_image = functools.partial(reconstruction.from_image, **moments)
-  to_image = functools.partial(reconstruction.to_image, **moments)
+  from_image = functools.partial(_reconstruction.from_image, **moments)
+  to_image = functools.partial(_reconstruction.to_image, **moments)
 
   def views(key, batch):
     image_key, mask_key = jax.random.split(key)
-    (images,) = augmentation.make_views(image_key, batch, (augment,))
-    grid = patching.grid_of(*images.shape[1:3], net.patch_size)
+    images = _views.one(image_key, batch, augment)
+    grid = grid_of(*images.shape[1:3], net.patch_size)
     hidden = jax.vmap(
         lambda key: masking.random_mask(
             key, grid, ratio=mask_ratio, unit=mask_unit
         )
-    )(augmentation.image_keys(mask_key, batch))
-    return pretext.Task(Inputs(images, hidden), None)
+    )(image_keys(mask_key, batch))
+    return _one_net.Task(Inputs(images, hidden), None)
 
   def criterion(prediction, task):
     images, hidden = task.inputs
-    target = patching.patchify(from_image(images), net.patch_size)
+    target = patchify(from_image(images), net.patch_size)
     mask = hidden.reshape(target.shape[:2])
     pixels = target.reshape(*mask.shape, -1, images.shape[-1])
     color = jnp.mean(
@@ -146,7 +149,7 @@ def simmim(
 
   def pictures(prediction, task):
     images, hidden = task.inputs
-    painted = to_image(patching.unpatchify(prediction, images.shape[1:]))
+    painted = to_image(unpatchify(prediction, images.shape[1:]))
     size = net.patch_size
     mask = jnp.repeat(jnp.repeat(hidden, size, axis=1), size, axis=2)[..., None]
     return Pictures(
@@ -155,10 +158,11 @@ def simmim(
         images,
     )
 
-  return pretext.make(
+  return _one_net.make(
       MaskedImageModel(net),
       views,
       criterion,
+      needs=frozenset({"patches"}),
       pictures=pictures,
       axis_name=axis_name,
-  )._replace(needs=frozenset({"patches"}))
+  )

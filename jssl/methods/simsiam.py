@@ -1,4 +1,4 @@
-r"""SimSiam: BYOL without a target, held up by the stopped gradient alone.
+r"""SimSiam: BYOL without a target network; the stopped gradient is enough.
 
 ```mermaid
 flowchart LR
@@ -30,18 +30,18 @@ import functools
 import flax.linen as nn
 import jax
 
-from jssl import augment as augmentation
+from jssl import embeddings
 from jssl import losses
 from jssl.method import Method
-from jssl.methods import branch as branches
-from jssl.methods import crops
-from jssl.methods import siamese
+from jssl.methods import _branch
+from jssl.methods import _one_net
+from jssl.methods import _views
 
 
 def simsiam(
     net: nn.Module,
     *,
-    augment: crops.Recipe = augmentation.keep_size(augmentation.moco_v2),
+    augment: _views.Recipe = _views.MOCO_V2,
     dim: int = 2048,
     projector_layers: int = 3,
     predictor_dim: int = 512,
@@ -55,39 +55,41 @@ def simsiam(
     augment: The recipe of both views, `(key, image, *, extent) -> view`; by
       default the paper's, at the size of the images.
     dim: Width of the projector's layers, and length of the embeddings.
-    projector_layers: Layers of the projector; 2 in the paper for CIFAR.
+    projector_layers: Number of layers of the projector; 2 in the paper for
+      CIFAR.
     predictor_dim: Width of the predictor's hidden layer, a bottleneck.
     joint_statistics: Whether BatchNorm takes its statistics from both views
       together, or from each view, as in the authors' code.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
-    The method. Its metric is "feature_std" (see
-    `embeddings.feature_std`). The loss is in [-1, 1]; -1 with a "feature_std"
-    near 0 is collapse.
+    The method. Its metric is "feature_std" (see `embeddings.feature_std`). The
+    loss is in [-1, 1]; -1 with a "feature_std" near 0 is collapse.
   """
-  head = functools.partial(branches.head, net, axis_name=axis_name)
+  head = functools.partial(_branch.head, net, axis_name=axis_name)
   projector = head(
       (dim,) * projector_layers,
       last_norm=True,
       last_scale=False,
       last_shift=False,
   )
-  branch = branches.Branch(
+  branch = _branch.Branch(
       net, projector, head((predictor_dim, dim)), joint=joint_statistics
   )
 
   def views(key, batch):
-    return siamese.Views(crops.two_views(key, batch, augment))
+    return _one_net.Task(_views.two(key, batch, augment))
 
-  def criterion(embedding, label):
-    del label
+  def criterion(embedding, task):
+    del task
     predictions = embedding.prediction  # [2, B, D]
     targets = jax.lax.stop_gradient(embedding.projection)
     value = sum(  # Equation 4.
         losses.negative_cosine(predictions[i], targets[1 - i]) / 2
         for i in range(2)
     )
-    return value, {}
+    return value, {
+        "feature_std": embeddings.feature_std(targets[0], axis_name=axis_name)
+    }
 
-  return siamese.make(branch, views, criterion, axis_name=axis_name)
+  return _one_net.make(branch, views, criterion, axis_name=axis_name)

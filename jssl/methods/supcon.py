@@ -1,4 +1,4 @@
-r"""SupCon: contrastive learning with labels, as an upper reference.
+r"""SupCon: supervised contrastive learning, an upper reference.
 
 ```mermaid
 flowchart LR
@@ -6,7 +6,7 @@ flowchart LR
   image --> v2["view 2"] --> f
   f -->|"z of both views"| s["similarities in the global batch"]
   s --> loss["SupCon"]
-  label -.->|"tells positives"| loss
+  label -.->|"selects positives"| loss
 ```
 
 $$
@@ -25,27 +25,27 @@ Reference:
 
 import flax.linen as nn
 
-from jssl import augment as augmentation
+from jssl import embeddings
 from jssl import losses
 from jssl.losses import checks
 from jssl.method import Method
-from jssl.methods import branch as branches
-from jssl.methods import crops
-from jssl.methods import siamese
+from jssl.methods import _branch
+from jssl.methods import _one_net
+from jssl.methods import _views
 from jssl.nets import MLP
 
 
 def supcon(
     net: nn.Module,
     *,
-    augment: crops.Recipe = augmentation.keep_size(augmentation.simclr),
+    augment: _views.Recipe = _views.SIMCLR,
     dim: int = 128,
     hidden_layers: int = 1,
     temperature: float = 0.1,
     joint_statistics: bool = True,
     axis_name: str | None = None,
 ) -> Method:
-  """Makes SupCon over a backbone: it needs labels, unlike all others.
+  """Makes SupCon over a backbone; it learns from labels, unlike the others.
 
   Args:
     net: A backbone of `jssl.nets`.
@@ -66,9 +66,7 @@ def supcon(
     ValueError: If the temperature is not above 0.
   """
   checks.check_temperature(temperature)
-  projector = MLP(
-      (None,) * hidden_layers + (dim,), dtype=branches.dtype_of(net)
-  )
+  projector = MLP((None,) * hidden_layers + (dim,), dtype=_branch.dtype_of(net))
 
   def views(key, batch):
     if "label" not in batch:
@@ -76,18 +74,22 @@ def supcon(
           "The batch has no labels, and supcon learns from them; use a data set"
           " with classes, or a method without labels such as simclr."
       )
-    images = crops.two_views(key, batch, augment)
-    return siamese.Views(images, batch["label"])
+    images = _views.two(key, batch, augment)
+    return _one_net.Task(images, batch["label"])
 
-  def criterion(embedding, label):
+  def criterion(embedding, task):
+    z = embedding.projection  # [2, B, D]
     value = losses.supcon(
-        embedding.projection,
-        label,
-        temperature=temperature,
-        axis_name=axis_name,
+        z, task.target, temperature=temperature, axis_name=axis_name
     )
-    return value, {}
+    return value, {
+        "feature_std": embeddings.feature_std(z[0], axis_name=axis_name)
+    }
 
-  branch = branches.Branch(net, projector, joint=joint_statistics)
-  method = siamese.make(branch, views, criterion, axis_name=axis_name)
-  return method._replace(needs=frozenset({"labels"}))
+  return _one_net.make(
+      _branch.Branch(net, projector, joint=joint_statistics),
+      views,
+      criterion,
+      needs=frozenset({"labels"}),
+      axis_name=axis_name,
+  )

@@ -1,8 +1,8 @@
-r"""SwAV: predict the cluster of one view from another, clusters kept equal.
+r"""SwAV: predict the cluster of one view from another, in equal clusters.
 
 ```mermaid
 flowchart LR
-  image --> v1["large view s"] --> f["encoder, projector"]
+  image --> v1["global view s"] --> f["encoder, projector"]
   image --> v2["other view t"] --> f
   f --> p["compare with prototypes"]
   p -->|"of t"| loss["cross-entropy"]
@@ -23,7 +23,7 @@ Q_s = \mathrm{Diag}(u) \exp(C^\top Z_s / \varepsilon) \, \mathrm{Diag}(v)
 $$
 
 $z_t$ is the unit projection of view $t$ of $V$, of which the first two are
-large. $c_k$ is a prototype, a unit vector and a column of $C$. $q_s$ is the
+global. $c_k$ is a prototype, a unit vector and a column of $C$. $q_s$ is the
 code of an image, its column of $Q_s$. $Z_s$ has the projections $z_s$ of the
 global batch (and the queue) as columns. $u$ and $v$ make each code sum to 1 and
 all prototypes equally used, by rounds of Sinkhorn's algorithm. $\tau$ is the
@@ -40,34 +40,34 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl import augment as augmentation
 from jssl import embeddings
 from jssl import losses
 from jssl import parallel
-from jssl import queue as queues
+from jssl import queue
 from jssl.embeddings import l2_normalize
 from jssl.losses import checks
 from jssl.method import Aux
 from jssl.method import Method
-from jssl.methods import branch as branches
-from jssl.methods import crops
+from jssl.methods import _branch
+from jssl.methods import _views
+from jssl.queue import Queue
 
 
 class Carried(NamedTuple):
-  """What SwAV keeps.
+  """What SwAV carries.
 
   Attributes:
     batch_stats: Running statistics of the branch.
-    queue: Projections of earlier batches, one queue `[2, K, D]` for each large
-      view; None without.
+    queue: Projections of earlier batches, a queue for each global view,
+      `[2, K, D]`; None without.
   """
 
   batch_stats: Any
-  queue: queues.Queue | None
+  queue: Queue | None
 
 
 class Fresh(NamedTuple):
-  """What the loss hands to the update: statistics, and all projections."""
+  """What the loss passes to the update: statistics, and all projections."""
 
   batch_stats: Any
   projections: jax.Array | None
@@ -76,8 +76,8 @@ class Fresh(NamedTuple):
 def swav(
     net: nn.Module,
     *,
-    augment: crops.Recipe = augmentation.keep_size(augmentation.simclr),
-    local_augment: crops.Recipe | None = None,
+    augment: _views.Recipe = _views.SIMCLR,
+    local_augment: _views.Recipe | None = None,
     local_views: int = 0,
     dim: int = 128,
     hidden_dim: int = 2048,
@@ -95,28 +95,29 @@ def swav(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe of the two large views, `(key, image, *, extent) ->
+    augment: The recipe of the two global views, `(key, image, *, extent) ->
       view`; by default SimCLR's, at the size of the images.
-    local_augment: The recipe of the small views.
-    local_views: Number of small views: 6 in the paper.
+    local_augment: The recipe of the local views.
+    local_views: Number of local views: 6 in the paper.
     dim: Length of the embeddings.
     hidden_dim: Width of the projector's hidden layer.
     prototypes: Number of clusters.
     temperature: Divisor of the similarities that predict a cluster, above 0.
     epsilon: Smoothness of the assignment, above 0.
-    iterations: Of the Sinkhorn algorithm, over the global batch.
-    queue_size: Earlier projections that join each assignment, a multiple of the
-      global batch: 3840 in the paper for batches of 256; 0 for none.
-    queue_start_steps: Steps before the queue starts to fill; once full, it is
-      used.
-    frozen_steps: Steps before prototypes learn.
+    iterations: Number of Sinkhorn iterations, over the global batch.
+    queue_size: Number of earlier projections that join each assignment, a
+      multiple of the global batch: 3840 in the paper for batches of 256; 0 for
+      none.
+    queue_start_steps: Number of steps before the queue fills; it is used once
+      it is full.
+    frozen_steps: For how many steps the prototypes are frozen.
     joint_statistics: Whether BatchNorm takes its statistics from all crops
       together (in the backbone from those of one size), as in the authors'
       code, or from each view.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
-    The method. Its views are the two large ones and the small ones (or None);
+    The method. Its views are the two global ones and the local ones (or None);
     its metrics "chance_loss" (log of the number of prototypes) and
     "feature_std" (see `embeddings.feature_std`).
 
@@ -125,37 +126,39 @@ def swav(
   """
   checks.check_temperature(temperature)
   checks.check_temperature(epsilon, name="epsilon")
-  crops.check_local_views(local_views, local_augment)
-  branch = branches.Branch(
+  _views.check_local_views(local_views, local_augment)
+  branch = _branch.Branch(
       net,
-      branches.head(net, (hidden_dim, dim), axis_name=axis_name),
+      _branch.head(net, (hidden_dim, dim), axis_name=axis_name),
       joint=joint_statistics,
   )
 
   def views(key, batch):
-    return crops.multi(key, batch, (augment, None), local_augment, local_views)
+    return _views.multi_crop(
+        key, batch, (augment, None), local_augment, local_views
+    )
 
   def init(key, views):
     branch_key, prototype_key, queue_key = jax.random.split(key, 3)
-    params, batch_stats = branches.init(branch_key, branch, views.large[0])
+    params, batch_stats = _branch.init(branch_key, branch, views.global_crops)
     drawn = jax.random.normal(prototype_key, (prototypes, dim))
     params = {**params, "prototypes": l2_normalize(drawn)}
     if not queue_size:
       return params, Carried(batch_stats, None)
     keys = jax.random.split(queue_key, 2)
-    queue = jax.vmap(lambda key: queues.init(key, queue_size, dim))(keys)
-    return params, Carried(batch_stats, queue)
+    stored = jax.vmap(lambda key: queue.init(key, queue_size, dim))(keys)
+    return params, Carried(batch_stats, stored)
 
   def loss(params, carried, views, keys, step):
     carried = jax.lax.stop_gradient(carried)
-    embedding, batch_stats = branches.embed(
+    embedding, batch_stats = _branch.forward(
         branch, params, carried.batch_stats, views.by_size(), keys.local
     )
     projections = embedding.projection  # [V, B, D]
     centers = params["prototypes"]
     scores = _scores(projections, centers)  # [V, B, P]
     value = losses.swapped_prediction(
-        _codes(scores[:2], centers, carried.queue, step),
+        assign(scores[:2], centers, carried.queue, step),
         scores[:2],
         scores[2:],
         temperature=temperature,
@@ -171,14 +174,13 @@ def swav(
       pushed = jax.vmap(lambda z: parallel.all_gather(z, axis_name))(
           projections[:2]
       )
-    return value, Aux(
-        Fresh(parallel.pmean(batch_stats, axis_name), pushed), metrics
-    )
+    fresh = Fresh(parallel.pmean(batch_stats, axis_name), pushed)
+    return value, Aux(fresh, metrics)
 
-  def _codes(scores, centers, queue, step):
-    """Assigns the large views, with the queue's help once it is in use."""
+  def assign(scores, centers, stored, step):
+    """Returns codes of the global views, by help of the queue once in use."""
     scores, centers = jax.lax.stop_gradient((scores, centers))
-    assign = jax.vmap(
+    sinkhorn = jax.vmap(
         lambda scores: losses.sinkhorn(
             scores,
             epsilon=epsilon,
@@ -186,39 +188,37 @@ def swav(
             axis_name=axis_name,
         )
     )
-    codes = assign(scores)
-    if queue is None:
+    codes = sinkhorn(scores)
+    if stored is None:
       return codes
     devices, batch = parallel.axis_size(axis_name), scores.shape[1]
-    # Each device lends its share of the queue to the assignment of all.
-    kept = jax.vmap(
+    # Each device adds its part of the queue to the assignment of all.
+    here = jax.vmap(
         lambda keys: parallel.local_slice(
             keys, queue_size // devices, axis_name
         )
-    )(queue.keys)
-    helped = assign(jnp.concatenate([scores, _scores(kept, centers)], axis=1))
-    full = -(-queue_size // (batch * devices))
-    in_use = step >= queue_start_steps + full
-    return jnp.where(in_use, helped[:, :batch], codes)
+    )(stored.keys)
+    joined = jnp.concatenate([scores, _scores(here, centers)], axis=1)
+    steps_to_fill = -(-queue_size // (batch * devices))
+    in_use = step >= queue_start_steps + steps_to_fill
+    return jnp.where(in_use, sinkhorn(joined)[:, :batch], codes)
 
   def update(params, carried, fresh, step):
     del step
     # As the paper does before each forward pass.
     params = {**params, "prototypes": l2_normalize(params["prototypes"])}
-    queue = carried.queue
-    if queue is not None:
-      queue = jax.vmap(queues.push)(queue, fresh.projections)
-    return params, Carried(fresh.batch_stats, queue)
+    stored = carried.queue
+    if stored is not None:
+      stored = jax.vmap(queue.push)(stored, fresh.projections)
+    return params, Carried(fresh.batch_stats, stored)
 
   return Method(
       views,
       init,
       loss,
       update,
-      branches.encoder(net),
-      frozen_steps=lambda params: branches.freeze(
-          params, ("prototypes",), frozen_steps
-      ),
+      _branch.encoder(net),
+      frozen_steps=_branch.freeze(("prototypes",), frozen_steps),
   )
 
 

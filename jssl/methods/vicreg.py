@@ -24,8 +24,8 @@ $$
 $Z$ and $Z'$ are the projections of the two views of $n$ images, with rows $z_b$
 and $z'_b$ of length $d$, not normalised. $C(Z)$ is their unbiased covariance
 over the global batch. $\lambda$, $\mu$ and $\nu$ are the weights of invariance,
-variance and covariance. $\epsilon$ keeps the root smooth. The factors $1 / d$
-of the invariance and $1 / 2$ are from the authors' code, not the paper.
+variance and covariance. $\epsilon$ keeps the root smooth. The factor $1 / d$
+of the invariance and the $1 / 2$ are in the authors' code, not in the paper.
 
 Reference:
   Bardes et al., VICReg: Variance-Invariance-Covariance Regularization for
@@ -34,18 +34,19 @@ Reference:
 
 import flax.linen as nn
 
+from jssl import embeddings
 from jssl import losses
 from jssl.method import Method
-from jssl.methods import branch as branches
-from jssl.methods import crops
-from jssl.methods import siamese
+from jssl.methods import _branch
+from jssl.methods import _one_net
+from jssl.methods import _views
 
 
 def vicreg(
     net: nn.Module,
     *,
-    augment: crops.Recipe = crops.FIRST_VIEW,
-    second_augment: crops.Recipe | None = crops.SECOND_VIEW,
+    augment: _views.Recipe = _views.FIRST_VIEW,
+    second_augment: _views.Recipe | None = _views.SECOND_VIEW,
     dim: int = 8192,
     projector_layers: int = 3,
     invariance: float = 25.0,
@@ -62,7 +63,7 @@ def vicreg(
       default the paper's, at the size of the images.
     second_augment: The recipe of the second view, None for the same.
     dim: Width of the expander's layers, and length of the embeddings.
-    projector_layers: Layers of the projector, the paper's expander.
+    projector_layers: Number of layers of the projector, the paper's expander.
     invariance: Weight of the squared distance of the views.
     variance: Weight of the hinge that keeps standard deviations above 1.
     covariance: Weight of the squared covariances.
@@ -72,29 +73,29 @@ def vicreg(
       covariances are those of the global batch.
 
   Returns:
-    The method. Its metric is "feature_std" (see
-    `embeddings.feature_std`).
+    The method. Its metric is "feature_std" (see `embeddings.feature_std`).
   """
-  projector = branches.head(
+  projector = _branch.head(
       net, (dim,) * projector_layers, last_bias=False, axis_name=axis_name
   )
 
   def views(key, batch):
-    images = crops.two_views(key, batch, augment, second_augment)
-    return siamese.Views(images)
+    images = _views.two(key, batch, augment, second_augment)
+    return _one_net.Task(images)
 
-  def criterion(embedding, label):
-    del label
+  def criterion(embedding, task):
+    del task
     z = embedding.projection  # [2, B, D]
     value = losses.vicreg(
-        z[0],
-        z[1],
+        *z,
         invariance=invariance,
         variance=variance,
         covariance=covariance,
         axis_name=axis_name,
     )
-    return value, {}
+    return value, {
+        "feature_std": embeddings.feature_std(z[0], axis_name=axis_name)
+    }
 
-  branch = branches.Branch(net, projector, joint=joint_statistics)
-  return siamese.make(branch, views, criterion, axis_name=axis_name)
+  branch = _branch.Branch(net, projector, joint=joint_statistics)
+  return _one_net.make(branch, views, criterion, axis_name=axis_name)

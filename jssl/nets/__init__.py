@@ -1,9 +1,10 @@
 """Networks in Flax Linen.
 
-A backbone maps images `[B, H, W, C]` in [0, 1] to a dict of features: every
-stage under its name, and "pooled", `[B, D]`.
+A backbone maps images `[B, H, W, C]` in [0, 1] to a dict of features, a map of
+every stage and "pooled", `[B, D]`; see `jssl.nets.backbone`.
 """
 
+from jssl.nets.backbone import stage_names
 from jssl.nets.decoders import ConvDecoder
 from jssl.nets.decoders import TransformerDecoder
 from jssl.nets.heads import MLP
@@ -49,6 +50,7 @@ __all__ = [
     "resnet34",
     "resnet50",
     "resnet101",
+    "stage_names",
     "vit_base",
     "vit_large",
     "vit_micro",

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jssl.nets.backbone import stage_name
 from jssl.nets.norm import BatchNorm
 from jssl.nets.norm import normalize_images
 
@@ -111,18 +112,19 @@ class ResNet(nn.Module):
     if self.stem == "imagenet":
       x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
     features = {}
-    for i, blocks in enumerate(self.stage_sizes):
-      for j in range(blocks):
+    for i, blocks in enumerate(self.stage_sizes, start=1):
+      stage = stage_name(i)
+      for j in range(1, blocks + 1):
         x = Block(
-            self.width * 2**i,
-            stride=2 if i > 0 and j == 0 else 1,
+            self.width * 2 ** (i - 1),
+            stride=2 if i > 1 and j == 1 else 1,
             bottleneck=self.bottleneck,
             zero_init=self.zero_init_residual,
             conv=conv,
             norm=norm,
-            name=f"stage_{i + 1}_block_{j + 1}",
+            name=f"{stage}_block_{j}",
         )(x, train=train, views=views)
-      features[f"stage_{i + 1}"] = x
+      features[stage] = x
     features["pooled"] = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
     return features
 

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.interpolate
 
 from jssl.augment import resampling
+from jssl.nets.backbone import stage_name
 from jssl.nets.norm import normalize_images
 from jssl.nets.patches import grid_of
 
@@ -270,7 +271,7 @@ class ViT(nn.Module):
     stages = self.blocks(tokens, grid=(rows, columns), train=train)
     first = int(self.has_class_token)  # Of the patch tokens.
     features = {
-        f"stage_{i}": x[:, first:].astype(self.dtype).reshape(patches.shape)
+        stage_name(i): x[:, first:].astype(self.dtype).reshape(patches.shape)
         for i, x in enumerate(stages, start=1)
     }
     last = stages[-1]

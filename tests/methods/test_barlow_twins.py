@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jssl import optim
+from jssl.methods._one_net import Task
 from jssl.methods.barlow_twins import barlow_twins
-from jssl.methods.siamese import Views
 from jssl.methods.vicreg import vicreg
 from jssl.step import init_state
 from jssl.step import make_step
@@ -60,7 +60,7 @@ def _vicreg(a, b, *, invariance, variance, covariance):
 
 @each_method
 def test_the_loss_is_that_of_the_projections_of_two_views(name):
-  method, views = _method(name), Views(case.views())
+  method, views = _method(name), Task(case.views())
   params, carried = case.start(method, views)
   project = functools.partial(case.project, params, carried.batch_stats)
   z = [np.asarray(project(view), np.float64) for view in case.views()]
@@ -79,7 +79,7 @@ def test_the_loss_is_that_of_the_projections_of_two_views(name):
 
 @each_method
 def test_the_head_ends_in_a_layer_without_bias(name):
-  shapes = functools.partial(case.shapes, views=Views(case.views()))
+  shapes = functools.partial(case.shapes, views=Task(case.views()))
   assert shapes(_method(name)) == {
       "projector": {
           "layer_1": case.linear(FEATURES, DIM),

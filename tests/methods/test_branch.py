@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl.methods import branch as branches
+from jssl.methods import _branch
 from jssl.nets import BatchNorm
 import siamese_case as case
 import tiny
@@ -24,17 +24,15 @@ class WithoutViews(nn.Module):
 
 
 @functools.cache
-def _branch(rate=0.0, joint=False, groups=1, own=True):
+def _make(rate=0.0, joint=False, groups=1, own=True):
   net = case.Dropping(rate, groups) if own else WithoutViews()
-  projector = branches.head(net, (12, 6))
-  return branches.Branch(
-      net, projector, branches.head(net, (5, 6)), joint=joint
-  )
+  projector = _branch.head(net, (12, 6))
+  return _branch.Branch(net, projector, _branch.head(net, (5, 6)), joint=joint)
 
 
 @functools.cache
 def _start():
-  init = jax.jit(lambda key, images: branches.init(key, _branch(), images))
+  init = jax.jit(lambda key, images: _branch.init(key, _make(), images))
   params, stats = init(jax.random.key(0), case.views()[0])
   return case.noisy(params, 1), case.noisy(stats, 2)
 
@@ -44,8 +42,8 @@ def _embed(**options):
   """`(params, views, key)` to value, embedding, statistics, and a gradient."""
 
   def run(params, views, key):
-    embedding, stats = branches.embed(
-        _branch(**options), params, _start()[1], views, key
+    embedding, stats = _branch.forward(
+        _make(**options), params, _start()[1], views, key
     )
     return jnp.sum(jnp.sin(embedding.prediction)), (embedding, stats)
 
@@ -61,9 +59,7 @@ def _run(*sizes, seed=0, **options):
 
 def _stages(view, stats):
   """What one view alone gives, with the statistics after it."""
-  return branches.forward(
-      _branch(), _start()[0], stats, view, jax.random.key(0)
-  )
+  return _branch.forward(_make(), _start()[0], stats, view, jax.random.key(0))
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -118,8 +114,8 @@ def test_joint_groups_hold_all_views_of_their_images(groups):
   variables = _start()[0]["net"]["BatchNorm_0"]
   expected = expected * variables["scale"] + variables["bias"]
   expected = expected.reshape(2, case.BATCH, -1)
-  head, _ = branches.forward(
-      _branch(joint=True).projector,
+  head, _ = _branch.forward(
+      _make(joint=True).projector,
       _start()[0]["projector"],
       _start()[1]["projector"],
       expected.swapaxes(0, 1).reshape(2 * case.BATCH, -1),
@@ -141,7 +137,7 @@ def test_the_net_runs_per_size_and_the_heads_once(joint):
   for views in (global_views, local_views):
     parts = [views.reshape(-1, *views.shape[2:])] if joint else list(views)
     outputs, news = zip(*[
-        branches.forward(_branch().net, params["net"], running, x, key)
+        _branch.forward(_make().net, params["net"], running, x, key)
         for x in parts
     ])
     running = jax.tree.map(lambda *x: sum(x) / len(x), *news)
@@ -150,8 +146,8 @@ def test_the_net_runs_per_size_and_the_heads_once(joint):
   pooled = jnp.concatenate(pooled)
   parts = [pooled.reshape(-1, pooled.shape[-1])] if joint else list(pooled)
   outputs, news = zip(*[
-      branches.forward(
-          _branch().projector, params["projector"], old["projector"], x, None
+      _branch.forward(
+          _make().projector, params["projector"], old["projector"], x, None
       )
       for x in parts
   ])
@@ -187,13 +183,13 @@ def test_dropout_differs_from_view_to_view_and_by_the_key():
 
 def test_without_a_key_nothing_is_dropped():
   views = (case.views(),)
-  actual = branches.embed(_branch(rate=0.5), *_start(), views, None)
+  actual = _branch.forward(_make(rate=0.5), *_start(), views, None)
   tiny.assert_trees_close(actual, _run(), case.TOLERANCE)
 
 
 def test_other_parameters_are_no_part_of_the_branch():
   params = _start()[0] | {"prototypes": jnp.ones(3)}
-  actual = branches.embed(_branch(), params, _start()[1], (case.views(),), None)
+  actual = _branch.forward(_make(), params, _start()[1], (case.views(),), None)
   tiny.assert_trees_close(actual, _run(), case.TOLERANCE)
 
 
@@ -201,19 +197,19 @@ def test_heads_compute_in_the_type_of_the_net_and_return_float32():
   class Half(case.Pixels):
     dtype = jnp.bfloat16
 
-  assert branches.head(Half(), (4,)).dtype == jnp.bfloat16
-  head = branches.head(Half(), (None, 4), last_norm=True)
+  assert _branch.head(Half(), (4,)).dtype == jnp.bfloat16
+  head = _branch.head(Half(), (None, 4), last_norm=True)
   inputs = jnp.ones((2, 3), jnp.bfloat16)
   outputs, variables = head.init_with_output(jax.random.key(0), inputs)
   assert outputs.dtype == jnp.float32
   for leaf in jax.tree.leaves(variables):
     assert leaf.dtype == jnp.float32
-  assert branches.head(case.Pixels(), (4,)).dtype == jnp.float32
+  assert _branch.head(case.Pixels(), (4,)).dtype == jnp.float32
 
 
 def test_a_copy_is_equal_and_has_buffers_of_its_own():
   tree = {"a": jnp.arange(3.0), "b": [jnp.ones(2)]}
-  copy = branches.own_copy(tree)
+  copy = _branch.copy(tree)
   tiny.assert_trees_close(copy, tree, 0)
   for x, y in zip(jax.tree.leaves(copy), jax.tree.leaves(tree)):
     assert x.unsafe_buffer_pointer() != y.unsafe_buffer_pointer()

@@ -14,8 +14,8 @@ from jssl import data
 from jssl import nets
 from jssl import optim
 from jssl.method import Keys
+from jssl.methods import _one_net
 from jssl.methods import METHODS
-from jssl.methods import pretext
 from jssl.step import init_state
 from jssl.step import make_step
 import tiny
@@ -181,7 +181,7 @@ def _answering(answer, **arguments):
 def test_a_sure_answer_shows_its_color():
   index = int(np.flatnonzero((BINS == [30, 20]).all(axis=1))[0])
   answer = 50.0 * jnp.tile(jax.nn.one_hot(index, len(BINS)), (4, 4, 4, 1))
-  gray = pretext.Task(jnp.full((4, 8, 8, 3), 0.6), jnp.zeros((4, 4, 4, 2)))
+  gray = _one_net.Task(jnp.full((4, 8, 8, 3), 0.6), jnp.zeros((4, 4, 4, 2)))
   carried = color_file.Carried({}, None)
   _, output, original = _answering(answer).pictures({}, carried, gray)
   np.testing.assert_allclose(
@@ -198,7 +198,7 @@ def test_a_temperature_sharpens_what_is_shown(temperature, share):
   answer = jnp.log(jnp.tile(jnp.array(p) + 1e-30, (4, 4, 4, 1)))
   ab = share * first + (1 - share) * second
   other = jnp.tile(ab + np.float32([3, 4]), (4, 4, 4, 1))
-  task = pretext.Task(jnp.full((4, 8, 8, 3), 0.6), other)
+  task = _one_net.Task(jnp.full((4, 8, 8, 3), 0.6), other)
   method = _answering(answer, decode_temperature=temperature)
   carried = color_file.Carried({}, jnp.full(len(BINS), 1 / len(BINS)))
   output = method.pictures({}, carried, task).output

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jssl.method import Keys
-from jssl.methods import pretext
+from jssl.methods import _one_net
 from jssl.methods.denoising import denoising
 import painting_case as case
 import tiny
@@ -63,7 +63,7 @@ def test_the_loss_is_the_error_of_all_pixels_in_quarters(monkeypatch):
   criterion = case.criterion(monkeypatch, _method)
   images, noisy, prediction = (_images(2, seed) for seed in range(3))
   value, metrics = jax.jit(criterion)(
-      4 * prediction - 2, pretext.Task(noisy, images)
+      4 * prediction - 2, _one_net.Task(noisy, images)
   )
   expected = 16 * np.mean(np.square(prediction - images))
   np.testing.assert_allclose(value, expected, rtol=1e-5)

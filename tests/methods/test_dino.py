@@ -140,7 +140,7 @@ def _head_scores(params, x):
 def test_the_loss_is_that_of_student_and_teacher(step):
   params, carried = _start()
   student = np.concatenate([_scores(params, views) for views in _views()])
-  teacher = _scores(carried.target_params, _views().large)
+  teacher = _scores(carried.target_params, _views().global_crops)
   assert student.shape[0] == 4 and teacher.shape[0] == 2
   expected = losses.dino(
       student,
@@ -170,7 +170,7 @@ def test_the_centre_follows_the_teacher_over_the_global_batch(devices):
     value, aux = jax.tree.map(lambda x: x[0], (value, aux))
   np.testing.assert_allclose(value, _run()[0], rtol=TOLERANCE)
   _, new = _method().update(params, carried, aux.fresh, 0)
-  teacher = _scores(carried.target_params, _views().large)
+  teacher = _scores(carried.target_params, _views().global_crops)
   expected = 0.8 * carried.center + 0.2 * teacher.mean(axis=(0, 1))
   np.testing.assert_allclose(new.center, expected, atol=TOLERANCE)
 
@@ -287,7 +287,7 @@ def test_it_encodes_by_its_teacher():
   carried = carried._replace(
       target_params=_moved(params, 1), target_batch_stats=statistics
   )
-  images = _views().large[0]
+  images = _views().global_crops[0]
   encode = jax.jit(method.encode)
   expected = net.apply(
       {
@@ -325,12 +325,16 @@ def test_student_and_teacher_keep_statistics_of_their_own():
   # The teacher's are those of the large views alone.
   tiny.assert_trees_close(
       new.target_batch_stats["net"],
-      after(carried.target_params, carried.target_batch_stats, _views().large),
+      after(
+          carried.target_params,
+          carried.target_batch_stats,
+          _views().global_crops,
+      ),
       TOLERANCE,
   )
   start = carried.batch_stats
-  large = after(params, start, _views().large)
-  small = after(params, start, _views().small)
+  large = after(params, start, _views().global_crops)
+  small = after(params, start, _views().local_crops)
   # Small views follow: each moves the statistics by a tenth.
   expected = jax.tree.map(
       lambda a, b, s: 0.9 * a + b - 0.9 * s, large, small, start["net"]
@@ -341,7 +345,7 @@ def test_student_and_teacher_keep_statistics_of_their_own():
 def test_a_vision_transformer_sees_views_of_two_sizes():
   net = ViT(8, depth=1, heads=2, patch_size=2, image_size=8)
   method = _method(net, local_views=1)
-  views = _views()._replace(small=_views().small[:1])
+  views = _views()._replace(local_crops=_views().local_crops[:1])
   params, carried = jax.jit(method.init)(jax.random.key(0), views)
   table = params["net"]["patch_positions"]
   assert table.shape == (4, 4, 8)
@@ -357,9 +361,10 @@ def test_a_vision_transformer_sees_views_of_two_sizes():
     features.append(small_net.apply({"params": small_params}, small))
     return [x["pooled"] for x in features]
 
-  student = np.concatenate(
-      [_head_scores(params, x) for x in pooled(views.large, views.small[0])]
-  ).reshape(3, BATCH, PROTOTYPES)
+  student = np.concatenate([
+      _head_scores(params, x)
+      for x in pooled(views.global_crops, views.local_crops[0])
+  ]).reshape(3, BATCH, PROTOTYPES)
   expected = losses.dino(
       student,
       student[:2],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jssl.method import Keys
-from jssl.methods import pretext
+from jssl.methods import _one_net
 from jssl.methods.inpainting import inpainting
 from jssl.methods.inpainting import Target
 import painting_case as case
@@ -106,7 +106,7 @@ def test_gradient_comes_from_the_hole_and_its_rim_alone(overlap, monkeypatch):
   hidden = np.zeros((1, SIDE, SIDE), bool)
   hidden[0, 0:5, 7:10] = True  # At an edge.
   images = _images(1)
-  task = pretext.Task(images, Target(images, jnp.asarray(hidden)))
+  task = _one_net.Task(images, Target(images, jnp.asarray(hidden)))
   make = functools.partial(_method, overlap=overlap)
   criterion = case.criterion(monkeypatch, make)
   # Off by the same everywhere: what differs are the weights.

@@ -12,9 +12,8 @@ import pytest
 from jssl import nets
 from jssl.masking import Split
 from jssl.method import Keys
+from jssl.methods import _one_net
 from jssl.methods import METHODS
-from jssl.methods import pretext
-from jssl.methods.siamese import Statistics
 from jssl.nets import patches as patching
 import tiny
 
@@ -90,7 +89,7 @@ def test_the_loss_is_that_of_the_reference():
     inputs = mae_file.Inputs(jnp.asarray(image)[None], split)
     method = _answering(answer[hidden][None], net)
     value, aux = method.loss(
-        {}, Statistics({}), pretext.Task(inputs, None), KEYS, 0
+        {}, _one_net.Statistics({}), _one_net.Task(inputs, None), KEYS, 0
     )
     values.append(value)
     chances.append(aux.metrics["chance_loss"])

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jssl.methods.reconstruction import Painter
+from jssl.methods._reconstruction import Autoencoder
 
 
 class _Stages(nn.Module):
@@ -22,8 +22,9 @@ class _Stages(nn.Module):
 def test_a_painter_decodes_the_last_stage_and_no_other():
   random = np.random.default_rng(0)
   images = np.float32(random.uniform(size=(2, 8, 8, 3)))
-  variables = Painter(_Stages(1.0), width=8).init(jax.random.key(0), images)
-  paint = lambda scale, x: Painter(_Stages(scale), width=8).apply(variables, x)
+  make = lambda scale: Autoencoder(_Stages(scale), width=8)
+  variables = make(1.0).init(jax.random.key(0), images)
+  paint = lambda scale, x: make(scale).apply(variables, x)
   expected = paint(1.0, images)
   assert expected.shape == images.shape
   np.testing.assert_array_equal(paint(5.0, images), expected)

@@ -66,14 +66,12 @@ def test_views_are_exact_turns_of_one_view_of_each_image():
   batch, key = {"image": tiny.images(3)}, jax.random.key(0)
   task = method.views(key, batch)
   (upright,) = augment.make_views(key, batch, (recipe,))
-  assert task.inputs.shape == (12, 8, 8, 3)
-  np.testing.assert_array_equal(np.bincount(task.target), [3] * 4)
-  seen = {label: [] for label in range(4)}
-  for view, label in zip(task.inputs, task.target):
-    # Counter-clockwise; in numpy, which the code does not use.
-    seen[int(label)].append(np.rot90(view, -int(label)))
-  for turned_back in seen.values():
-    np.testing.assert_array_equal(np.stack(turned_back), upright)
+  assert task.inputs.shape == (4, 3, 8, 8, 3) and task.target.shape == (4, 3)
+  np.testing.assert_array_equal(np.bincount(task.target.ravel()), [3] * 4)
+  for views, labels in zip(task.inputs, task.target):
+    for view, label, image in zip(views, labels, upright):
+      # Counter-clockwise; in numpy, which the code does not use.
+      np.testing.assert_array_equal(np.rot90(view, -int(label)), image)
 
 
 def test_statistics_are_of_all_rotations_together():
@@ -106,7 +104,7 @@ def test_the_loss_is_the_cross_entropy_of_four_classes():
   logits = (task.inputs.reshape(8, -1) - 0.5) @ layer["kernel"] + layer["bias"]
   logits -= jnp.max(logits, axis=-1, keepdims=True)
   chances = np.exp(logits) / np.sum(np.exp(logits), axis=-1, keepdims=True)
-  labels = np.tile(np.arange(4), 2)
+  labels = np.repeat(np.arange(4), 2)
   value, aux = method.loss(params, carried, task, KEYS, 0)
   np.testing.assert_allclose(
       value, -np.mean(np.log(chances[np.arange(8), labels])), rtol=1e-5

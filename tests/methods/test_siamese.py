@@ -1,4 +1,4 @@
-"""What the methods of one branch share, and the two views of all."""
+"""What methods of one branch share, and the two views of all."""
 
 import inspect
 
@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from jssl import augment as augmentation
-from jssl.methods import crops
+from jssl.methods import _branch
+from jssl.methods import _one_net
+from jssl.methods import _views
 from jssl.methods import METHODS
-from jssl.methods import siamese
 import siamese_case as case
 import tiny
 
@@ -24,7 +25,7 @@ ONE_RECIPE = {
 
 def _images(views):
   """Of the views of any method, `[2, B, H, W, C]`."""
-  return views.images if isinstance(views, siamese.Views) else views
+  return views.inputs if isinstance(views, _one_net.Task) else views
 
 
 def _darker(key, image, *, extent=None):
@@ -61,13 +62,13 @@ def test_two_views_of_one_recipe_differ(name):
 def test_default_recipes_are_those_of_the_papers():
   defaults = lambda name: METHODS[name].__kwdefaults__
   for name in TWO_RECIPES:
-    assert defaults(name)["augment"] is crops.FIRST_VIEW
-    assert defaults(name)["second_augment"] is crops.SECOND_VIEW
-  first = crops.FIRST_VIEW.__wrapped__
+    assert defaults(name)["augment"] is _views.FIRST_VIEW
+    assert defaults(name)["second_augment"] is _views.SECOND_VIEW
+  first = _views.FIRST_VIEW.__wrapped__
   assert first is augmentation.byol
   expected = dict(blur_probability=1.0, solarize_probability=0.0)
   assert expected.items() <= first.__kwdefaults__.items()
-  second = crops.SECOND_VIEW.__wrapped__
+  second = _views.SECOND_VIEW.__wrapped__
   assert second.func is augmentation.byol
   expected = dict(blur_probability=0.1, solarize_probability=0.2)
   assert second.keywords == expected
@@ -79,32 +80,42 @@ def test_default_recipes_are_those_of_the_papers():
 @pytest.fixture(scope="module")
 def made():
   """A method whose criterion is plain: `(method, params, carried)`."""
-  branch = siamese.branches.Branch(
-      tiny.Net(), siamese.branches.head(tiny.Net(), (6,))
-  )
+  branch = _branch.Branch(tiny.Net(), _branch.head(tiny.Net(), (6,)))
 
-  def criterion(embedding, label):
+  def criterion(embedding, task):
     z = embedding.projection
-    return jnp.mean(z[0]) + 10 * jnp.mean(z[1]), {"labels": jnp.sum(label)}
+    metrics = {"labels": jnp.sum(task.target)}
+    return jnp.mean(z[0]) + 10 * jnp.mean(z[1]), metrics
 
-  views = siamese.Views(case.views(), jnp.arange(case.BATCH))
-  method = siamese.make(branch, lambda key, batch: views, criterion)
-  return method, *case.start(method, views)
+  task = _one_net.Task(case.views(), jnp.arange(case.BATCH))
+  method = _one_net.make(branch, lambda key, batch: task, criterion)
+  return method, *case.start(method, task)
 
 
 def test_the_criterion_sees_all_views_and_the_labels(made):
   method, params, carried = made
-  views = method.views(None, None)
-  value, aux = jax.jit(method.loss)(params, carried, views, case.KEYS, 0)
-  swapped = views._replace(images=views.images[::-1])
+  task = method.views(None, None)
+  value, aux = jax.jit(method.loss)(params, carried, task, case.KEYS, 0)
+  swapped = task._replace(inputs=task.inputs[::-1])
   other, _ = jax.jit(method.loss)(params, carried, swapped, case.KEYS, 0)
-  projections = [_project(params, view) for view in views.images]
+  projections = [_project(params, view) for view in task.inputs]
   first, second = [jnp.mean(z) for z in projections]
   np.testing.assert_allclose(value, first + 10 * second, atol=1e-5)
   np.testing.assert_allclose(other, second + 10 * first, atol=1e-5)
   assert aux.metrics["labels"] == sum(range(case.BATCH))
+
+
+@pytest.mark.parametrize(
+    "name", ["simclr", "simsiam", "barlow_twins", "vicreg", "supcon"]
+)
+def test_the_standard_deviation_of_the_first_view_is_a_metric(name):
+  method = case.make(name, dim=6, joint_statistics=False)
+  task = _one_net.Task(case.views(), jnp.arange(case.BATCH) % 3)
+  params, carried = case.start(method, task)
+  _, aux = jax.jit(method.loss)(params, carried, task, case.KEYS, 0)
+  projection = case.project(params, carried.batch_stats, case.views()[0])
   np.testing.assert_allclose(
-      aux.metrics["feature_std"], case.spread(projections[0]), rtol=1e-4
+      aux.metrics["feature_std"], case.spread(projection), rtol=1e-4
   )
 
 
@@ -160,8 +171,8 @@ def test_features_are_those_of_running_statistics(made):
 
 def test_a_net_without_statistics_has_features_too():
   method = case.make("simclr", dim=6)
-  views = siamese.Views(case.views())
-  params, carried = case.start(method, views)
+  task = _one_net.Task(case.views())
+  params, carried = case.start(method, task)
   pooled = method.encode(params, carried, case.views()[0])["pooled"]
   pixels = case.views()[0].reshape(case.BATCH, -1) - 0.5
   expected = pixels * params["net"]["weight"]

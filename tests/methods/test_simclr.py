@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl.methods.siamese import Views
+from jssl.methods._one_net import Task
 from jssl.methods.simclr import simclr
 import siamese_case as case
 
@@ -23,7 +23,7 @@ def _method(**arguments):
 
 @functools.cache
 def _start():
-  return case.start(_method(), Views(case.views()))
+  return case.start(_method(), Task(case.views()))
 
 
 @functools.cache
@@ -69,14 +69,14 @@ def _by_hand(loss, joint):
 @pytest.mark.parametrize("loss", ["nt_xent", "dcl", "dclw"])
 def test_the_loss_is_that_of_the_projections_of_two_views(loss, joint):
   own = {} if joint else dict(joint_statistics=False)  # Joint by default.
-  value, aux = _loss(loss=loss, **own)(*_start(), Views(case.views()))
+  value, aux = _loss(loss=loss, **own)(*_start(), Task(case.views()))
   np.testing.assert_allclose(value, _by_hand(loss, joint), rtol=case.TOLERANCE)
   assert ("chance_loss" in aux.metrics) == (loss == "nt_xent")
 
 
 def test_equal_images_are_at_chance():
   same = jnp.ones_like(case.views())
-  value, aux = _loss(loss="nt_xent")(*_start(), Views(same))
+  value, aux = _loss(loss="nt_xent")(*_start(), Task(same))
   chance = math.log(2 * case.BATCH - 1)
   assert aux.metrics["chance_loss"] == pytest.approx(chance, rel=1e-6)
   np.testing.assert_allclose(value, chance, rtol=case.TOLERANCE)
@@ -84,7 +84,7 @@ def test_equal_images_are_at_chance():
 
 def test_the_heads_of_both_versions_end_in_a_norm():
   shapes = lambda **arguments: case.shapes(
-      _method(hidden_dim=None, **arguments), Views(case.views())
+      _method(hidden_dim=None, **arguments), Task(case.views())
   )
   wide = {
       "layer_1": case.linear(FEATURES, FEATURES),
@@ -111,7 +111,7 @@ def test_the_heads_of_both_versions_end_in_a_norm():
 
 
 def test_the_hidden_layers_can_be_narrower():
-  shapes = case.shapes(_method(), Views(case.views()))["projector"]
+  shapes = case.shapes(_method(), Task(case.views()))["projector"]
   assert shapes["layer_1"] == case.linear(FEATURES, 16)
   assert shapes["layer_2"] == case.linear(16, 6)
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jssl.methods.siamese import Views
+from jssl.methods._one_net import Task
 from jssl.methods.simsiam import simsiam
 import siamese_case as case
 import tiny
@@ -23,7 +23,7 @@ def _cosine(x, y):
 def test_the_loss_compares_predictions_with_constants():
   """Equation 4, in value and gradient: the projections are numbers here."""
   method = _method()
-  params, carried = case.start(method, Views(case.views()))
+  params, carried = case.start(method, Task(case.views()))
   stats, views = carried.batch_stats, case.views()
   targets = [case.project(params, stats, view) for view in views]
 
@@ -32,7 +32,7 @@ def test_the_loss_compares_predictions_with_constants():
     return -_cosine(first, targets[1]) / 2 - _cosine(second, targets[0]) / 2
 
   def loss(params):
-    return method.loss(params, carried, Views(views), case.KEYS, 0)
+    return method.loss(params, carried, Task(views), case.KEYS, 0)
 
   expected, gradient = jax.jit(jax.value_and_grad(by_hand))(params)
   (value, aux), actual = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
@@ -44,7 +44,7 @@ def test_the_loss_compares_predictions_with_constants():
 
 
 def test_the_projector_ends_in_a_norm_that_is_not_trained():
-  assert case.shapes(_method(), Views(case.views())) == {
+  assert case.shapes(_method(), Task(case.views())) == {
       "projector": {
           "layer_1": case.linear(FEATURES, 16),
           "norm_1": case.norm(16),
@@ -60,13 +60,13 @@ def test_the_projector_ends_in_a_norm_that_is_not_trained():
       },
   }
   method = _method(projector_layers=2)  # For CIFAR.
-  projector = case.shapes(method, Views(case.views()))["projector"]
+  projector = case.shapes(method, Task(case.views()))["projector"]
   assert set(projector) == {"layer_1", "norm_1", "layer_2"}
 
 
 def test_projections_are_standardised():
   method = _method()
-  views = Views(case.views())
+  views = Task(case.views())
   _, carried = jax.eval_shape(method.init, jax.random.key(0), views)
   projector = carried.batch_stats["projector"]
   assert set(projector) == {"norm_1", "norm_2", "norm_3"}

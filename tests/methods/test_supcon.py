@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jssl.methods.siamese import Views
+from jssl.methods._one_net import Task
 from jssl.methods.supcon import supcon
 import siamese_case as case
 
@@ -22,14 +22,14 @@ def _method(**arguments):
 
 @functools.cache
 def _start():
-  return case.start(_method(), Views(case.views(), case.batch()["label"]))
+  return case.start(_method(), Task(case.views(), case.batch()["label"]))
 
 
 @functools.cache
 def _loss():
   method, start, images = _method(), _start(), case.views()
   return jax.jit(
-      lambda label: method.loss(*start, Views(images, label), case.KEYS, 0)[0]
+      lambda label: method.loss(*start, Task(images, label), case.KEYS, 0)[0]
   )
 
 
@@ -80,7 +80,7 @@ def test_the_head_has_biases_and_no_norm():
       **case.linear(inputs, outputs),
       "bias": (outputs,),
   }
-  views = Views(case.views(), case.batch()["label"])
+  views = Task(case.views(), case.batch()["label"])
   assert case.shapes(_method(), views) == {
       "projector": {
           "layer_1": biased(FEATURES, FEATURES),

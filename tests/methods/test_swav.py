@@ -95,7 +95,7 @@ def _run(step=0, devices=1, **arguments):
   state = _start(arguments.get("queue_size", 0))
   views = _views()
   if arguments:  # Small views have no part in a queue.
-    views = views._replace(small=None)
+    views = views._replace(local_crops=None)
   if devices > 1:
     views = jax.tree.map(
         lambda x: x.reshape(len(x), devices, -1, *x.shape[2:]), views
@@ -143,11 +143,17 @@ def test_the_loss_is_that_of_the_scores_of_all_views():
 
 
 def test_views_are_large_and_small():
-  assert _views().large.shape == (2, BATCH, 8, 8, 3)
-  assert _views().small.shape == (2, BATCH, 4, 4, 3)
+  assert _views().global_crops.shape == (2, BATCH, 8, 8, 3)
+  assert _views().local_crops.shape == (2, BATCH, 4, 4, 3)
   method = _method(local_views=0, local_augment=None)
   views = jax.eval_shape(method.views, jax.random.key(5), _batch())
-  assert views.small is None and views.large.shape == (2, BATCH, 8, 8, 3)
+  assert views.local_crops is None and views.global_crops.shape == (
+      2,
+      BATCH,
+      8,
+      8,
+      3,
+  )
 
 
 def test_prototypes_stay_unit_vectors():
@@ -186,7 +192,7 @@ def test_each_large_view_has_a_queue_of_the_global_batch(devices):
   for view in range(2):
     np.testing.assert_allclose(
         new.queue.keys[view, :BATCH],
-        _project(params, _views().large)[view],
+        _project(params, _views().global_crops)[view],
         atol=TOLERANCE,
     )
   np.testing.assert_array_equal(
@@ -198,7 +204,7 @@ def test_each_large_view_has_a_queue_of_the_global_batch(devices):
 def _values_of_large_views():
   """The loss of codes made without the queue's help and with it, by hand."""
   params, carried = _start(QUEUE)
-  high = _scores(params, _views().large)
+  high = _scores(params, _views().global_crops)
   low = high[:0]
   plain = losses.swav(high, low, temperature=TEMPERATURE, **SINKHORN)
   kept = np.asarray(carried.queue.keys) @ np.asarray(params["prototypes"]).T

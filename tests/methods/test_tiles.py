@@ -10,11 +10,10 @@ import pytest
 
 from jssl import augment
 from jssl import optim
+from jssl.methods import _one_net
+from jssl.methods import _tiles
 from jssl.methods import METHODS
-from jssl.methods import pretext
-from jssl.methods import tiles as tiling
-from jssl.methods.permutations import load
-from jssl.methods.siamese import Statistics
+from jssl.methods._permutations import load
 from jssl.step import init_state
 from jssl.step import make_step
 import siamese_case as case
@@ -161,10 +160,10 @@ def test_a_jigsaw_draws_other_orders_for_each_image_and_step():
 @each_method
 def test_logits_are_of_the_tiles_that_a_puzzle_shows(name):
   # A net of one number a tile, and a classifier that sees it as it is.
-  module = tiling.TileNet(_Corner(), _identity, _identity)
+  module = _tiles.TileNet(_Corner(), _identity, _identity)
   tiles = np.arange(2 * 9).reshape(2, 9, 1, 1, 1) + np.zeros((1, 1, 4, 4, 3))
   shown = np.stack([CELLS[name][:2], CELLS[name][1:3]])
-  logits = module.apply({}, tiling.Puzzles(np.float32(tiles), shown))
+  logits = module.apply({}, _tiles.Puzzles(np.float32(tiles), shown))
   expected = np.stack([shown[0], 9 + shown[1]]).reshape(4, -1)
   np.testing.assert_array_equal(logits, expected)
 
@@ -227,7 +226,7 @@ def test_features_do_not_show_brightness_and_contrast(name):
 def test_features_are_those_of_nine_tiles_that_cover_the_image(name, side):
   method = _method(name, _Corner(), tile_size=TILE)
   images = _noise(2)[:, :side, :side]
-  features = method.encode({"net": {}}, Statistics({}), images)
+  features = method.encode({"net": {}}, _one_net.Statistics({}), images)
   assert features["stage_1"].shape == (2, 3 * TILE, 3 * TILE, 3)
   assert features["pooled"].shape == (2, 1)
   # Each tile has the mean and deviation of all.
@@ -332,10 +331,10 @@ def test_a_drawn_puzzle_shows_its_tiles_in_the_order_that_it_asks_about():
   tiles = jnp.ones((1, 9, 2, 2, 1)) * jnp.arange(9)[None, :, None, None, None]
   order = np.roll(np.arange(9), 4)
   # Standardized tiles are drawn at a fifth of their range around gray.
-  puzzles = tiling.Puzzles(
+  puzzles = _tiles.Puzzles(
       5 * (tiles / 8 - 0.5), jnp.asarray(order)[None, None]
   )
-  drawn = _method("jigsaw").draw(pretext.Task(puzzles, None))
+  drawn = _method("jigsaw").draw(_one_net.Task(puzzles, None))
   (board,) = drawn["puzzles"]
   assert board.shape == (12, 12, 1)  # A gap of a pixel around each tile.
   np.testing.assert_allclose(board[1::4, 1::4, 0].ravel(), order / 8, atol=1e-6)

@@ -8,8 +8,8 @@ import functools
 import numpy as np
 
 from jssl import optim
+from jssl.methods import _one_net
 from jssl.methods import METHODS
-from jssl.methods import siamese
 from jssl.nets import ResNet
 from jssl.nets import ViT
 import trajectories
@@ -95,7 +95,7 @@ def test_simsiam():
       weight_decay=1e-4,
       constant_rate=("predictor",),
   )
-  views = siamese.Views(trajectories.make_views(3))
+  views = _one_net.Task(trajectories.make_views(3))
   trajectory = trajectories.run(method, optimizer, views, seed=3)
   trajectories.check(trajectory, golden, PARAMS)
 
@@ -128,7 +128,7 @@ def test_simclr():
   optimizer = optim.lars(
       0.05, weight_decay=1e-4 / 2, momentum=0.9, vector_scale=2.0
   )
-  views = siamese.Views(trajectories.make_views(11, size=8))
+  views = _one_net.Task(trajectories.make_views(11, size=8))
   trajectory = trajectories.run(method, optimizer, views, seed=11)
   golden["loss"] /= 2
   trajectories.check(trajectory, golden, PARAMS)
@@ -148,13 +148,13 @@ def test_supcon():
       lambda step: schedule(step + 1) / 0.7, weight_decay=1e-4 * 0.7
   )
   label = np.arange(5 * 16).reshape(5, 16) * 7 % 5
-  views = siamese.Views(trajectories.make_views(4, size=8), label)
+  views = _one_net.Task(trajectories.make_views(4, size=8), label)
   trajectory = trajectories.run(method, optimizer, views, seed=4)
   trajectories.check(trajectory, golden, PARAMS)
 
 
 def _siamese(name, method, optimizer, seed):
-  views = siamese.Views(trajectories.make_views(seed))
+  views = _one_net.Task(trajectories.make_views(seed))
   trajectory = trajectories.run(method, optimizer, views, seed=seed)
   trajectories.check(trajectory, trajectories.reference(name), PARAMS)
 

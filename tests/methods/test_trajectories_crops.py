@@ -11,7 +11,7 @@ import pytest
 
 from jssl import optim
 from jssl.embeddings import l2_normalize
-from jssl.methods import crops
+from jssl.methods import _views
 from jssl.methods import METHODS
 from jssl.nets import ResNet
 from jssl.nets import ViT
@@ -23,9 +23,9 @@ PARAMS = {"params": lambda state: state.params}
 _cosine = functools.partial(optim.cosine, steps_per_epoch=1)
 
 
-def _views(seed, *, batch, small):
+def _crops(seed, *, batch, small):
   make = functools.partial(trajectories.make_views, seed, batch=batch)
-  return crops.Crops(
+  return _views.Crops(
       make(name="large"), make(count=small, size=16, name="small")
   )
 
@@ -65,7 +65,7 @@ def test_swav(name, small, arguments):
   trajectory = trajectories.run(
       method,
       optimizer,
-      _views(19, batch=16, small=small),
+      _crops(19, batch=16, small=small),
       seed=19,
       adapt=lambda params: {
           **params,
@@ -110,7 +110,7 @@ def _dino(golden, net, make_optimizer, peak, *, decay, batch, **arguments):
     )
 
   trajectory = trajectories.run(
-      method, optimizer, _views(22, batch=batch, small=3), seed=22, adapt=adapt
+      method, optimizer, _crops(22, batch=batch, small=3), seed=22, adapt=adapt
   )
   carried = {
       "target": lambda state: state.carried.target_params,

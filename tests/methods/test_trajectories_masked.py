@@ -14,8 +14,8 @@ import pytest
 from jssl import masking
 from jssl import optim
 from jssl.method import Keys
+from jssl.methods import _one_net
 from jssl.methods import METHODS
-from jssl.methods import pretext
 from jssl.nets import ViT
 import trajectories
 
@@ -53,7 +53,7 @@ def test_mae(normalize):
   )
   optimizer = optim.adamw(schedule, weight_decay=0.05, b2=0.95)
   trajectory = trajectories.run(
-      method, optimizer, pretext.Task(inputs, None), seed=11
+      method, optimizer, _one_net.Task(inputs, None), seed=11
   )
   trajectories.check(trajectory, golden, {"params": params})
 
@@ -117,7 +117,7 @@ def _simmim():
   for row in hidden:
     row[random.permutation(9)[: masking.hidden_count(9, 0.6)]] = True
   hidden = hidden.reshape(5, 8, 3, 3).repeat(2, axis=2).repeat(2, axis=3)
-  return net, pretext.Task(simmim_file.Inputs(images, hidden), None)
+  return net, _one_net.Task(simmim_file.Inputs(images, hidden), None)
 
 
 def test_simmim():

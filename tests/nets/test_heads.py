@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl.methods import branch
+from jssl.methods import _branch
 from jssl.nets import BatchNorm
 from jssl.nets import MLP
 import tiny
@@ -81,7 +81,7 @@ def test_a_norm_takes_the_place_of_a_bias(arguments, expected):
     ],
 )
 def test_the_heads_of_the_methods(arguments, expected):
-  head = branch.head(tiny.Net(), (4, 3), **arguments)
+  head = _branch.head(tiny.Net(), (4, 3), **arguments)
   variables = _init(head)
   params = variables["params"]
   assert {x for x in params if x.startswith("norm")} == expected
@@ -162,8 +162,8 @@ def test_results_and_parameters_are_float32_in_bfloat16():
   assert y.dtype == jnp.float32
   # It was computed in bfloat16.
   np.testing.assert_array_equal(y, y.astype(jnp.bfloat16).astype(jnp.float32))
-  assert branch.dtype_of(tiny.resnet(dtype=jnp.bfloat16)) == jnp.bfloat16
-  head = branch.head(tiny.resnet(dtype=jnp.bfloat16), (4, 3))
+  assert _branch.dtype_of(tiny.resnet(dtype=jnp.bfloat16)) == jnp.bfloat16
+  head = _branch.head(tiny.resnet(dtype=jnp.bfloat16), (4, 3))
   assert head.dtype == jnp.bfloat16
 
 

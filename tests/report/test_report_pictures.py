@@ -69,11 +69,11 @@ def _groups(rows):
     ("name", "arguments", "expected"),
     [
         ("moco_v2", {"queue_size": 8}, [("views", 4)]),
-        ("simclr", {}, [("images", 4)]),
+        ("simclr", {}, [("inputs", 4)]),
         (
             "swav",
             {"local_augment": tiny.small_recipe, "local_views": 3},
-            [("large", 2), ("small", 3)],
+            [("global crops", 2), ("local crops", 3)],
         ),
         ("rotation", {}, [("inputs", 4)]),
         ("denoising", {}, [("inputs", 2), ("target", 2)]),
@@ -88,7 +88,7 @@ def _groups(rows):
             {"augment": tiny.large_recipe, "tile_size": 8},
             [("tiles in place", 2), ("puzzles", 4)],
         ),
-        ("supcon", {}, [("images", 4)]),
+        ("supcon", {}, [("inputs", 4)]),
     ],
 )
 def test_views_of_every_kind_of_tree_are_found(name, arguments, expected):

@@ -1,4 +1,4 @@
-"""The views that several methods share."""
+"""The views that methods share."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jssl.augment import recipes
-from jssl.methods import crops
+from jssl.methods import _views
 import tiny
 
 KEY = jax.random.key(3)
@@ -48,39 +48,52 @@ def _extent(key, image, *, extent=None):
 
 
 def test_two_views_by_one_recipe_are_two_draws_of_it():
-  views = crops.two_views(KEY, _batch(), _draw)
+  views = _views.two(KEY, _batch(), _draw)
   assert views.shape == (2, BATCH, 1, 1, 1)
   assert len(np.unique(views)) == 2 * BATCH
 
 
 def test_two_views_by_two_recipes_are_each_by_its_own():
   images = _batch()["image"] / 255.0
-  first, second = crops.two_views(KEY, _batch(), _image, _negative)
+  first, second = _views.two(KEY, _batch(), _image, _negative)
   np.testing.assert_allclose(first, images, rtol=1e-6)
   np.testing.assert_allclose(second, -images, rtol=1e-6)
   # Two recipes draw for themselves, even if they are one function.
-  assert len(np.unique(crops.two_views(KEY, _batch(), _draw, _draw))) == 12
+  assert len(np.unique(_views.two(KEY, _batch(), _draw, _draw))) == 12
 
 
-def test_multi_makes_large_and_small_views():
-  large, small = crops.multi(KEY, _batch(), (_draw, None), _draw_small, 3)
-  assert large.shape == (2, BATCH, 1, 1, 1)
-  assert small.shape == (3, BATCH, 1, 1, 1)
-  assert np.all(large < 1) and np.all(small >= 2)
-  # No draw is made twice, within the views or between large and small.
-  assert len(np.unique(np.round(np.concatenate([large, small - 2]), 5))) == 30
-  large, small = crops.multi(KEY, _batch(), (_image, _negative), None, 0)
-  assert small is None
-  np.testing.assert_array_equal(large[0], -large[1])
+def test_multi_crop_makes_global_and_local_views():
+  global_crops, local_crops = _views.multi_crop(
+      KEY, _batch(), (_draw, None), _draw_small, 3
+  )
+  assert global_crops.shape == (2, BATCH, 1, 1, 1)
+  assert local_crops.shape == (3, BATCH, 1, 1, 1)
+  assert np.all(global_crops < 1) and np.all(local_crops >= 2)
+  # No draw is made twice, within the views or between global and local.
+  assert (
+      len(
+          np.unique(
+              np.round(np.concatenate([global_crops, local_crops - 2]), 5)
+          )
+      )
+      == 30
+  )
+  global_crops, local_crops = _views.multi_crop(
+      KEY, _batch(), (_image, _negative), None, 0
+  )
+  assert local_crops is None
+  np.testing.assert_array_equal(global_crops[0], -global_crops[1])
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda batch: crops.two_views(KEY, batch, _draw),
-        lambda batch: crops.two_views(KEY, batch, _draw, _draw_small),
-        lambda batch: crops.multi(KEY, batch, (_draw, None), _draw_small, 3),
-        lambda batch: crops.multi(
+        lambda batch: _views.two(KEY, batch, _draw),
+        lambda batch: _views.two(KEY, batch, _draw, _draw_small),
+        lambda batch: _views.multi_crop(
+            KEY, batch, (_draw, None), _draw_small, 3
+        ),
+        lambda batch: _views.multi_crop(
             KEY, batch, (_draw, _draw_small), _draw_small, 1
         ),
     ],
@@ -98,19 +111,19 @@ def test_draws_depend_on_the_place_in_the_global_batch_alone(make):
 
 def test_every_recipe_is_told_the_extent():
   expected = _batch()["extent"]
-  views = crops.multi(KEY, _batch(), (_extent, None), _extent, 2)
-  for view in (*views.large, *views.small):
+  views = _views.multi_crop(KEY, _batch(), (_extent, None), _extent, 2)
+  for view in (*views.global_crops, *views.local_crops):
     np.testing.assert_array_equal(view[:, 0, 0], expected)
-  for view in crops.two_views(KEY, _batch(), _extent, _extent):
+  for view in _views.two(KEY, _batch(), _extent, _extent):
     np.testing.assert_array_equal(view[:, 0, 0], expected)
 
 
 @pytest.mark.parametrize("count, recipe", [(2, None), (-1, _draw), (-1, None)])
-def test_small_views_without_a_recipe_are_refused(count, recipe):
+def test_local_views_without_a_recipe_are_refused(count, recipe):
   with pytest.raises(ValueError, match=f"local_views is {count} .*recipe"):
-    crops.check_local_views(count, recipe)
-  crops.check_local_views(0, None)
-  crops.check_local_views(2, _draw)
+    _views.check_local_views(count, recipe)
+  _views.check_local_views(0, None)
+  _views.check_local_views(2, _draw)
 
 
 def test_the_default_views_are_those_of_byol_at_the_images_size(monkeypatch):
@@ -122,8 +135,8 @@ def test_the_default_views_are_those_of_byol_at_the_images_size(monkeypatch):
 
   monkeypatch.setattr(recipes, "_standard", show)
   image = jnp.zeros((12, 12, 3))
-  crops.FIRST_VIEW(KEY, image)
-  crops.SECOND_VIEW(KEY, image, extent=5)
+  _views.FIRST_VIEW(KEY, image)
+  _views.SECOND_VIEW(KEY, image, extent=5)
   paper = dict(
       scale=(0.08, 1.0),
       jitter=(0.4, 0.4, 0.2, 0.1),

@@ -1,4 +1,4 @@
-"""What methods share that make an image of an image."""
+"""Networks and scales of methods that predict an image from an image."""
 
 from collections.abc import Sequence
 import functools
@@ -8,12 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl.methods import branch as branches
+from jssl.methods import _branch
 from jssl.nets import BatchNorm
 from jssl.nets import ConvDecoder
+from jssl.nets import stage_names
 
 
-class Painter(nn.Module):
+class Autoencoder(nn.Module):
   """A backbone, and a decoder of its last feature map.
 
   Attributes:
@@ -36,18 +37,16 @@ class Painter(nn.Module):
   def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
     """Maps images `[B, H, W, C]` to float32 `[B, size, size, channels]`."""
     features = self.net(images, train=train)
-    stages = features.keys() - {"pooled"}
-    last = max(stages, key=lambda name: int(name.removeprefix("stage_")))
     decoder = ConvDecoder(
         images.shape[1] // self.stride,
         self.channels or images.shape[-1],
         width=self.width,
         norm=functools.partial(BatchNorm, axis_name=self.axis_name),
         mix=self.mix,
-        dtype=branches.dtype_of(self.net),
+        dtype=_branch.dtype_of(self.net),
         name="decoder",
     )
-    return decoder(features[last], train=train)
+    return decoder(features[stage_names(features)[-1]], train=train)
 
 
 def from_image(
@@ -56,12 +55,15 @@ def from_image(
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
 ) -> jax.Array:
-  """Maps [0, 1] to what decoders predict: by default [-2, 2].
+  """Maps images in [0, 1] to the range that decoders predict.
 
   Args:
     images: `[..., C]`.
     mean: Subtracted: a number, or one per channel.
     std: Then divided by.
+
+  Returns:
+    `[..., C]`, by default in [-2, 2].
   """
   return (images - jnp.asarray(mean)) / jnp.asarray(std)
 
@@ -72,6 +74,6 @@ def to_image(
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
 ) -> jax.Array:
-  """Maps what a decoder predicts to [0, 1], the inverse of `from_image`."""
+  """Maps a prediction to an image in [0, 1], the inverse of `from_image`."""
   pixels = jnp.asarray(mean) + jnp.asarray(std) * prediction
   return jnp.clip(pixels, 0.0, 1.0)

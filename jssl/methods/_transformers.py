@@ -1,4 +1,4 @@
-"""What methods share that work on the tokens of a vision transformer."""
+"""What methods on the patches of a vision transformer share."""
 
 import flax.linen as nn
 import jax
@@ -7,17 +7,17 @@ import jax.numpy as jnp
 from jssl.nets import ViT
 
 
-def check(net: nn.Module, method: str, *, some: bool = False) -> None:
+def check(net: nn.Module, method: str, *, partial: bool = False) -> None:
   """Checks that a method can use a net.
 
   Args:
     net: The net.
     method: Name of the method, for the message.
-    some: Whether the net sees some patches alone.
+    partial: Whether the net has to encode a part of the patches.
 
   Raises:
-    ValueError: Unless the net is a plain vision transformer, of positions of
-      its patches where it sees some alone.
+    ValueError: Unless the net is a plain vision transformer, with absolute
+      positions if it has to encode a part of the patches.
   """
   if not isinstance(net, ViT):
     raise ValueError(
@@ -25,9 +25,9 @@ def check(net: nn.Module, method: str, *, some: bool = False) -> None:
         f" a {type(net).__name__}; set net.name to vit_tiny or another vit_..."
         " and leave net.micro_batches at 1 (accumulate_steps is exact here)."
     )
-  if some and net.positions == "relative":
+  if partial and net.positions == "relative":
     raise ValueError(
-        f"{method} shows its net some patches of an image, and relative"
+        f"{method} encodes a part of the patches of an image, and relative"
         " positions need all; set net.positions to 'sincos' or 'learned'."
     )
 
@@ -40,22 +40,22 @@ def encode_some(
     valid: jax.Array | None = None,
     train: bool,
 ) -> tuple[jax.Array, tuple[int, int]]:
-  """Encodes some patches of each image, and nothing else.
+  """Encodes some patches of each image; the others do not enter the net.
 
   Args:
     net: A bound transformer.
     images: `[B, H, W, C]` in [0, 1].
-    index: Which patches, int `[B, N]`.
-    valid: Which of these count, bool `[B, N]`; None for all.
+    index: Indices of the patches, int `[B, N]`.
+    valid: Which of them are attended to, bool `[B, N]`; None for all.
     train: Whether `drop_path` applies.
 
   Returns:
-    Their tokens after the last block, a class token first where there is one,
-    and the height and width of the images in patches.
+    Their tokens after the last block, after a class token if there is one, and
+    the height and width of the images in patches.
   """
-  patches = net.embed(images)
+  patches = net.embed(images)  # [B, h, w, D]
   tokens = patches.reshape(len(images), -1, patches.shape[-1])
-  tokens = jnp.take_along_axis(tokens, index[..., None], axis=1)
+  tokens = jnp.take_along_axis(tokens, index[..., None], axis=1)  # [B, N, D]
   _, height, width, _ = patches.shape
   tokens = net.blocks(tokens, valid=valid, train=train)[-1]
   return tokens, (height, width)

@@ -1,4 +1,4 @@
-"""The methods of one net that answer a question about what it sees."""
+"""Methods of one net that carry nothing but its running statistics."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,8 +12,7 @@ from jssl import parallel
 from jssl.method import Aux
 from jssl.method import Method
 from jssl.method import Pictures
-from jssl.methods import branch as branches
-from jssl.methods.siamese import Statistics
+from jssl.methods import _branch
 
 PyTree = Any
 
@@ -23,11 +22,21 @@ class Task(NamedTuple):
 
   Attributes:
     inputs: What the net sees.
-    target: What it should answer.
+    target: What its output is compared with; None if the output is enough.
   """
 
   inputs: PyTree
-  target: PyTree
+  target: PyTree = None
+
+
+class Statistics(NamedTuple):
+  """What such a method carries.
+
+  Attributes:
+    batch_stats: Running statistics of the net.
+  """
+
+  batch_stats: PyTree
 
 
 def make(
@@ -35,17 +44,20 @@ def make(
     views: Callable[[jax.Array, dict[str, jax.Array]], Task],
     criterion: Callable[[PyTree, Task], tuple[jax.Array, dict[str, jax.Array]]],
     *,
+    needs: frozenset[str] = frozenset(),
     pictures: Callable[[PyTree, Task], Pictures] | None = None,
     axis_name: str | None = None,
 ) -> Method:
-  """Makes a method of one net that keeps nothing but its statistics.
+  """Makes a method from a net, its views and its loss.
 
   Args:
-    module: From the inputs to the answer, called with `train`; its submodule
-      `net` is the encoder.
+    module: The net, called with the inputs and `train`, such as a `Branch`; its
+      submodule `net` is the encoder.
     views: See `Method.views`.
-    criterion: `(answer, task) -> (scalar, metrics)`, a mean over images.
-    pictures: `(answer, task) -> Pictures`, see `Method.pictures`.
+    criterion: `(output, task) -> (loss, metrics)`, a mean over the images and
+      scalars.
+    needs: See `Method.needs`.
+    pictures: `(output, task) -> Pictures`, see `Method.pictures`.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
@@ -53,40 +65,46 @@ def make(
   """
 
   def init(key, task):
-    params, batch_stats = branches.init(key, module, task.inputs)
+    params, batch_stats = _branch.init(key, module, task.inputs)
     return params, Statistics(batch_stats)
 
   def loss(params, carried, task, keys, step):
     del step
     carried = jax.lax.stop_gradient(carried)
-    answer, batch_stats = branches.forward(
+    output, batch_stats = _branch.forward(
         module, params, carried.batch_stats, task.inputs, keys.local
     )
-    value, metrics = criterion(answer, task)
-    return value, Aux(
-        Statistics(parallel.pmean(batch_stats, axis_name)), metrics
-    )
+    value, metrics = criterion(output, task)
+    fresh = Statistics(parallel.pmean(batch_stats, axis_name))
+    return value, Aux(fresh, metrics)
 
   def update(params, carried, fresh, step):
     del carried, step
     return params, fresh
 
-  def draw(params, carried, task):
+  def make_pictures(params, carried, task):
     variables = {"params": params, "batch_stats": carried.batch_stats}
     return pictures(module.apply(variables, task.inputs), task)
 
-  encode = branches.encoder(module.net)
-  return Method(views, init, loss, update, encode, pictures and draw)
+  return Method(
+      views,
+      init,
+      loss,
+      update,
+      _branch.encoder(module.net),
+      pictures=make_pictures if pictures else None,
+      needs=needs,
+  )
 
 
 def classify(
     logits: jax.Array, label: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Returns the cross-entropy, and the accuracy beside chance.
+  """Returns the cross-entropy and the metrics of a classification.
 
   Args:
-    logits: `[B, K]`.
-    label: int `[B]`, in [0, K).
+    logits: `[..., K]`.
+    label: int `[...]`, in [0, K).
 
   Returns:
     The mean, a float32 scalar, and the metrics "accuracy" and "chance_loss",

@@ -1,4 +1,4 @@
-"""What methods share that ask how the tiles of an image lie."""
+"""Methods that ask how the tiles of an image are arranged."""
 
 from collections.abc import Callable
 import functools
@@ -9,24 +9,29 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl import augment as augmentation
+from jssl.augment import cut_tiles
+from jssl.augment import image_keys
+from jssl.augment import random_grayscale
+from jssl.augment import standardize
+from jssl.augment import tile_size_of
 from jssl.method import Method
-from jssl.methods import branch as branches
-from jssl.methods import crops
-from jssl.methods import pretext
+from jssl.methods import _branch
+from jssl.methods import _one_net
+from jssl.methods import _views
 from jssl.nets import BatchNorm
 from jssl.nets import MLP
-from jssl.nets import patches as patching
+from jssl.nets.patches import patchify
 
 _GAP = 0.08  # Between drawn tiles, as a fraction of their side.
 
 
 class Puzzles(NamedTuple):
-  """What a net sees of a batch.
+  """The inputs of the net.
 
   Attributes:
     tiles: The 3 x 3 tiles of each image, `[B, 9, h, w, C]`.
-    shown: Which of them each puzzle shows, in order, int `[B, M, N]`.
+    shown: Indices of the tiles that each puzzle shows, in order, int
+      `[B, M, N]`.
   """
 
   tiles: jax.Array
@@ -38,8 +43,8 @@ class TileNet(nn.Module):
 
   Attributes:
     net: A backbone of `jssl.nets`.
-    projector: From the features of one tile.
-    classifier: From the projections of a puzzle's tiles.
+    projector: Of the features of one tile.
+    classifier: Of the projections of a puzzle's tiles.
   """
 
   net: nn.Module
@@ -52,7 +57,7 @@ class TileNet(nn.Module):
     x = tiles.reshape(-1, *tiles.shape[2:])
     x = self.projector(self.net(x, train=train)["pooled"], train=train)
     x = nn.relu(x).reshape(*tiles.shape[:2], -1)  # [B, 9, D]
-    # Each tile is seen once by the net, however many puzzles show it.
+    # The net encodes each tile once, however many puzzles show it.
     x = jax.vmap(lambda x, i: x[i])(x, shown)  # [B, M, N, D]
     return self.classifier(x.reshape(-1, x.shape[2] * x.shape[3]), train=train)
 
@@ -62,7 +67,7 @@ def make(
     choose: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
     *,
     classes: int,
-    augment: crops.Recipe,
+    augment: _views.Recipe,
     tile_size: int | None,
     channel_shift: int,
     grayscale_probability: float,
@@ -73,26 +78,30 @@ def make(
 ) -> Method:
   """Makes a method that classifies some of the 3 x 3 tiles of each image.
 
-  Tiles lie apart and at random places in their cells, and each has the same
-  mean and deviation. Features are those of nine tiles that cover the image, as
-  in Kolesnikov et al. (2019): maps are put together, vectors averaged.
+  Against shortcuts, tiles have gaps, random places in their cells, shifted
+  color channels and the same mean and deviation. Features are those of nine
+  tiles that cover the image, as in Kolesnikov et al. (2019): maps are joined,
+  vectors averaged.
 
   Args:
     net: A backbone of `jssl.nets`, for images of the size of a tile.
     choose: `key -> (shown, label)`: the tiles that each puzzle of an image
-      shows, int `[M, N]` in [0, 9), and what the net should answer, int `[M]`.
+      shows, int `[M, N]` in [0, 9), and the label of each, int `[M]`.
     classes: Number of labels.
     augment: The recipe of the image, `(key, image, *, extent) -> view`.
     tile_size: See `augment.cut_tiles`.
     channel_shift: See `augment.cut_tiles`.
-    grayscale_probability: How often all tiles of an image lose their colors.
+    grayscale_probability: Probability that all tiles of an image are gray.
     dim: Width of a tile's projection.
     hidden_dim: Width of the classifier's hidden layer.
-    dropout: Share of that layer's activations that is set to 0, in [0, 1).
+    dropout: Dropout rate of that layer, in [0, 1).
     axis_name: Axis that the batch is split over, or None.
 
+  Returns:
+    The method.
+
   Raises:
-    ValueError: If the dropout lies outside its range.
+    ValueError: If the dropout rate is out of range.
 
   Reference:
     Kolesnikov, Zhai and Beyer, Revisiting Self-Supervised Visual Representation
@@ -100,12 +109,12 @@ def make(
   """
   if not 0 <= dropout < 1:
     raise ValueError(
-        f"dropout is {dropout}; expected a value in [0, 1), where 0 drops none."
+        f"dropout is {dropout}; expected a rate in [0, 1), where 0 drops none."
     )
   head: Any = functools.partial(
       MLP,
       norm=functools.partial(BatchNorm, axis_name=axis_name),
-      dtype=branches.dtype_of(net),
+      dtype=_branch.dtype_of(net),
   )
   module = TileNet(
       net, head((dim,)), head((hidden_dim, classes), dropout=dropout)
@@ -113,32 +122,32 @@ def make(
 
   def one(key, image):
     gray_key, cut_key, choice_key = jax.random.split(key, 3)
-    tiles = augmentation.cut_tiles(
+    tiles = cut_tiles(
         cut_key, image, size=tile_size, channel_shift=channel_shift
     )
-    # After the shift, which would give gray tiles colored fringes.
+    # After the shift, which would give gray tiles colored edges.
     fade = functools.partial(
-        augmentation.random_grayscale, probability=grayscale_probability
+        random_grayscale, probability=grayscale_probability
     )
     tiles = jax.vmap(fade, in_axes=(None, 0))(gray_key, tiles)
     shown, label = choose(choice_key)
-    return pretext.Task(Puzzles(augmentation.standardize(tiles), shown), label)
+    return _one_net.Task(Puzzles(standardize(tiles), shown), label)
 
   def views(key, batch):
     image_key, tile_key = jax.random.split(key)
-    (images,) = augmentation.make_views(image_key, batch, (augment,))
-    keys = augmentation.image_keys(tile_key, batch)
+    images = _views.one(image_key, batch, augment)
+    keys = image_keys(tile_key, batch)
     return jax.vmap(one)(keys, images)
 
   def criterion(logits, task):
-    return pretext.classify(logits, task.target.reshape(-1))
+    return _one_net.classify(logits, task.target.reshape(-1))
 
-  method = pretext.make(module, views, criterion, axis_name=axis_name)
+  method = _one_net.make(module, views, criterion, axis_name=axis_name)
 
   def encode(params, carried, images):
-    tiles = augmentation.standardize(_cover(images, tile_size))
+    tiles = standardize(_cover(images, tile_size))
     features = method.encode(params, carried, tiles)
-    return {name: _put_together(x) for name, x in features.items()}
+    return {name: _join(x) for name, x in features.items()}
 
   return method._replace(encode=encode, draw=_draw)
 
@@ -169,15 +178,15 @@ def _board(tiles):
 
 def _cover(images, size):
   """Cuts `[B, H, W, C]` into nine tiles without gaps: `[B * 9, s, s, C]`."""
-  size = size or augmentation.tile_size_of(*images.shape[1:3])
+  size = size or tile_size_of(*images.shape[1:3])
   shape = (images.shape[0], 3 * size, 3 * size, images.shape[-1])
   images = jax.image.resize(images, shape, "linear")
-  tiles = patching.patchify(images, size)
+  tiles = patchify(images, size)
   return tiles.reshape(-1, size, size, shape[-1])
 
 
-def _put_together(features):
-  """Joins the maps of nine tiles `[B * 9, h, w, C]`, averages `[B * 9, D]`."""
+def _join(features):
+  """Joins maps of nine tiles `[B * 9, h, w, C]`, averages `[B * 9, D]`."""
   x = features.reshape(-1, 9, *features.shape[1:])
   if x.ndim == 3:
     return jnp.mean(x, axis=1)

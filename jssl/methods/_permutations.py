@@ -1,7 +1,6 @@
-"""Orders of nine tiles that differ as much as they can.
+"""Permutations of nine tiles that are as different as possible.
 
-`permutations.npy` holds what `generate(1000)` makes; the first hundred are what
-`generate(100)` makes.
+`permutations.npy` holds `generate(1000)`, which starts with `generate(100)`.
 """
 
 import importlib.resources
@@ -18,12 +17,12 @@ def load(count: int) -> np.ndarray:
   """Returns the first `count` stored permutations, int `[count, 9]`.
 
   Raises:
-    ValueError: If there are not so many, or fewer than two are asked for.
+    ValueError: If the count is not from 2 to 1,000.
   """
   if not 2 <= count <= _COUNT:
     raise ValueError(
-        f"permutations is {count}; expected 2 to {_COUNT}, of which chance"
-        " guesses one."
+        f"permutations is {count}; expected 2 to {_COUNT}, the number that is"
+        " stored."
     )
   path = importlib.resources.files("jssl.methods") / "permutations.npy"
   with path.open("rb") as file:
@@ -33,26 +32,26 @@ def load(count: int) -> np.ndarray:
 def generate(count: int, *, seed: int = SEED) -> np.ndarray:
   """Chooses permutations greedily by their Hamming distance.
 
-  Each next one is as far as can be from the nearest chosen before, then from
-  all of them on average; chance decides between equals.
+  Each has the largest distance from the nearest one chosen before it; ties are
+  broken by the mean distance from all of them, then at random.
 
   Args:
     count: Number of permutations.
-    seed: Of the first one, and of what chance decides.
+    seed: Seed of the first permutation and of the ties.
 
   Returns:
     uint8 `[count, 9]`.
 
   Reference:
     Noroozi and Favaro, Unsupervised Learning of Visual Representations by
-    Solving Jigsaw Puzzles, 2016, algorithm 1, which looks at the average alone
-    and so takes close ones too.
+    Solving Jigsaw Puzzles, 2016, algorithm 1, which takes the mean distance
+    alone, and so also accepts similar permutations.
   """
   random = np.random.default_rng(seed)
   everything = np.array(
       list(itertools.permutations(range(_TILES))), dtype=np.uint8
   )
-  random.shuffle(everything)  # Of equals, the first is taken.
+  random.shuffle(everything)  # Of equal ones argmax takes the first.
   chosen = [0]
   nearest = np.full(len(everything), _TILES, np.int64)
   total = np.zeros(len(everything), np.int64)
