@@ -32,8 +32,8 @@ def _make(rate=0.0, joint=False, groups=1, own=True):
 
 @functools.cache
 def _start():
-  init = jax.jit(lambda key, images: _branch.init(key, _make(), images))
-  params, stats = init(jax.random.key(0), case.views()[0])
+  init = jax.jit(lambda key, views: _branch.init(key, _make(), views))
+  params, stats = init(jax.random.key(0), case.views())
   return case.noisy(params, 1), case.noisy(stats, 2)
 
 
@@ -57,9 +57,11 @@ def _run(*sizes, seed=0, **options):
   return outputs
 
 
-def _stages(view, stats):
-  """What one view alone gives, with the statistics after it."""
-  return _branch.forward(_make(), _start()[0], stats, view, jax.random.key(0))
+def _alone(view):
+  """The embedding of one view alone, and the statistics after it."""
+  key = jax.random.key(0)
+  embedding, stats = _branch.forward(_make(), *_start(), view[None], key)
+  return jax.tree.map(lambda x: x[0], embedding), stats
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -67,7 +69,7 @@ def test_each_view_is_normalised_by_statistics_of_its_own(own):
   embedding, stats = _run(own=own)
   assert embedding.projection.shape == (2, case.BATCH, 6)
   # Alone, a view gives what it gives next to the other.
-  alone = [_stages(view, _start()[1]) for view in case.views()]
+  alone = [_alone(view) for view in case.views()]
   for i, (expected, _) in enumerate(alone):
     actual = jax.tree.map(lambda x: x[i], embedding)
     tiny.assert_trees_close(actual, expected, case.TOLERANCE)

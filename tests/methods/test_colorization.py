@@ -15,6 +15,7 @@ from jssl import nets
 from jssl import optim
 from jssl.method import Keys
 from jssl.methods import _one_net
+from jssl.methods import _reconstruction
 from jssl.methods import METHODS
 from jssl.step import init_state
 from jssl.step import make_step
@@ -165,14 +166,14 @@ def test_the_net_sees_lightness_only():
 def _answering(answer, **arguments):
   """A method whose decoder gives the same answer to everything."""
 
-  class Answer(color_file.reconstruction.Painter):
+  class Answer(_reconstruction.Autoencoder):
 
     @nn.compact
     def __call__(self, images, *, train=False):
       return answer
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(color_file.reconstruction, "Painter", Answer)
+    patch.setattr(_reconstruction, "Autoencoder", Answer)
     return METHODS["colorization"](
         tiny.Net(), augment=tiny.recipe, stride=2, **arguments
     )

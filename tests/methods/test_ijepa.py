@@ -11,7 +11,9 @@ import pytest
 from jssl.masking import Patches
 from jssl.method import Keys
 from jssl.methods import METHODS
-from jssl.nets import patches as patching
+from jssl.nets import ViT
+from jssl.nets.patches import patchify
+from jssl.nets.patches import unpatchify
 import siamese_case as case
 import tiny
 
@@ -48,9 +50,9 @@ def _predict():
 
 def _changed(images, index):
   """Adds to the pixels of some patches `[B, N]`."""
-  patches = patching.patchify(images, 2)
+  patches = patchify(images, 2)
   patches = jax.vmap(lambda x, i: x.at[i].add(1.0))(patches, index)
-  return patching.unpatchify(patches, images.shape[1:])
+  return unpatchify(patches, images.shape[1:])
 
 
 def test_only_the_context_is_seen():
@@ -97,9 +99,7 @@ def test_blocks_are_predicted_apart():
 
 @pytest.mark.parametrize("pooling", ["mean", "token"])
 def test_patches_that_fill_up_change_neither_loss_nor_gradient(pooling):
-  net = ijepa_file.transformers.ViT(
-      32, depth=2, heads=2, patch_size=2, image_size=8, pooling=pooling
-  )
+  net = ViT(32, depth=2, heads=2, patch_size=2, image_size=8, pooling=pooling)
   sizes = dict(predictor_width=16, predictor_depth=2, predictor_heads=2)
   method = METHODS["ijepa"](net, augment=tiny.recipe, min_keep=1, **sizes)
   views = method.views(jax.random.key(0), BATCH)
@@ -198,7 +198,7 @@ def test_wrong_settings_are_named():
     METHODS["ijepa"](tiny.resnet())
   with pytest.raises(ValueError, match="1.5"):
     METHODS["ijepa"](tiny.vit(), momentum=1.5)
-  with pytest.raises(ValueError, match="ijepa shows .* some .*'sincos'"):
+  with pytest.raises(ValueError, match="ijepa encodes a part .*'sincos'"):
     METHODS["ijepa"](tiny.vit(positions="relative"))
   many = METHODS["ijepa"](tiny.vit(), augment=tiny.recipe)
   with pytest.raises(ValueError, match="9 of 4 x 4 patches .* min_keep is 10"):

@@ -260,7 +260,7 @@ def test_a_net_without_patches_is_refused():
 def test_wrong_numbers_are_named():
   with pytest.raises(ValueError, match="mask ratio of 1.5 hides"):
     METHODS["mae"](tiny.vit(), mask_ratio=1.5)
-  with pytest.raises(ValueError, match="mae shows .* some .*'sincos'"):
+  with pytest.raises(ValueError, match="mae encodes a part .*'sincos'"):
     METHODS["mae"](tiny.vit(positions="relative"))
   odd = {"image": jnp.zeros((2, 9, 9, 3))}
   with pytest.raises(ValueError, match="9 x 9 .* patches of 2 x 2"):

@@ -27,7 +27,7 @@ def test_a_thousand_different_permutations_are_stored():
   np.testing.assert_array_equal(np.sort(orders, axis=1), in_order)
   assert len(np.unique(orders, axis=0)) == 1000
   # There are no more that `load` would not give.
-  path = importlib.resources.files("jssl.methods") / "_permutations.npy"
+  path = importlib.resources.files("jssl.methods") / "permutations.npy"
   with path.open("rb") as file:
     assert np.load(file).shape == (1000, 9)
 

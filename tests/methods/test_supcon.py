@@ -62,10 +62,10 @@ def test_the_loss_follows_the_labels():
 
 def test_labels_go_with_the_views():
   batch = case.batch()
-  views = jax.jit(_method().views)(jax.random.key(0), batch)
-  np.testing.assert_array_equal(views.label, batch["label"])
-  assert views.images.shape == (2, *batch["image"].shape)
-  assert np.all(np.any(views.images[0] != views.images[1], axis=(1, 2, 3)))
+  task = jax.jit(_method().views)(jax.random.key(0), batch)
+  np.testing.assert_array_equal(task.target, batch["label"])
+  assert task.inputs.shape == (2, *batch["image"].shape)
+  assert np.all(np.any(task.inputs[0] != task.inputs[1], axis=(1, 2, 3)))
 
 
 def test_a_batch_without_labels_is_refused():

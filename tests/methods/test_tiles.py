@@ -317,7 +317,7 @@ def test_the_classifier_drops_activations_in_training_alone(name):
 
 @each_method
 def test_dropping_all_activations_is_refused(name):
-  with pytest.raises(ValueError, match="dropout is 1.0; expected a value in"):
+  with pytest.raises(ValueError, match="dropout is 1.0; expected a rate in"):
     _method(name, dropout=1.0)
 
 
