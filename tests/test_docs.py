@@ -9,19 +9,22 @@ import subprocess
 import sys
 import tomllib
 import types
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 from jssl import augment
+from jssl import build
 from jssl import config as configs
 from jssl import data
 from jssl import evals
 from jssl import make_step
 from jssl import optim
+from jssl.method import Method
 from jssl.methods import METHODS
-from jssl.methods.branch import Embedding
+from jssl.methods._branch import Embedding
 from jssl.report import conclusions
 from jssl.step import init_state
 import tiny
@@ -42,7 +45,7 @@ _TEXTS = {**_PAGES, **_NOTEBOOKS}
 _README = _PAGES["README.md"]
 _CHINESE = _PAGES["README.zh.md"]
 _PROMISES = _PAGES["docs/promises.md"]
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^(`{3,})(\w*)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`\n]+)`")
 # What a reader fills in.
 _PLACEHOLDERS = {"METHOD": "moco_v2", "[test]": ""}
@@ -140,7 +143,7 @@ def _commands():
   """`(page, arguments of python)` of every command of jssl on a page."""
   for page, text in _TEXTS.items():
     lines = []
-    for language, block in _FENCE.findall(text):
+    for _, language, block in _FENCE.findall(text):
       if not language:
         lines += block.replace("\\\n", " ").splitlines()
     lines += _INLINE.findall(_without_code(text))
@@ -249,13 +252,22 @@ def test_the_page_on_fidelity_has_a_row_for_every_trajectory():
   assert sorted(rows) == sorted(path.stem for path in files)
 
 
+def test_the_config_of_the_example_makes_its_method(example, monkeypatch):
+  monkeypatch.setitem(METHODS, "align_uniform", example.align_uniform)
+  names: dict[str, Any] = {}
+  exec(_block("--config=align_uniform:digits"), names)
+  for dataset in ("digits", "cifar10", "imagenet2012"):
+    config = names["get_config"](dataset)
+    assert isinstance(build.method(config), Method)
+
+
 _BATCH = {"image": tiny.images(8)}
 
 
 @pytest.fixture
 def example():
   """The module of the page on adding a method."""
-  code = _block('"""Align')
+  code = _block('r"""Align')
   module = types.ModuleType("align_uniform")
   exec(code, vars(module))
   return module
@@ -263,7 +275,7 @@ def example():
 
 def test_the_loss_of_the_example_is_that_of_its_paper(example, monkeypatch):
   take_criterion = lambda branch, views, criterion, *, axis_name: criterion
-  monkeypatch.setattr(example.siamese, "make", take_criterion)
+  monkeypatch.setattr(example._one_net, "make", take_criterion)
   criterion = example.align_uniform(tiny.Net(), weight=0.5)
   z = jax.random.normal(jax.random.key(0), (2, 7, 3))
   value, metrics = criterion(Embedding(z, z), None)
@@ -332,7 +344,7 @@ def test_an_encoder_is_used_as_it_says(whole, tmp_path, monkeypatch):
 
 # Each has a test of its own, with images that suit it.
 _TESTED = (
-    '"""Align',
+    'r"""Align',
     "net = nets.resnet18",
     "encode, params = load_encoder",
     "net, variables = load_safetensors",
@@ -342,7 +354,9 @@ _TESTED = (
 
 def _blocks(page):
   return [
-      x for language, x in _FENCE.findall(_PAGES[page]) if language == "python"
+      x
+      for _, language, x in _FENCE.findall(_PAGES[page])
+      if language == "python"
   ]
 
 

@@ -1,17 +1,9 @@
 """Changes to the updates of any optimizer."""
 
-import re
-
 import jax
 import optax
 
-# Parameters of a transformer before its blocks.
-_BEFORE_BLOCKS = (
-    "['patch']",
-    "['patch_positions']",
-    "['class_token']",
-    "['class_position']",
-)
+from jssl.nets import backbone
 
 
 def layer_decay(decay: float) -> optax.GradientTransformation:
@@ -49,11 +41,14 @@ def layer_decay(decay: float) -> optax.GradientTransformation:
 
   def update(updates, params=None):
     del params
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(updates)]
-    last = max((_block(path) or 0 for path in paths), default=0)
+    leaves = jax.tree_util.tree_leaves_with_path(updates)
+    last = max((backbone.layer_of(path) or 0 for path, _ in leaves), default=0)
 
     def scale(path, x):
-      return x * decay ** (last + 1 - _layer(path, last)) if last else x
+      layer = backbone.layer_of(path)
+      if not last or layer is None:
+        return x
+      return x * decay ** (last + 1 - layer)
 
     return jax.tree_util.tree_map_with_path(scale, updates)
 
@@ -103,18 +98,3 @@ def accumulate(
   if steps == 1:
     return optimizer
   return optax.MultiSteps(optimizer, int(steps)).gradient_transformation()
-
-
-def _block(path):
-  """Returns the number of the block that a parameter belongs to, or None."""
-  match = re.search(r"\bblock_(\d+)\b", jax.tree_util.keystr(path))
-  return int(match[1]) if match else None
-
-
-def _layer(path, last):
-  """Returns 0 before the blocks, up to `last + 1` after them."""
-  if (block := _block(path)) is not None:
-    return block
-  name = jax.tree_util.keystr(path)
-  before = any(part in name for part in _BEFORE_BLOCKS)
-  return 0 if before else last + 1

@@ -11,6 +11,7 @@ from jssl.config import ConfigDict
 from jssl.data import Images
 from jssl.encoder import Encoder
 from jssl.evals.features import extract
+from jssl.nets import stage_names
 from jssl.report import thumbnails
 from jssl.report.thumbnails import Thumbnail
 
@@ -104,15 +105,11 @@ def to_colors(x: np.ndarray) -> tuple[np.ndarray | None, float]:
 
 def _last_map(stages):
   """Returns (name, `[B, h, w, D]`) of the last stage of useful size."""
-  large = {
-      name: x
-      for name, x in stages.items()
-      if x.ndim == 4 and min(x.shape[1:3]) >= _SMALLEST
-  }
-  if not large:
-    return None
-  last = max(large, key=lambda name: int(name.removeprefix("stage_")))
-  return last, large[last]
+  for name in reversed(stage_names(stages)):
+    x = stages[name]
+    if x.ndim == 4 and min(x.shape[1:3]) >= _SMALLEST:
+      return name, x
+  return None
 
 
 def _crop(config: ConfigDict, images: Images) -> np.ndarray:
