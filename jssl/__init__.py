@@ -3,7 +3,7 @@
 For a loop of your own: `jssl.losses`, `jssl.augment`, `jssl.queue`, `jssl.ema`,
 `jssl.masking`, `jssl.nets`, `jssl.optim`, `jssl.evals`, and `jssl.methods` with
 `make_step`. A whole run: `jssl.config`, `jssl.loop`. What is left of it:
-`load_encoder`, `jssl.features`, `jssl.export`, `jssl.report`.
+`load_encoder`, `jssl.embed`, `jssl.export`, `jssl.report`.
 """
 
 # Before the imports, some of which read it; pyproject.toml takes it from here.

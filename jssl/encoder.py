@@ -176,14 +176,27 @@ def load(path: str) -> Encoder:
   for line in checkpoints.unreadable:
     warnings.warn(f"{path}: {line}", stacklevel=2)
   checkpoints.close()
+  return make(config, method, int(state.step), (state.params, state.carried))
+
+
+def make(
+    config: ConfigDict, method: Method, step: int, params: PyTree
+) -> Encoder:
+  """Makes an encoder that prepares images as a config says.
+
+  Args:
+    config: The config of a run, with "resolved" facts about its data.
+    method: The method, outside of any axis.
+    step: Number of steps taken.
+    params: (params, carried) of the train state.
+  """
   encode = make_encode(
       method,
       image_size=config.image_size,
       crop_fraction=config.eval.crop_fraction,
       channels=config.resolved.channels,
   )
-  params = state.params, state.carried
-  return Encoder(config, method, int(state.step), params, encode)
+  return Encoder(config, method, step, params, encode)
 
 
 def untrained(encoder: Encoder) -> Encoder:

@@ -7,8 +7,8 @@ from absl import app
 from absl import flags
 
 from jssl import cli
-from jssl import evaluation
-from jssl.evals import evaluations
+from jssl.evals import evaluation
+from jssl.evals import results
 
 _EXAMPLE = "python -m jssl.evaluate --workdir=runs/first"
 
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
         dataset=_DATASET.value,
         data_dir=_DATA_DIR.value,
     )
-  print(evaluations.markdown(content, intervals=False))
+  print(results.markdown(content, intervals=False))
   print(
       f"In {workdir}/evaluation: the same, with 95% intervals; python -m"
       f" jssl.report --workdir={shlex.quote(workdir)} puts it into the report"

@@ -1,5 +1,6 @@
 """Features in files: equal to the encoder's, resumable, in bounded memory."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -20,10 +21,10 @@ from jssl import files
 from jssl import load_encoder
 from jssl.data import reader
 from jssl.data.decode import decode_remarked
-from jssl.evals import features as evaluation
-from jssl.features import compute
-from jssl.features import formats
-from jssl.features import nearest
+from jssl.embed import compute
+from jssl.embed import formats
+from jssl.embed import nearest
+from jssl.evals.features import extract
 import tiny_run
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -66,7 +67,7 @@ def trained(workdir):
 
 
 def _variant(workdir, target, **changes):
-  """The same run with another config."""
+  """The same run with a changed config."""
   shutil.copytree(workdir, target)
   config = json.loads((target / "config.json").read_text())
   for key, value in changes.items():
@@ -94,7 +95,7 @@ def _plan(trained, photos, **options):
 
 
 def _counted(plan, stop=None):
-  """A plan that notes its batches, and is interrupted before some batch."""
+  """A plan that records its batches, and is interrupted before one of them."""
   seen = []
 
   def encode(images, extent):
@@ -103,7 +104,7 @@ def _counted(plan, stop=None):
     seen.append(len(images))
     return plan.encode(images, extent)
 
-  return plan._replace(encode=encode), seen
+  return dataclasses.replace(plan, encode=encode), seen
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def whole(trained, photos, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(workdir, photos):
-  """What `load_encoder` makes of each picture alone, by its name."""
+  """Features from `load_encoder` of each picture alone, by name."""
   encode, params = load_encoder(str(workdir))
   rows = {}
   for name in _names(photos):
@@ -137,7 +138,7 @@ def test_features_are_those_of_load_encoder(whole, expected, suffix):
     np.testing.assert_allclose(row, expected[name], atol=1e-5, err_msg=name)
   differences = rows[:, None] - rows
   distances = np.linalg.norm(differences, axis=-1)[np.triu_indices(32, 1)]
-  assert distances.min() > 1e-2  # So that no two can be confused.
+  assert distances.min() > 1e-2  # No two rows can be confused.
 
 
 def test_the_canvas_changes_little(workdir, photos, expected):
@@ -153,7 +154,7 @@ def test_the_canvas_changes_little(workdir, photos, expected):
 
 def test_features_are_those_of_evaluations_in_training(trained, photos, whole):
   images = data.load(f"folder:{photos}", "all", canvas=24)
-  expected = evaluation.extract(
+  expected = extract(
       lambda *x: trained.encode(trained.params, *x),
       images.image,
       extent=images.extent,
@@ -165,7 +166,7 @@ def test_features_are_those_of_evaluations_in_training(trained, photos, whole):
   assert features.columns.classes == images.classes == ("cat", "dog")
 
 
-def test_what_the_readme_says_reads_the_files(whole, photos):
+def test_files_are_read_as_documented(whole, photos):
   names = _names(photos)
   label = [int(name.startswith("dog")) for name in names]
   npz = np.load(whole["npz"].path)
@@ -182,7 +183,7 @@ def test_what_the_readme_says_reads_the_files(whole, photos):
   parquet = np.asarray(table["features"].to_pylist(), np.float32)
   np.testing.assert_array_equal(npz["features"], npy)
   np.testing.assert_array_equal(npz["features"], parquet)
-  # A row knows its picture, also after those that were left out.
+  # The index is right after pictures that were left out, too.
   source = data.open_source(f"folder:{photos}", "all")
   records = source.read(npz["index"].tolist())
   assert [record.name for record in records] == names
@@ -265,7 +266,7 @@ def test_an_interrupted_file_is_finished_identically(
   }
 
 
-def test_what_is_remarked_of_pictures_is_said(trained, tmp_path, capsys):
+def test_remarks_about_pictures_are_printed(trained, tmp_path, capsys):
   photos = tmp_path / "photos"
   photos.mkdir()
   for i in range(9):
@@ -278,7 +279,7 @@ def test_what_is_remarked_of_pictures_is_said(trained, tmp_path, capsys):
 
 
 def _bitmaps(root, count):
-  """Pictures whose files are all of one size, whatever they show."""
+  """Pictures whose files have the same size whatever they show."""
   root.mkdir()
   for i in range(count):
     _picture(20, 20, i).save(root / f"{i}.bmp")
@@ -286,9 +287,7 @@ def _bitmaps(root, count):
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_pictures_edited_in_place_are_no_longer_the_same(
-    trained, tmp_path, interrupted
-):
+def test_pictures_edited_in_place_are_detected(trained, tmp_path, interrupted):
   photos, output = _bitmaps(tmp_path / "photos", 10), tmp_path / "x.npz"
   plan = _plan(trained, photos)
   if interrupted:
@@ -309,10 +308,8 @@ def test_pictures_edited_in_place_are_no_longer_the_same(
   np.testing.assert_array_equal(_all(new), _all(alone))
 
 
-def test_sets_of_one_name_in_two_folders_are_two(
-    trained, tmp_path, monkeypatch
-):
-  # As TFDS names its sets: neither a folder nor files tell them apart.
+def test_sets_of_one_name_in_two_folders_differ(trained, tmp_path, monkeypatch):
+  # As with TFDS: names are equal and there are no files to compare.
   records = {}
 
   def opened(name, split, *, data_dir=None):
@@ -340,7 +337,7 @@ def test_sets_of_one_name_in_two_folders_are_two(
     "changes",
     [dict(net__mean=[0.3, 0.3, 0.3]), dict(precision="bfloat16")],
 )
-def test_what_is_no_variable_tells_encoders_apart(
+def test_encoders_of_other_settings_differ(
     workdir, trained, photos, tmp_path, changes
 ):
   other = _variant(workdir, tmp_path / "run", **changes)
@@ -355,16 +352,16 @@ def test_a_name_that_is_too_long_is_refused_before_computing(
   output = tmp_path / f"{'x' * 250}.npz"
   with pytest.raises(OSError, match="cannot be written .*File name too long"):
     compute.compute(plan, output)
-  # Also one that is only just too long for what lies beside it.
+  # Also if only the files next to it have names that are too long.
   with pytest.raises(OSError, match="cannot be written .*File name too long"):
     compute.compute(plan, tmp_path / f"{'x' * 240}.npz")
   assert not batches and not list(tmp_path.iterdir())
 
 
 _KILLED = """
-import os, pathlib, signal, sys
+import dataclasses, os, pathlib, signal, sys
 from jssl import encoder
-from jssl.features import compute
+from jssl.embed import compute
 plan = compute.plan(
     encoder.load(sys.argv[1]), "folder:" + sys.argv[2], batch_size=8
 )
@@ -373,8 +370,10 @@ def encode(images, extent):
   batches.append(1)
   if len(batches) == 4:
     os.kill(os.getpid(), signal.SIGKILL)
-  return plan.encode(images, extent)
-compute.compute(plan._replace(encode=encode), pathlib.Path(sys.argv[3]))
+  return original(images, extent)
+original = plan.encode
+plan = dataclasses.replace(plan, encode=encode)
+compute.compute(plan, pathlib.Path(sys.argv[3]))
 """
 
 
@@ -395,7 +394,7 @@ def test_a_killed_process_loses_one_batch(
 
 
 @pytest.mark.parametrize("damage", ["line", "end", "rows", "file", "header"])
-def test_what_is_torn_is_computed_again(
+def test_damaged_rows_are_computed_again(
     trained, photos, whole, tmp_path, damage
 ):
   plan, output = _plan(trained, photos), tmp_path / "x.npz"
@@ -406,11 +405,11 @@ def test_what_is_torn_is_computed_again(
   left = 3
   if damage == "line":
     journal.write_bytes(journal.read_bytes()[:-5])
-  elif damage == "end":  # The next line would be lost with it.
+  elif damage == "end":  # The next line would be appended to it.
     journal.write_bytes(journal.read_bytes()[:-1])
   elif damage == "rows":
     array = np.lib.format.open_memmap(rows, mode="r+")
-    array[17] = 0  # Of the third batch: the second has a row less.
+    array[17] = 0  # In the third batch, as the second has one row less.
     array.flush()
   elif damage == "file":
     rows.write_bytes(rows.read_bytes()[:500])
@@ -440,16 +439,16 @@ def test_two_processes_do_not_write_the_same_file(trained, photos, tmp_path):
     with pytest.raises(OSError, match="Another process is writing .*x.npz"):
       compute.compute(plan, output)
     assert not output.exists()
-    compute.compute(plan, tmp_path / "y.npz")  # Another file is free.
+    compute.compute(plan, tmp_path / "y.npz")  # Another file is not locked.
   compute.compute(plan, output)
-  # One that is complete is only read.
+  # A complete file is only read.
   with files.exclusive(tmp_path / "x.npz.lock", busy="tests hold it"):
     assert compute.compute(plan, output).shape[0] == 32
   assert sorted(x.name for x in tmp_path.iterdir()) == ["x.npz", "y.npz"]
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_what_is_of_something_else_is_refused(
+def test_a_file_of_another_encoder_or_data_is_refused(
     workdir, trained, photos, tmp_path, finished
 ):
   output = tmp_path / "x.npz"
@@ -473,17 +472,17 @@ def test_what_is_of_something_else_is_refused(
       compute.compute(changed, output)
   replaced = compute.compute(_plan(other, photos), output, overwrite=True)
   assert replaced.about["step"] == 9
-  # The same run and pictures elsewhere are the same.
+  # Copies of the run and the pictures are the same.
   (tmp_path / "more" / "cat" / "new.png").unlink()
   copied, batches = _counted(_plan(other, tmp_path / "more"))
   compute.compute(copied, output)
   assert not batches
 
 
-def test_a_file_of_someone_else_is_not_touched(trained, photos, tmp_path):
+def test_files_of_other_programs_are_not_changed(trained, photos, tmp_path):
   for name in ("x.npz", "x.npy", "x.parquet"):
     (tmp_path / name).write_bytes(b"mine")
-    with pytest.raises(ValueError, match="no file of features.*--overwrite"):
+    with pytest.raises(ValueError, match="not a file of features.*--overwrite"):
       compute.compute(_plan(trained, photos), tmp_path / name)
     assert (tmp_path / name).read_bytes() == b"mine"
   np.savez(tmp_path / "x.npz", labels=np.arange(3))
@@ -492,7 +491,7 @@ def test_a_file_of_someone_else_is_not_touched(trained, photos, tmp_path):
   pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
   (tmp_path / "y.npz").write_bytes(b"")
   for name in ("x.npz", "x.npy", "x.parquet", "y.npz"):
-    with pytest.raises(ValueError, match="no file of features"):
+    with pytest.raises(ValueError, match="not a file of features"):
       compute.compute(_plan(trained, photos), tmp_path / name)
 
 
@@ -513,9 +512,9 @@ def test_memory_does_not_grow_with_the_pictures(
     return plan.encode(images, extent)
 
   monkeypatch.setattr(reader, "decode_remarked", decode)
-  compute.compute(plan._replace(encode=encode), tmp_path / "x.npz")
+  compute.compute(dataclasses.replace(plan, encode=encode), tmp_path / "x.npz")
   assert len(decoded) == 34
-  # Those being encoded, those that wait, and those that are being decoded.
+  # Batches being encoded, waiting and being decoded.
   assert max(ahead) <= 3 * 8
 
 
@@ -553,7 +552,7 @@ def test_parquet_without_pyarrow_names_the_remedy(monkeypatch, tmp_path):
     formats.check(tmp_path / "x.parquet")
 
 
-def test_a_full_disk_is_met_before_the_work(
+def test_a_full_disk_is_detected_before_the_work(
     trained, photos, tmp_path, monkeypatch
 ):
   def full(*_):
@@ -568,7 +567,7 @@ def test_a_full_disk_is_met_before_the_work(
 
 def test_features_that_are_not_finite_are_refused(trained, photos, tmp_path):
   plan = _plan(trained, photos)
-  broken = plan._replace(encode=lambda *x: plan.encode(*x) * np.nan)
+  broken = dataclasses.replace(plan, encode=lambda *x: plan.encode(*x) * np.nan)
   with pytest.raises(ValueError, match="cat/01.png are not finite"):
     compute.compute(broken, tmp_path / "x.npz")
 
@@ -584,7 +583,8 @@ def test_only_broken_pictures_are_refused(trained, tmp_path):
 
 def _opened(rows):
   columns = formats.Columns([str(i) for i in range(len(rows))], None, None, ())
-  return formats.Features(None, {}, columns, rows.shape, lambda a, b: rows[a:b])
+  read = lambda a, b: rows[a:b]
+  return formats.FeatureFile(None, {}, columns, rows.shape, read)
 
 
 @pytest.fixture
@@ -594,7 +594,7 @@ def cloud(monkeypatch):
   rows = np.random.default_rng(0).normal(size=(23, 6)).astype(np.float32)
   rows[21] = 3 * rows[2]  # Only the direction counts.
   rows[9] = rows[8] + 0.01
-  rows[15] = 0  # Near to nothing.
+  rows[15] = 0  # Not similar to any row.
   unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
   return rows, unit @ unit.T
 
@@ -604,7 +604,7 @@ def test_neighbours_are_those_of_all_rows_at_once(cloud):
   for query in (0, 2, 21):
     found, values = nearest.neighbours(rows[query], _opened(rows), k=10)
     expected = np.argsort(-cosine[query], kind="stable")[:10]
-    # 2 and 21 are equal but for rounding, and so may change places.
+    # 2 and 21 are equal except for rounding, so their order may change.
     assert set(found) == set(expected)
     np.testing.assert_allclose(values, cosine[query][found], atol=1e-6)
     assert (np.diff(values) <= 0).all() and values.max() <= 1
@@ -650,7 +650,7 @@ def _run(*arguments, code=0):
   return done
 
 
-def test_the_command_line_from_pictures_to_sheets(workdir, photos, tmp_path):
+def test_the_command_line_from_pictures_to_drawings(workdir, photos, tmp_path):
   shutil.copytree(photos, tmp_path / "$photos$")
   folder = tmp_path / "$photos$"
   shutil.copy(folder / "dog" / "02.png", folder / "cat" / "copy.png")
@@ -683,18 +683,19 @@ def test_the_command_line_from_pictures_to_sheets(workdir, photos, tmp_path):
 _MISTAKES = """
 import json, sys
 from absl import flags
-from jssl import cli, embed
+from jssl import cli
+from jssl.embed import __main__ as command
 for arguments in json.loads(sys.argv[1]):
   flags.FLAGS.unparse_flags()
   try:
-    cli.parse(["embed", *arguments], example=embed._EXAMPLE)
-    embed.main([])
+    cli.parse(["embed", *arguments], example=command._EXAMPLE)
+    command.main([])
   except SystemExit:
     print("END", file=sys.stderr, flush=True)
 """
 
 
-def test_mistakes_are_named_with_their_remedy(workdir, photos, tmp_path):
+def test_mistakes_are_reported_with_a_remedy(workdir, photos, tmp_path):
   (tmp_path / "empty").mkdir()
   (tmp_path / "notes.txt").write_text("hello")
   unfinished = tmp_path / "unfinished"
@@ -715,7 +716,10 @@ def test_mistakes_are_named_with_their_remedy(workdir, photos, tmp_path):
       ({"output": tmp_path / "x"}, "one of .npz, .npy, .parquet"),
       ({"output": tmp_path / "x.csv"}, "'.csv'; expected one of"),
       ({"stage": "stage_9"}, "pooled, stage_1, stage_2, stage_3"),
-      ({"neighbours": tmp_path / "notes.txt"}, "notes.txt is no picture: not"),
+      (
+          {"neighbours": tmp_path / "notes.txt"},
+          "notes.txt is not a picture: not",
+      ),
       (
           {"neighbours": tmp_path / "none.jpg"},
           f"There is no file {tmp_path / 'none.jpg'}",

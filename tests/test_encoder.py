@@ -1,4 +1,4 @@
-"""What `load_encoder` promises: any number of images, any size, gradients."""
+"""The encoder: any number of images, any size, gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def test_features_are_those_of_the_net_on_the_central_square(loaded):
 
 
 def test_an_encoder_does_not_need_its_optimizer(tmp_path):
-  """Whose state may be of another version: here, of another optimizer."""
+  """The optimizer may be that of another version: here, another optimizer."""
   made = tiny_run.config()
   tiny_run.save(tmp_path / "run", made)
   expected = encoder.load(str(tmp_path / "run"))
@@ -130,9 +130,9 @@ def test_floats_outside_of_0_to_1_are_refused(loaded, wrong, held):
   assert images.min() == 0 and images.max() == 255
   with pytest.raises(ValueError, match=f"images hold {held}"):
     encode(params, wrong(images))
-  # Traced, they have no values to check.
+  # Tracers have no values to check.
   jax.eval_shape(encode, params, jnp.asarray(wrong(images)))
-  encode(params, np.float32(images) / 255 * 1.0001)  # Rounding is none.
+  encode(params, np.float32(images) / 255 * 1.0001)  # Rounding is tolerated.
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_floats_outside_of_0_to_1_are_refused(loaded, wrong, held):
         (lambda x: Image.fromarray(x[0]), "PIL.Image.Image; .*np.asarray"),
     ],
 )
-def test_what_is_no_array_is_refused(loaded, wrong, remedy):
+def test_other_types_than_arrays_are_refused(loaded, wrong, remedy):
   _, encode, params = loaded
   with pytest.raises(ValueError, match=remedy):
     encode(params, wrong(_images(2)))
@@ -176,7 +176,7 @@ def test_gradients_are_those_of_finite_differences(loaded, of):
   norm = np.sqrt(sum(np.sum(np.square(x)) for x in leaves))
 
   def moved(distance):
-    """The value a little further along the gradient."""
+    """The value a small step along the gradient."""
     step = jax.tree.map(lambda x: distance * x / norm, gradient)
     new = jax.tree.map(jnp.add, point[argument], step)
     return value(*[new if i == argument else x for i, x in enumerate(point)])
@@ -189,7 +189,7 @@ _HEADS = dict(augment=tiny.recipe, dim=8, hidden_dim=16)
 _ENCODERS = {
     "moco_v2": dict(augment=tiny.recipe, dim=8, queue_size=32),
     "byol": _HEADS | dict(second_augment=None),
-    # These encode by an average that they carry.
+    # These encode with an average in what they carry.
     "dino": _HEADS | dict(second_augment=None, prototypes=12, local_views=0),
     "ijepa": dict(
         augment=tiny.recipe,
@@ -198,7 +198,7 @@ _ENCODERS = {
         predictor_depth=1,
         predictor_heads=2,
     ),
-    # The net sees something else than the image.
+    # The net's input is not the image itself.
     "colorization": dict(augment=tiny.recipe, stride=2),
     "jigsaw": dict(
         augment=tiny.large_recipe,
@@ -211,7 +211,7 @@ _ENCODERS = {
 
 
 def _watched(net):
-  """The same net, and a list of what it is given."""
+  """The same net, and a list of its inputs."""
   inputs = []
 
   class Watched(type(net)):
@@ -229,7 +229,7 @@ def _net(name):
 
 
 def _trained(name, net):
-  """What the method's training might leave, of random numbers."""
+  """A trained encoder of random numbers."""
   method = METHODS[name](net, **_ENCODERS[name])
   optimizer, batch = optim.sgd(0.1), {"image": tiny.images(4)}
   state = jax.jit(lambda key: init_state(method, optimizer, key, batch))(
@@ -282,7 +282,7 @@ def test_a_trainable_encoder_is_the_same_until_it_trains(name, monkeypatch):
   assert all(np.max(np.abs(x)) > 0 for x in jax.tree.leaves(gradient))
   if not old:
     return
-  # In training BatchNorm looks at the batch instead of at the statistics.
+  # In training, BatchNorm uses the statistics of the batch.
   train = jax.jit(lambda *x: encode(*x, key=jax.random.key(0)))
   trained_features, moved = train(variables, images)
   assert np.max(np.abs(trained_features - features)) > 0.01

@@ -1,4 +1,4 @@
-"""Encoders outside of the library: arrays with names, and one program."""
+"""Exported encoders: named arrays, and a program."""
 
 import json
 import pathlib
@@ -33,7 +33,7 @@ def _images(count, size=_SIZE):
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
   path = tmp_path_factory.mktemp("run")
-  # Evaluations cut the center, which an exported encoder leaves to the caller.
+  # The central crop of evaluations is not part of an exported encoder.
   made = tiny_run.config(eval={"crop_fraction": 0.75})
   tiny_run.save(path, made)
   return path
@@ -46,7 +46,7 @@ def trained(workdir):
 
 @jax.jit
 def _prepared(images):
-  """What the net sees of images in evaluations."""
+  """Images as the net sees them in evaluations."""
   return jax.vmap(lambda x: augment.evaluation(x, _SIZE, crop_fraction=0.75))(
       augment.to_float(jnp.asarray(images))
   )
@@ -89,7 +89,7 @@ def test_the_loaded_net_gives_the_features_of_load_encoder(
 
 
 @pytest.mark.parametrize("name", ["vit", "micro_batches"])
-def test_other_nets_come_back_as_well(tmp_path, name):
+def test_other_nets_are_restored_too(tmp_path, name):
   made = tiny_run.config()
   if name == "vit":
     made.net.update(name="vit_micro", patch_size=8, pooling="mean")
@@ -177,7 +177,7 @@ def test_what_cannot_be_exported_is_refused(trained, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_files_of_others_are_refused(tmp_path):
+def test_files_of_other_programs_are_refused(tmp_path):
   path = tmp_path / "x.safetensors"
   with pytest.raises(FileNotFoundError):
     export.load_safetensors(path)

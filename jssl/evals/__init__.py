@@ -1,4 +1,4 @@
-"""How good an encoder is."""
+"""Measures of how good an encoder is, protocols, and results."""
 
 from jssl.evals.few_shot import few_shot
 from jssl.evals.knn import knn_predict

@@ -1,4 +1,4 @@
-"""What evaluations require of their arguments."""
+"""Checks of the arguments of evaluations."""
 
 import jax
 import numpy as np
@@ -9,12 +9,12 @@ from jssl.embeddings import AnyArray
 def check_labels(
     labels: AnyArray, num_classes: int | None = None, *, name: str = "labels"
 ) -> None:
-  """Refuses labels that mark no class: -1, which is "unlabelled", above all.
+  """Checks that labels are classes, and none is -1 for an unlabelled image.
 
   Args:
     labels: int `[N]`. Tracers pass.
-    num_classes: Number of classes; None if larger labels are allowed.
-    name: What the labels are called.
+    num_classes: Number of classes; None if any is allowed.
+    name: Name of the labels in messages.
 
   Raises:
     ValueError: If a label is below 0, or not below `num_classes`.
@@ -25,7 +25,7 @@ def check_labels(
   if unlabelled := int((labels < 0).sum()):
     raise ValueError(
         f"{unlabelled} of {labels.size} {name} are below 0, as {labels.min()}:"
-        " images without a label. Leave them and their features out, by"
+        " images without a label. Leave these and their features out, with"
         " features[labels >= 0]."
     )
   if num_classes is not None and labels.max() >= num_classes:

@@ -92,15 +92,14 @@ def labelled(
     The features and labels; None if a split has no labelled images, or the
     training images were not encoded.
   """
-  train_label, test_label = labels_of(train), labels_of(test)
-  known, test_known = train_label >= 0, test_label >= 0
-  if features.train is None or not known.any() or not test_known.any():
+  known, test_known = train.labelled(), test.labelled()
+  if features.train is None or not len(known) or not len(test_known):
     return None
   return Labelled(
       features.train[stage][known],
-      train_label[known],
+      labels_of(train)[known],
       features.test[stage][test_known],
-      test_label[test_known],
+      labels_of(test)[test_known],
       train.classes,
   )
 
@@ -140,12 +139,3 @@ def extract(
         )
     )
   return jax.tree.map(lambda *x: np.concatenate(x), *rows)
-
-
-def evenly(length: int, count: int) -> np.ndarray:
-  """Returns at most `count` evenly spaced indices below `length`.
-
-  Folders are sorted by class, so all classes are among them.
-  """
-  count = min(count, length)
-  return np.linspace(0, length - 1, count).round().astype(int)

@@ -1,4 +1,4 @@
-"""Few-shot classification: how far a handful of labels goes."""
+"""Few-shot classification: accuracy with a few labels per class."""
 
 import functools
 
@@ -22,7 +22,7 @@ def few_shot(
     draws: int = 10,
     num_classes: int,
 ) -> jax.Array:
-  """Accuracy of the nearest class mean, from a few labelled images a class.
+  """Accuracy of the nearest class mean, with a few labelled images per class.
 
   Each draw takes `shots` random images of every class; a test image gets the
   class whose mean of unit features has the largest cosine similarity. With one
@@ -34,7 +34,7 @@ def few_shot(
     labels: Their classes, int `[M]`, in [0, num_classes).
     test_features: `[N, D]`, normalised here.
     test_labels: int `[N]`, 0 or more.
-    shots: Labelled images a class.
+    shots: Labelled images per class.
     draws: Number of draws.
     num_classes: Number of classes.
 
@@ -42,8 +42,8 @@ def few_shot(
     The accuracy of each draw, float32 `[draws]`, in [0, 1].
 
   Raises:
-    ValueError: If a class has fewer than `shots` images, or a label is none of
-      a class, such as -1 for images without one.
+    ValueError: If a class has fewer than `shots` images, or a label is not a
+      class, such as -1 for images without one.
 
   Reference:
     Snell et al., Prototypical Networks for Few-shot Learning, 2017.
@@ -73,7 +73,7 @@ def few_shot(
   if counts.min() < shots:
     raise ValueError(
         f"Class {counts.argmin()} has {counts.min()} images, fewer than"
-        f" {shots} shots; lower the shots or add images of it."
+        f" {shots} shots; use fewer shots or add images of this class."
     )
   return _accuracies(
       jax.random.split(key, draws),
@@ -89,15 +89,15 @@ def few_shot(
 def only_present(
     labels: np.ndarray, test_labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Numbers the classes that have labelled images, for `few_shot`.
+  """Renumbers the classes that have labelled images, for `few_shot`.
 
   Args:
     labels: int `[M]`.
     test_labels: int `[N]`.
 
   Returns:
-    The classes that are there, int `[P]`; labels, int `[M]` in [0, P); and test
-    labels, int `[N]`, P for the other classes: they are never predicted.
+    The classes with labelled images, int `[P]`; labels, int `[M]` in [0, P);
+    and test labels, int `[N]`, P for other classes, which are never predicted.
   """
   present, labels = np.unique(labels, return_inverse=True)
   known = np.isin(test_labels, present)
@@ -112,7 +112,7 @@ def _accuracies(
   features, test_features = l2_normalize(features), l2_normalize(test_features)
 
   def one_draw(key):
-    # Sorting by class, then by a random number, puts each class's draw first.
+    # Sorted by class, then at random: the first of each class are its draw.
     order = jnp.lexsort((jax.random.uniform(key, labels.shape), labels))
     first = jnp.searchsorted(labels[order], jnp.arange(num_classes))
     drawn = order[first[:, None] + jnp.arange(shots)]  # [classes, shots]

@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jssl import augment as augmentation
 from jssl import optim
+from jssl.augment import make_views
 from jssl.evals import checks
 from jssl.evals import linear
 from jssl.evals import minibatches
-from jssl.evals.minibatches import LabelledImages
 from jssl.losses.checks import check_not_negative
 
 PyTree = Any
@@ -25,7 +24,7 @@ def fine_tune(
     key: jax.Array,
     encode: Callable[..., tuple[jax.Array, PyTree]],
     variables: dict[str, PyTree],
-    images: LabelledImages,
+    images: minibatches.Arrays,
     *,
     num_classes: int,
     augment: Callable[..., jax.Array],
@@ -37,46 +36,48 @@ def fine_tune(
 ) -> Callable[[jax.Array], jax.Array]:
   """Trains an encoder and a linear classifier on it, with labels.
 
-  AdamW along a cosine after a tenth of warm-up. BatchNorm looks at the batch
-  and moves its running statistics, unless the images do not fill one: then it
-  keeps them. The classifier sees features of the mean and variance that the
-  encoder gives these images at the start.
+  AdamW with a cosine schedule after 10% of warm-up. BatchNorm uses the
+  statistics of the batch and updates its running statistics, unless the images
+  do not fill a batch: then it uses these and keeps them. The classifier gets
+  features normalised by the mean and variance that the encoder gives for these
+  images at the start.
 
   Args:
     key: A PRNG key, for the order, the augmentation and drop path.
     encode: See `jssl.encoder.make_trainable`.
-    variables: What it takes, unchanged here.
-    images: To train on; classes in [0, num_classes).
+    variables: Its variables, not changed here.
+    images: To train on: "image" uint8 `[N, H, W, C]`, "label" int `[N]` in [0,
+      num_classes) and, for images on a canvas, "extent" `[N, 2]`.
     num_classes: Number of classes.
     augment: The recipe, `(key, image, *, extent) -> view`.
-    learning_rate: The highest.
+    learning_rate: The peak learning rate.
     weight_decay: Of matrices and kernels.
     layer_decay: See `optim.layer_decay`; for transformers.
     epochs: Passes over the images.
-    batch_size: Images a step, at most as many as there are.
+    batch_size: Images per step, at most as many as there are.
 
   Returns:
     The classifier, jitted: from images `[B, h, w, C]` in [0, 1], of the size of
     the views, to logits `[B, num_classes]`.
 
   Raises:
-    ValueError: If the learning rate is negative, or a label is none of a class
+    ValueError: If the learning rate is negative, or a label is not a class
       (such as -1).
 
   Reference:
     He et al., Masked Autoencoders Are Scalable Vision Learners, 2022, table 9,
-    except for its stronger augmentation. Nothing is chosen: the setting is the
-    same for all encoders.
+    except for its stronger augmentation. The setting is the same for all
+    encoders.
   """
   check_not_negative(learning_rate=learning_rate)
-  checks.check_labels(images.label, num_classes)
-  count = len(images.image)
+  checks.check_labels(images["label"], num_classes)
+  count = len(images["image"])
   train = count >= batch_size
   batch_size = min(batch_size, count)
 
   def embed(encoder, statistics, key, batch):
     view_key, drop_key = jax.random.split(key)
-    (views,) = augmentation.make_views(view_key, batch, (augment,))
+    (views,) = make_views(view_key, batch, (augment,))
     variables = {"params": encoder, "batch_stats": statistics}
     return encode(variables, views, key=drop_key if train else None)
 
@@ -87,7 +88,6 @@ def fine_tune(
   )
   kernel = jnp.zeros((norm[0].shape[-1], num_classes))
   head = {"kernel": kernel, "bias": jnp.zeros(num_classes)}
-  weights = {"encoder": encoder, "head": head}
   total = epochs * (count // batch_size)
   schedule = optax.warmup_cosine_decay_schedule(
       0.0, learning_rate, total // 10, total
@@ -96,14 +96,34 @@ def fine_tune(
       optim.adamw(schedule, weight_decay=weight_decay),
       optim.layer_decay(layer_decay),
   )
+  step = _make_step(embed, optimizer)
+  # Copies, so that the caller's arrays are not donated.
+  weights, statistics = jax.tree.map(
+      jnp.array, ({"encoder": encoder, "head": head}, statistics)
+  )
+  carry = weights, jax.jit(optimizer.init)(weights), statistics
+  batches = minibatches.shuffled(
+      key, images, epochs=epochs, batch_size=batch_size
+  )
+  for i, batch in enumerate(batches):
+    carry = step(carry, norm, jax.random.fold_in(key, i), batch)
+  weights, _, statistics = carry
 
-  def classify(head, norm, features):
-    return linear.normalize(features, norm) @ head["kernel"] + head["bias"]
+  @jax.jit
+  def logits(weights, statistics, norm, images):
+    variables = {"params": weights["encoder"], "batch_stats": statistics}
+    return _classify(weights["head"], norm, encode(variables, images)[0])
+
+  return functools.partial(logits, weights, statistics, norm)
+
+
+def _make_step(embed, optimizer):
+  """Makes the jitted step: weights, optimizer and BatchNorm's statistics."""
 
   def loss(weights, statistics, norm, key, batch):
     features, new = embed(weights["encoder"], statistics, key, batch)
     cost = optax.softmax_cross_entropy_with_integer_labels(
-        classify(weights["head"], norm, features), batch["label"]
+        _classify(weights["head"], norm, features), batch["label"]
     )
     return jnp.mean(cost), new
 
@@ -117,33 +137,23 @@ def fine_tune(
     updates, opt_state = optimizer.update(gradient, opt_state, weights)
     return optax.apply_updates(weights, updates), opt_state, statistics
 
-  @jax.jit
-  def logits(weights, statistics, norm, images):
-    variables = {"params": weights["encoder"], "batch_stats": statistics}
-    return classify(weights["head"], norm, encode(variables, images)[0])
+  return step
 
-  # Copies: what is the caller's is not donated.
-  weights, statistics = jax.tree.map(jnp.array, (weights, statistics))
-  carry = weights, jax.jit(optimizer.init)(weights), statistics
-  batches = minibatches.shuffled(
-      key, images, epochs=epochs, batch_size=batch_size
-  )
-  for i, batch in enumerate(batches):
-    carry = step(carry, norm, jax.random.fold_in(key, i), batch)
-  weights, _, statistics = carry
-  return functools.partial(logits, weights, statistics, norm)
+
+def _classify(head, norm, features):
+  return linear.normalize(features, norm) @ head["kernel"] + head["bias"]
 
 
 def _batches(images, batch_size):
-  """Full batches of the first images."""
-  count = len(images.image)
+  """Yields full batches of the first images."""
+  count = len(images["image"])
   for start in range(0, min(count, _STATISTICS_ROWS), batch_size):
     index = np.arange(start, start + batch_size) % count
     yield minibatches.batch(images, index)
 
 
 def _norm_of(embed, batches):
-  """Mean and one over the deviation of features of some batches."""
+  """Returns the mean, and one over the deviation, of features of batches."""
   key = jax.random.key(0)
   rows = [embed(key, batch)[0] for batch in batches]
   return linear.mean_and_scale(jnp.concatenate(rows))

@@ -1,4 +1,4 @@
-"""How sure a measured accuracy is, and the setting that it was reached by."""
+"""Confidence intervals of accuracies, and settings at the edge of a grid."""
 
 from collections.abc import Mapping, Sequence
 import statistics
@@ -12,14 +12,14 @@ CONFIDENCE = 0.95
 
 
 def of_images(predicted: Any, labels: Any) -> dict[str, Any]:
-  """Accuracy, and Wilson's interval over which images were drawn.
+  """Returns the accuracy with Wilson's interval over the draw of test images.
 
   Args:
     predicted: Classes, int `[N]`.
     labels: The true ones, int `[N]`.
 
   Returns:
-    "accuracy" in [0, 1] and "interval", its lower and upper 95% limit.
+    "accuracy" in [0, 1] and "interval", its lower and upper 95% limits.
 
   Raises:
     ValueError: If an image has no label.
@@ -27,24 +27,24 @@ def of_images(predicted: Any, labels: Any) -> dict[str, Any]:
   from scipy import stats  # Slow to import.
 
   checks.check_labels(labels)
-  right = int((predicted == labels).sum())
-  test = stats.binomtest(right, len(labels))
+  correct = int((predicted == labels).sum())
+  test = stats.binomtest(correct, len(labels))
   interval = test.proportion_ci(CONFIDENCE, method="wilson")
   return {
-      "accuracy": right / len(labels),
+      "accuracy": correct / len(labels),
       "interval": [float(interval.low), float(interval.high)],
   }
 
 
 def of_draws(accuracies: Sequence[float]) -> dict[str, Any]:
-  """Mean of several draws, and Student's interval of that mean.
+  """Returns the mean of several draws with Student's interval of the mean.
 
   Args:
-    accuracies: One of each draw, two at least.
+    accuracies: One per draw, at least two.
 
   Returns:
     "accuracy", the mean; "std" over the draws; and "interval", the lower and
-    upper 95% limit of the mean.
+    upper 95% limits of the mean.
   """
   from scipy import stats
 
@@ -66,14 +66,14 @@ def at_edge(
     *,
     limits: Mapping[str, float],
 ) -> tuple[str, ...]:
-  """Names the settings whose best value may lie outside of their grid.
+  """Returns the settings whose best value may lie outside of their grid.
 
-  A value at the edge of a grid counts if every other one of its setting scores
-  less, and there is something beyond.
+  These are settings with a value at the edge of the grid that scores more than
+  all other values, unless no value lies beyond it.
 
   Args:
-    scores: Of each combination, an axis for each setting.
-    chosen: Where the chosen one is.
+    scores: Scores of all combinations, one axis per setting.
+    chosen: Index of the chosen combination.
     grid: The values of each setting, in the order of the axes.
     limits: Values that nothing lies beyond, such as a weight decay of 0.
 

@@ -26,22 +26,22 @@ def knn_predict(
   A neighbour at cosine similarity s votes with weight exp(s / temperature).
 
   Args:
-    features: What to classify, `[N, D]`, normalised here.
+    features: Features to classify, `[N, D]`, normalised here.
     bank: Features of labelled images, `[M, D]`, normalised here.
     labels: Their classes, int `[M]`, in [0, num_classes). Leave images without
-      a label (-1) out; where labels are traced, these do not vote.
+      a label (-1) out; if labels are traced, these do not vote.
     k: Number of neighbours that vote, at most M.
     temperature: See above.
     num_classes: Number of classes.
-    block_size: Rows of `features` compared at a time: bounds the memory to
-      `block_size * M` similarities.
+    block_size: Rows of `features` compared at a time, which limits the memory
+      to `block_size * M` similarities.
 
   Returns:
     The predicted classes, int32 `[N]`.
 
   Raises:
-    ValueError: If k exceeds the bank, the shapes do not fit, or a label is none
-      of a class.
+    ValueError: If k exceeds the bank, the shapes do not fit, or a label is not
+      a class.
 
   Reference:
     Wu et al., Unsupervised Feature Learning via Non-Parametric Instance
@@ -97,7 +97,7 @@ def knn_sweep(
 
   Raises:
     ValueError: If a k exceeds the bank, the shapes do not fit, or a label is
-      none of a class.
+      not a class.
 
   Example:
     >>> import jax
@@ -148,8 +148,8 @@ def knn_sweep(
   return jnp.concatenate(predicted, axis=-1)
 
 
-# Apart from the vote: on CPU, XLA sorts all of the bank if one program both
-# searches and slices.
+# Compiled apart from the vote: on CPU, XLA sorts the whole bank if one program
+# both searches and slices.
 @functools.partial(jax.jit, static_argnames="k")
 def _nearest(features, bank, *, k):
   similarity = jnp.matmul(
@@ -161,7 +161,7 @@ def _nearest(features, bank, *, k):
 @functools.partial(jax.jit, static_argnames="num_classes")
 def _vote(similarity, neighbours, temperatures, *, num_classes):
   rows = jnp.arange(len(neighbours))[:, None]
-  # An index of -1 would be the last class; one past it is dropped.
+  # Index -1 would be the last class; an index past it is dropped.
   neighbours = jnp.where(neighbours < 0, num_classes, neighbours)
 
   def vote(temperature):

@@ -21,17 +21,17 @@ _MOMENTUM = 0.9
 
 
 class LinearProbe(NamedTuple):
-  """What a linear probe found.
+  """The result of a linear probe.
 
   Attributes:
     predicted: Classes of the test features, int32 `[N]`.
-    learning_rate: The one that was chosen.
-    weight_decay: The one that was chosen.
+    learning_rate: The chosen learning rate.
+    weight_decay: The chosen weight decay.
     validation: Accuracy of each setting on the held-out part, float32
       `[learning rates, weight decays]`, in [0, 1].
-    at_edge: Those of "learning_rate" and "weight_decay" whose chosen value is
-      the last of its grid and better than all others: one beyond may be better
-      still.
+    at_edge: "learning_rate" or "weight_decay" if the chosen value is the last
+      of its grid and better than all others, so that a value beyond may be
+      better still.
   """
 
   predicted: np.ndarray
@@ -58,30 +58,30 @@ def linear_probe(
 
   Features are shifted and scaled to mean 0 and variance 1 by the statistics of
   the labelled ones. All settings are trained at the same time, on the same
-  batches, by SGD with momentum along a cosine. The one that is most often right
-  on a held-out part of the labelled features (see `choose`) is trained again on
+  batches, by SGD with momentum and a cosine schedule. The most accurate one on
+  a held-out part of the labelled features (see `choose`) is trained again on
   all of them.
 
   Args:
     key: A PRNG key, for the held-out part and the order.
     features: Labelled features, `[M, D]`.
     labels: Their classes, int `[M]`, in [0, num_classes).
-    test_features: What to classify, `[N, D]`.
+    test_features: Features to classify, `[N, D]`.
     num_classes: Number of classes.
-    learning_rates: Rates to choose from, for batches of 256, to which they are
-      scaled.
+    learning_rates: Learning rates to choose from, for batches of 256; scaled in
+      proportion to the batch size.
     weight_decays: Weights of half the squared norm of the kernel (not of the
       bias) to choose from.
     epochs: Passes over the features.
-    batch_size: Features a step, at most as many as there are.
-    validation_fraction: Share that is held out to choose by, in (0, 1).
+    batch_size: Features per step, at most as many as there are.
+    validation_fraction: Share that is held out to choose a setting, in (0, 1).
 
   Returns:
     See `LinearProbe`.
 
   Raises:
-    ValueError: If shapes do not fit, a label is none of a class (such as -1),
-      or too few features are left to choose by.
+    ValueError: If shapes do not fit, a label is not a class (such as -1), or
+      too few features remain to choose a setting.
 
   Reference:
     The protocol of He et al., Momentum Contrast for Unsupervised Visual
@@ -131,14 +131,14 @@ def make_probe(
     learning_rates: Sequence[float],
     weight_decays: Sequence[float],
 ) -> LinearProbe:
-  """Gathers what was found.
+  """Makes the result of a linear probe.
 
   Args:
     predicted: Classes of the test features, int `[N]`.
-    best: The setting that was chosen, of `make_grid`.
-    accuracy: Of each setting on the held-out part, `[S]`.
-    learning_rates: The grid's.
-    weight_decays: The grid's.
+    best: Index of the chosen setting in `make_grid`.
+    accuracy: Accuracy of each setting on the held-out part, `[S]`.
+    learning_rates: Learning rates of the grid.
+    weight_decays: Weight decays of the grid.
   """
   grid = {"learning_rate": learning_rates, "weight_decay": weight_decays}
   validation = accuracy.reshape(len(learning_rates), len(weight_decays))
@@ -157,7 +157,7 @@ def make_probe(
 def hold_out(
     key: jax.Array, count: int, fraction: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Splits examples at random into those to choose by and those to train on.
+  """Splits examples at random into a held-out part and a part to train on.
 
   Args:
     key: A PRNG key.
@@ -184,7 +184,7 @@ def hold_out(
 def make_grid(
     learning_rates: Sequence[float], weight_decays: Sequence[float]
 ) -> list[tuple[float, float]]:
-  """Returns all pairs of a rate and a decay, rate by rate.
+  """Returns all pairs of a learning rate and a weight decay.
 
   Raises:
     ValueError: If one of them is negative or not finite.
@@ -197,7 +197,7 @@ def make_grid(
 
 
 def columns(grid: Sequence[tuple[float, float]]) -> jax.Array:
-  """From pairs to an array of rates and one of decays, `[2, S]`."""
+  """Stacks the learning rates and the weight decays of pairs, `[2, S]`."""
   return jnp.asarray(grid, jnp.float32).T
 
 
@@ -205,8 +205,8 @@ class Regressions(NamedTuple):
   """S logistic regressions.
 
   Attributes:
-    kernels: A row a class, float32 `[S, K, D]`: on CPU the gradient of a matrix
-      product is several times slower with a class in each column.
+    kernels: One row per class, float32 `[S, K, D]`: on CPU the gradient of a
+      matrix product is several times slower with one column per class.
     biases: float32 `[S, K]`.
   """
 
@@ -217,7 +217,7 @@ class Regressions(NamedTuple):
 def choose(
     probes: Regressions, features: AnyArray, labels: AnyArray
 ) -> tuple[int, np.ndarray]:
-  """Chooses among S regressions by examples that none has learnt from.
+  """Chooses among S regressions by examples that none was trained on.
 
   Args:
     probes: The regressions.
@@ -225,9 +225,9 @@ def choose(
     labels: int `[N]`.
 
   Returns:
-    The most accurate one, of equal ones that of the least cross-entropy: a
-    held-out part is small, and many settings get the same number right. And
-    the accuracy of each, float32 `[S]`.
+    The index of the most accurate one, and the accuracy of each, float32 `[S]`.
+    Since a held-out part is small, accuracies are often equal; then the least
+    cross-entropy decides.
   """
   accuracy, cost = map(np.asarray, _held_out_scores(probes, features, labels))
   return int(np.lexsort((cost, -accuracy))[0]), accuracy
@@ -235,9 +235,9 @@ def choose(
 
 @jax.jit
 def _held_out_scores(probes, features, labels):
-  right = predict(probes, features) == labels
+  correct = predict(probes, features) == labels
   cost = _cross_entropy(probes, features, labels)
-  return jnp.mean(right, axis=1), jnp.mean(cost, axis=1)
+  return jnp.mean(correct, axis=1), jnp.mean(cost, axis=1)
 
 
 def mean_and_scale(
@@ -246,7 +246,7 @@ def mean_and_scale(
   """Returns the mean, and one over the deviation, of features `[M, D]`.
 
   Args:
-    features: Any number, of any type.
+    features: Features of any type.
     eps: Added to the variances.
   """
   features = jnp.asarray(features, jnp.float32)
@@ -257,7 +257,7 @@ def mean_and_scale(
 def normalize(
     features: AnyArray, norm: tuple[jax.Array, jax.Array]
 ) -> jax.Array:
-  """Shifts and scales features `[N, D]` by `mean_and_scale` of others."""
+  """Shifts and scales features `[N, D]` by a mean and scale `[D]`."""
   mean, scale = norm
   return (jnp.asarray(features, jnp.float32) - mean) * scale
 
@@ -292,7 +292,7 @@ def fit(
     weight_decays: `[S]`.
     num_classes: Number of classes, K.
     epochs: Passes over the features.
-    batch_size: Features a step.
+    batch_size: Features per step.
 
   Returns:
     The regressions.
@@ -309,7 +309,7 @@ def fit(
     return (state, step + 1), None
 
   def epoch(carry, key):
-    # One gather an epoch: a gather each step would cost more than the step.
+    # One gather per epoch, as one per step would cost more than the step.
     order = jax.random.permutation(key, count)[: steps * batch_size]
     batches = jax.tree.map(
         lambda x: x[order].reshape(steps, batch_size, *x.shape[1:]),
@@ -340,7 +340,7 @@ def begin(settings: int, dim: int, num_classes: int) -> Descent:
       jnp.zeros((settings, num_classes, dim)),
       jnp.zeros((settings, num_classes)),
   )
-  return Descent(zeros(), zeros())  # Apart, so that both can be donated.
+  return Descent(zeros(), zeros())  # Two arrays, so that both can be donated.
 
 
 def descend(
@@ -356,7 +356,7 @@ def descend(
     state: The regressions.
     features: `[B, D]`.
     labels: int `[B]`.
-    learning_rates: Of this step, `[S]`.
+    learning_rates: Learning rates of this step, `[S]`.
     weight_decays: `[S]`; the bias does not decay.
   """
 
@@ -375,7 +375,7 @@ def descend(
 
 @jax.jit
 def predict(probes: Regressions, features: AnyArray) -> jax.Array:
-  """Classifies features `[N, D]` by every regression: int `[S, N]`."""
+  """Classifies features `[N, D]` with every regression: int `[S, N]`."""
   return jnp.argmax(_logits(probes, features), axis=1)
 
 

@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import optax
 
-from jssl import augment as augmentation
+from jssl.augment import make_views
 from jssl.embeddings import AnyArray
 from jssl.evals import checks
 from jssl.evals import linear
 from jssl.evals import minibatches
 from jssl.evals.linear import LinearProbe
-from jssl.evals.minibatches import LabelledImages
 
 PyTree = Any
 
@@ -22,7 +21,7 @@ def augmented_linear_probe(
     key: jax.Array,
     encode: Callable[[PyTree, jax.Array], dict[str, jax.Array]],
     params: PyTree,
-    images: LabelledImages,
+    images: minibatches.Arrays,
     features: dict[str, AnyArray],
     test_features: dict[str, AnyArray],
     *,
@@ -34,37 +33,38 @@ def augmented_linear_probe(
     batch_size: int = 256,
     validation_fraction: float = 0.1,
 ) -> dict[str, LinearProbe]:
-  """Classifies by regressions that see a new view of an image each time.
+  """Classifies by regressions that see a new view of each image every epoch.
 
-  The encoder is frozen, and encodes every image once an epoch: its features
-  cannot be kept, as those of `linear_probe` are. All settings of all stages
-  learn from the same views at the same time. What is classified, the held-out
-  part and the test images, is not augmented.
+  The encoder is frozen, and encodes every image once per epoch: unlike in
+  `linear_probe`, its features cannot be kept. All settings of all stages learn
+  from the same views at the same time. The held-out part and the test images
+  are not augmented.
 
   Args:
     key: A PRNG key, for the held-out part, the order and the views.
     encode: `(params, views) -> {stage: [B, D]}`, of views `[B, h, w, C]` in
       [0, 1].
-    params: What it takes first.
-    images: To learn from; classes in [0, num_classes).
-    features: For each stage, what it makes of them as they are, `[N, D]`. They
-      give the mean and deviation of the features, and tell the best setting.
-    test_features: What to classify, `[M, D]` for each stage.
+    params: Its first argument.
+    images: To learn from: "image" uint8 `[N, H, W, C]`, "label" int `[N]` in
+      [0, num_classes) and, for images on a canvas, "extent" `[N, 2]`.
+    features: For each stage, the features of the images without augmentation,
+      `[N, D]`. They give mean and deviation, and choose the setting.
+    test_features: Features to classify, `[M, D]` for each stage.
     num_classes: Number of classes.
     augment: The recipe, `(key, image, *, extent) -> view`.
     learning_rates: See `linear_probe`.
     weight_decays: See `linear_probe`.
     epochs: Passes over the images.
-    batch_size: Images a step, at most as many as there are.
-    validation_fraction: Share that is held out to choose by, in (0, 1). It is
-      not learnt from later, which would take as long again.
+    batch_size: Images per step, at most as many as there are.
+    validation_fraction: Share that is held out to choose a setting, in (0, 1).
+      Training again on all images would take as long again.
 
   Returns:
-    What was found at each stage.
+    The probe of each stage.
 
   Raises:
-    ValueError: If too few images are left to choose by, or a label is none of a
-      class (such as -1).
+    ValueError: If too few images remain to choose a setting, or a label is not
+      a class (such as -1).
 
   Reference:
     He et al., Momentum Contrast for Unsupervised Visual Representation
@@ -74,7 +74,6 @@ def augmented_linear_probe(
     >>> import jax
     >>> import numpy as np
     >>> from jssl import augment, evals
-    >>> from jssl.evals.minibatches import LabelledImages
     >>> labels = np.arange(60) % 3  # Dark, gray and bright images.
     >>> noise = np.random.default_rng(0).integers(0, 40, (60, 4, 4, 1))
     >>> images = np.uint8(noise + 80 * labels[:, None, None, None])
@@ -85,7 +84,7 @@ def augmented_linear_probe(
     ...     jax.random.key(0),
     ...     encode,
     ...     None,
-    ...     LabelledImages(images[20:], labels[20:]),
+    ...     {"image": images[20:], "label": labels[20:]},
     ...     jax.tree.map(lambda x: x[20:], features),
     ...     jax.tree.map(lambda x: x[:20], features),
     ...     num_classes=3,
@@ -96,10 +95,10 @@ def augmented_linear_probe(
     >>> float((probes["pooled"].predicted == labels[:20]).mean())
     1.0
   """
-  checks.check_labels(images.label, num_classes)
+  checks.check_labels(images["label"], num_classes)
   split_key, order_key, view_key = jax.random.split(key, 3)
   valid, rest = linear.hold_out(
-      split_key, len(images.image), validation_fraction
+      split_key, len(images["label"]), validation_fraction
   )
   batch_size = min(batch_size, len(rest))
   grid = linear.make_grid(learning_rates, weight_decays)
@@ -113,7 +112,7 @@ def augmented_linear_probe(
   @functools.partial(jax.jit, donate_argnums=0)
   def step(states, params, norms, i, batch):
     key = jax.random.fold_in(view_key, i)
-    (views,) = augmentation.make_views(key, batch, (augment,))
+    (views,) = make_views(key, batch, (augment,))
     features = jax.lax.stop_gradient(encode(params, views))
     return {
         stage: linear.descend(
@@ -141,7 +140,7 @@ def augmented_linear_probe(
   found = {}
   for stage, (probes, _) in states.items():
     seen = linear.normalize(features[stage][valid], norms[stage])
-    best, accuracy = linear.choose(probes, seen, images.label[valid])
+    best, accuracy = linear.choose(probes, seen, images["label"][valid])
     tested = linear.normalize(test_features[stage], norms[stage])
     predicted = linear.predict(probes, tested)[best]
     found[stage] = linear.make_probe(

@@ -6,20 +6,20 @@ import jax.numpy as jnp
 from jssl.embeddings import AnyArray
 from jssl.embeddings import l2_normalize
 
-# Images that RankMe takes in its paper: fewer give too low a rank, by a fifth
-# with 2,048 of them at 128 dimensions.
+# Number of images in RankMe's paper. Fewer underestimate the rank: 2,048 images
+# by a fifth at 128 dimensions.
 RANK_IMAGES = 25_600
-# Images below which rank and spread do not show collapse: those of one image
-# are 1 and 0, and those of a few are low for healthy encoders as well.
+# With fewer images, rank and deviation do not show collapse: for one image they
+# are 1 and 0, and for a few they are low for healthy encoders as well.
 ENOUGH_IMAGES = 10
 
 
 def rankme(features: AnyArray, *, epsilon: float = 1e-7) -> jax.Array:
-  """Effective rank of features: how many dimensions they really use.
+  """Effective rank of features: the number of dimensions they really use.
 
   Args:
     features: `[N, D]`, not normalised. The value grows with N up to a limit;
-      the paper takes N = 25,600.
+      the paper uses N = 25,600.
     epsilon: Added to the normalised singular values.
 
   Returns:
@@ -58,22 +58,22 @@ def alpha_req(
 ) -> jax.Array:
   """Decay of the spectrum of features: how steeply their variances fall.
 
-  The variance along the i-th principal direction is taken to fall as i to the
-  power of -alpha. The line is fitted to the logarithms by least squares, each
-  direction weighted by 1 / i.
+  The variance along the i-th principal direction is modelled as i to the power
+  of -alpha: a line is fitted to the logarithms by least squares, with weight
+  1 / i.
 
   Args:
     features: `[N, D]`, not normalised.
     first: First direction of the fit, from 1.
-    last: Last one; fewer where there are not so many. The paper names no
-      range; 4 to 100 is that of its authors' code.
+    last: Last direction of the fit, at most as many as there are. The paper
+      gives no range; 4 to 100 is that of its authors' code.
 
   Returns:
     alpha, a float32 scalar. Good encoders are near 1: far above, few directions
-    hold nearly all; far below, noise fills them all.
+    hold nearly all variance; far below, noise fills all directions.
 
   Raises:
-    ValueError: If fewer than two directions are left to fit.
+    ValueError: If fewer than two directions remain to fit.
 
   Reference:
     Agrawal et al., alpha-ReQ: Assessing Representation Quality in
@@ -94,7 +94,7 @@ def alpha_req(
         f"features have shape {features.shape}; expected [N, D]. Pool feature"
         " maps first."
     )
-  # Centring takes a direction away where there are no more images than those.
+  # Centring removes a direction if there are no more images than directions.
   last = min(last, features.shape[0] - 1, features.shape[1])
   if last <= first:
     raise ValueError(
@@ -119,7 +119,7 @@ def alignment(features: AnyArray, positives: AnyArray) -> jax.Array:
     positives: Features of another view of each, `[N, D]`, normalised here.
 
   Returns:
-    A float32 scalar in [0, 4]; 0 if views do not matter.
+    A float32 scalar in [0, 4]; 0 if both views have the same features.
 
   Raises:
     ValueError: If the shapes differ.
@@ -153,7 +153,7 @@ def uniformity(features: AnyArray, *, t: float = 2.0) -> jax.Array:
 
   Returns:
     The logarithm of the mean over pairs of exp(-t d^2), a float32 scalar: 0 if
-    all are alike, less if they are spread; -2 t + O(1 / D) at best.
+    all features are equal, less if they are spread; -2 t + O(1 / D) at best.
 
   Raises:
     ValueError: If there is no pair.
@@ -184,16 +184,16 @@ def uniformity(features: AnyArray, *, t: float = 2.0) -> jax.Array:
 def collapse_warning(
     signs: dict[str, float], *, images: int | None = None
 ) -> str | None:
-  """Returns a sentence if features show collapse.
+  """Returns a warning if features show collapse.
 
   Args:
     signs: Any of "feature_std" (of the embeddings in the loss), "encoder_std"
       (of the pooled features) and "rank" (their effective rank).
-    images: Number of images that "encoder_std" and "rank" are of; with fewer
-      than `ENOUGH_IMAGES` they show nothing. None if there are enough.
+    images: Number of images that "encoder_std" and "rank" are of; fewer than
+      `ENOUGH_IMAGES` show nothing. None if there are enough.
 
   Returns:
-    A warning with the value and the remedy, or None.
+    A sentence with the value and the remedy, or None.
   """
   floors = {"feature_std": 0.02, "encoder_std": 0.02, "rank": 1.2}
   if images is not None and images < ENOUGH_IMAGES:
@@ -210,7 +210,7 @@ def collapse_warning(
 
 
 def _singular_values(x):
-  """Returns the singular values of `[N, D]`, falling, in a tall one's time."""
+  """Returns the singular values of `[N, D]` in descending order."""
   if x.shape[0] > x.shape[1]:
     x = jnp.linalg.qr(x, mode="r")  # [D, D], of the same singular values.
   return jnp.linalg.svd(x, compute_uv=False)

@@ -1,13 +1,14 @@
 """The scores during and after training: kNN and few-shot accuracy, rank."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from jssl.data import Images
+from jssl.data.images import evenly
 from jssl.embeddings import feature_std
-from jssl.evals.features import evenly
 from jssl.evals.features import Features
 from jssl.evals.features import Labelled
 from jssl.evals.features import labelled
@@ -43,9 +44,9 @@ def quick(
   """
   rank, std = _rank_and_std(_rank_rows(features.test["pooled"]))
   row = {"rank": float(rank), "encoder_std": float(std)}
-  pair = labelled(features, train, test)
-  if pair is not None:
-    row["knn"] = _knn_accuracy(pair, k, temperature)
+  known = labelled(features, train, test)
+  if known is not None:
+    row["knn"] = _knn_accuracy(known, k, temperature)
   return row
 
 
@@ -75,9 +76,9 @@ def summarize(
   """
   stages = {}
   for stage, rows in features.test.items():
-    pair = labelled(features, train, test, stage=stage)
+    known = labelled(features, train, test, stage=stage)
     rank, _ = _rank_and_std(_rank_rows(rows))
-    stages[stage] = {**_accuracies(pair, k, temperature), "rank": float(rank)}
+    stages[stage] = {**_accuracies(known, k, temperature), "rank": float(rank)}
   return {**stages.pop("pooled"), "stages": stages}
 
 
@@ -105,33 +106,58 @@ def nearest_classes(
   return np.asarray(predicted)
 
 
-def _knn_accuracy(pair, k, temperature):
-  predicted = nearest_classes(pair, k=k, temperature=temperature)
-  return float(np.mean(predicted == pair.test_label))
+def few_shot_draws(
+    features: Labelled, shots: Mapping[str, int]
+) -> dict[str, np.ndarray | None]:
+  """Classifies test images by a few labels per class, see `few_shot`.
 
+  Classes without labelled training images cannot be drawn from, so their test
+  images are never classified correctly.
 
-def _accuracies(pair, k, temperature):
-  """Returns kNN and few-shot accuracies, None where they do not apply."""
-  result: dict[str, float | None] = dict.fromkeys(("knn", *_SHOTS))
-  if pair is None:
-    return result
-  result["knn"] = _knn_accuracy(pair, k, temperature)
+  Args:
+    features: Features of both splits.
+    shots: Labelled images per class, by name.
+
+  Returns:
+    By name, the accuracy of each of ten draws, float32 `[10]` (the same draws
+    for all features); None if a class has fewer images.
+  """
   present, train_label, test_label = only_present(
-      pair.train_label, pair.test_label
+      features.train_label, features.test_label
   )
   fewest = np.bincount(train_label).min()
-  for name, shots in _SHOTS.items():
-    if fewest >= shots:
-      draws = few_shot(
-          jax.random.key(0),
-          pair.train,
-          train_label,
-          pair.test,
-          test_label,
-          shots=shots,
-          num_classes=len(present),
-      )
-      result[name] = float(np.mean(draws))
+
+  def draw(count):
+    accuracies = few_shot(
+        jax.random.key(0),
+        features.train,
+        train_label,
+        features.test,
+        test_label,
+        shots=count,
+        num_classes=len(present),
+    )
+    return np.asarray(accuracies)
+
+  return {
+      name: draw(count) if count <= fewest else None
+      for name, count in shots.items()
+  }
+
+
+def _knn_accuracy(features, k, temperature):
+  predicted = nearest_classes(features, k=k, temperature=temperature)
+  return float(np.mean(predicted == features.test_label))
+
+
+def _accuracies(features, k, temperature):
+  """Returns kNN and few-shot accuracies, None where they do not apply."""
+  result: dict[str, float | None] = dict.fromkeys(("knn", *_SHOTS))
+  if features is None:
+    return result
+  result["knn"] = _knn_accuracy(features, k, temperature)
+  for name, draws in few_shot_draws(features, _SHOTS).items():
+    result[name] = None if draws is None else float(np.mean(draws))
   return result
 
 

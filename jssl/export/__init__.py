@@ -1,6 +1,6 @@
-"""Encoders in files that other programs read.
+"""Writes encoders to files for other programs.
 
-`python -m jssl.export --workdir=RUN --output=FILE` writes them.
+`python -m jssl.export --workdir=RUN --output=FILE` is the command.
 """
 
 from jssl.export.arrays import load_safetensors

@@ -1,4 +1,4 @@
-"""Writes a run's encoder to a file that other programs read.
+"""Writes a run's encoder to a file for other programs.
 
 python -m jssl.export --workdir=runs/first --output=encoder.safetensors
 python -m jssl.export --workdir=runs/first --output=encoder.stablehlo
@@ -10,8 +10,8 @@ from absl import app
 from absl import flags
 
 from jssl import cli
-from jssl import encoder
 from jssl import files
+from jssl.encoder import load
 from jssl.export import arrays
 from jssl.export import program
 
@@ -26,10 +26,10 @@ _OUTPUT = flags.DEFINE_string(
     " program that runs without this library).",
 )
 _IMAGES = flags.DEFINE_string(
-    "images", "uint8", "What a .stablehlo takes: uint8, or float32 in [0, 1]."
+    "images", "uint8", "Input of a .stablehlo: uint8, or float32 in [0, 1]."
 )
 _STAGE = flags.DEFINE_string(
-    "stage", "pooled", "What a .stablehlo gives: pooled, or a stage, averaged."
+    "stage", "pooled", "Output of a .stablehlo: pooled, or a stage, averaged."
 )
 flags.adopt_module_key_flags(cli)
 
@@ -50,12 +50,12 @@ def main(argv: list[str]) -> None:
           f" expected one of {', '.join(_SUFFIXES)}."
       )
     files.check_writable(output)
-    trained = encoder.load(workdir)
+    encoder = load(workdir)
     if output.suffix == ".safetensors":
-      arrays.save_safetensors(trained, output)
+      arrays.save_safetensors(encoder, output)
     else:
       program.save_stablehlo(
-          trained, output, images=_IMAGES.value, stage=_STAGE.value
+          encoder, output, images=_IMAGES.value, stage=_STAGE.value
       )
   print(f"{output}: {output.stat().st_size / 2**20:,.1f} MiB")
 

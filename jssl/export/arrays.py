@@ -17,9 +17,10 @@ import safetensors
 import safetensors.numpy
 
 from jssl import build
-from jssl import encoder
 from jssl import files
 from jssl.config import ConfigDict
+from jssl.encoder import backbone
+from jssl.encoder import Encoder
 
 PyTree = Any
 
@@ -27,24 +28,23 @@ _CONFIG = "config"
 _FORMAT = "jssl backbone 1"
 
 
-def save_safetensors(trained: encoder.Encoder, path: str | os.PathLike) -> None:
-  """Writes the backbone, whole or not at all: neither heads nor optimizer.
+def save_safetensors(encoder: Encoder, path: str | os.PathLike) -> None:
+  """Writes the backbone, without heads and optimizer, atomically.
 
   The file's metadata, all strings: "format"; "config", JSON with the run's
   "net", "image_size" and "precision"; "input_shape", JSON of the (height,
-  width, channels) that the net is given in evaluations, in [0, 1] (tiles or
-  gray images for some methods); "method"; "step".
+  width, channels) of the net's input in evaluations, in [0, 1] (tiles or gray
+  images for some methods); "method"; "step".
 
   Args:
-    trained: The encoder, see `jssl.encoder.load`.
+    encoder: The encoder, see `jssl.encoder.load`.
     path: The file to write.
   """
-  config = trained.config
-  found = encoder.backbone(trained)
+  config, net = encoder.config, backbone(encoder)
   arrays = {
       name: np.ascontiguousarray(x)
       for name, x in traverse_util.flatten_dict(
-          jax.device_get(found.variables), sep="/"
+          jax.device_get(net.variables), sep="/"
       ).items()
   }
   kept = {"net": config.net.to_dict()}
@@ -52,25 +52,25 @@ def save_safetensors(trained: encoder.Encoder, path: str | os.PathLike) -> None:
   metadata = {
       "format": _FORMAT,
       "config": json.dumps(kept),
-      "input_shape": json.dumps(found.input_shape),
+      "input_shape": json.dumps(net.input_shape),
       "method": config.method.name,
-      "step": str(trained.step),
+      "step": str(encoder.step),
   }
   with files.atomic(path) as temporary:
     safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
 
 
 def load_safetensors(path: str | os.PathLike) -> tuple[nn.Module, PyTree]:
-  """Reads a backbone that `save_safetensors` wrote.
+  """Loads a backbone that `save_safetensors` wrote.
 
   Args:
     path: The file.
 
   Returns:
     `(net, variables)`: `net.apply(variables, images)` gives a dict of the
-    "pooled" features `[B, D]` and of every stage, of images `[B, H, W, C]` in
-    [0, 1] and of the run's image size; with `train=True` and
-    `mutable=["batch_stats"]` it can be trained on.
+    "pooled" features `[B, D]` and those of every stage, of images
+    `[B, H, W, C]` in [0, 1] and of the run's image size; with `train=True` and
+    `mutable=["batch_stats"]` it can be trained further.
 
   Raises:
     FileNotFoundError: If there is no such file.
@@ -82,12 +82,12 @@ def load_safetensors(path: str | os.PathLike) -> tuple[nn.Module, PyTree]:
       arrays = {name: file.get_tensor(name) for name in file.keys()}
   except safetensors.SafetensorError as error:
     raise ValueError(
-        f"{path} is no .safetensors file ({error}); make one with python -m"
+        f"{path} is not a .safetensors file ({error}); make one with python -m"
         " jssl.export."
     ) from error
   if metadata.get("format") != _FORMAT:
     raise ValueError(
-        f"{path} is of the format {metadata.get('format')!r}; expected"
+        f"{path} has the format {metadata.get('format')!r}; expected"
         f" {_FORMAT!r}, which python -m jssl.export writes."
     )
   net = build.net(ConfigDict(json.loads(metadata[_CONFIG])))

@@ -1,4 +1,4 @@
-"""The encoder as one program with its parameters inside, as StableHLO."""
+"""The encoder as one program, with its parameters, in StableHLO."""
 
 import os
 
@@ -7,16 +7,18 @@ import jax.export
 import jax.numpy as jnp
 
 from jssl import augment
-from jssl import encoder
 from jssl import files
 from jssl.config import lookup
+from jssl.encoder import Encoder
+from jssl.encoder import pool_stages
+from jssl.encoder import stage_names
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _DTYPES = {"uint8": jnp.uint8, "float32": jnp.float32}
 
 
 def save_stablehlo(
-    trained: encoder.Encoder,
+    encoder: Encoder,
     path: str | os.PathLike,
     *,
     images: str = "uint8",
@@ -26,31 +28,31 @@ def save_stablehlo(
 
   `jax.export.deserialize(open(path, "rb").read()).call(images)` maps images
   `[B, S, S, C]`, of any number B, to features float32 `[B, D]`, on CPU, NVIDIA
-  GPU and TPU. S is the run's image size: what the net sees, cut and resized
-  before, so `config.eval.crop_fraction` has no part in it. JAX promises that
-  versions up to six months newer read it.
+  GPU and TPU. S is the run's image size: images are cropped and resized by the
+  caller, so `config.eval.crop_fraction` does not apply. JAX promises that
+  versions up to six months newer can read it.
 
   Args:
-    trained: The encoder, see `jssl.encoder.load`.
+    encoder: The encoder, see `jssl.encoder.load`.
     path: The file to write.
     images: "uint8", or "float32" for images in [0, 1]. A program does not
-      check its values: floats of 0 to 255 give features without meaning.
+      check its values: floats from 0 to 255 give meaningless features.
     stage: "pooled", or a stage of the net, whose map is averaged.
 
   Raises:
     ValueError: If `images` or `stage` is none of these.
   """
   dtype = _DTYPES[lookup("The type of images", images, _DTYPES)]
-  lookup("The stage", stage, encoder.stage_names(trained))
+  lookup("The stage", stage, stage_names(encoder))
 
   @jax.jit
   def encode(images):
-    features = trained.method.encode(*params, augment.to_float(images))
-    return encoder.pool_stages({stage: features[stage]})[stage]
+    features = encoder.method.encode(*params, augment.to_float(images))
+    return pool_stages({stage: features[stage]})[stage]
 
-  # Of the host: the program must not name devices of this machine.
-  params = jax.device_get(trained.params)
-  size, channels = trained.config.image_size, trained.config.resolved.channels
+  # On the host, as the program must not name devices of this machine.
+  params = jax.device_get(encoder.params)
+  size, channels = encoder.config.image_size, encoder.config.resolved.channels
   (batch,) = jax.export.symbolic_shape("batch")
   exported = jax.export.export(encode, platforms=PLATFORMS)(
       jax.ShapeDtypeStruct((batch, size, size, channels), dtype)

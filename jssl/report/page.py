@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jssl import files
-from jssl.evals import evaluations
+from jssl.evals import results
 from jssl.report import conclusions
 from jssl.report import curves
 from jssl.report import embedding_map
@@ -54,8 +54,8 @@ def write(run: Run, path: str | os.PathLike) -> None:
       "settings": tables.settings(run.config),
       "scores": tables.scores(run.summary) if run.summary else None,
       "evaluations": [
-          evaluations.tabulate(one)
-          for one in evaluations.read(run.workdir, step=run.step)
+          results.tabulate(one)
+          for one in results.read(run.workdir, step=run.step)
       ],
       "last_reconstructions": _drawn_while_training(run.workdir),
   }

@@ -31,7 +31,7 @@ def _noise(count, seed=0):
 
 
 @pytest.mark.parametrize("shots", [1, 5])
-def test_separate_clusters_are_told_apart(shots):
+def test_separate_clusters_are_classified_correctly(shots):
   labels = _labels(40)
   accuracies = evals.few_shot(
       KEY,
@@ -64,7 +64,7 @@ def test_noise_gives_chance():
 
 
 def test_a_draw_takes_the_shots_of_every_class():
-  """Features are one-hot by image, so a mean tells which images it took."""
+  """Features are one-hot by image, so a mean shows which images were drawn."""
   labels = np.asarray([0, 1, 1, 0, 2, 2, 1, 0, 2, 2])
   features = np.eye(10, dtype=np.float32)
   draws, shots = 40, 2
@@ -164,7 +164,7 @@ def test_a_class_without_labelled_images_is_never_predicted():
   np.testing.assert_allclose(accuracies, 2 / 5, rtol=1e-6)
 
 
-def test_the_quick_evaluation_answers_for_the_classes_that_are_there():
+def test_summaries_are_of_the_classes_with_labelled_images():
   labels, test_labels = np.array([2, 0, 2, 0]), np.array([0, 1, 2, 3, -1])
   images = lambda labels: Images(
       image=np.zeros((len(labels), 1, 1, 1), np.uint8),

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl.evals import fine_tune as tuning
-from jssl.evals.minibatches import LabelledImages
+from jssl.evals.fine_tune import fine_tune
 import tiny
 
 NET = tiny.Net(grid=2)
@@ -17,7 +16,7 @@ CLASSES = 4
 
 
 def _quadrants(count, seed):
-  """Noise that is brighter in the quadrant that the label names."""
+  """Noise that is brighter in the quadrant of the label."""
   random = np.random.default_rng(seed)
   images = random.uniform(0, 150, (count, 8, 8, 3))
   labels = np.arange(count) % CLASSES
@@ -42,31 +41,31 @@ def _encode(variables, images, *, key=None):
 def _tune(key=0, encode=_encode, **arguments):
   images, labels = _quadrants(64, seed=0)
   arguments = dict(epochs=30, batch_size=16, learning_rate=0.01) | arguments
-  return tuning.fine_tune(
+  return fine_tune(
       jax.random.key(key),
       encode,
       _variables(),
-      LabelledImages(images, labels),
+      {"image": images, "label": labels},
       num_classes=CLASSES,
       augment=tiny.plain,
       **arguments,
   )
 
 
-def test_a_tuned_encoder_knows_images_that_it_has_not_seen():
+def test_a_tuned_encoder_classifies_held_out_images():
   before = jax.tree.map(np.array, _variables())
   classify = _tune()
   images, labels = _quadrants(200, seed=1)
   logits = classify(images / np.float32(255))
   assert logits.shape == (200, CLASSES)
   assert np.mean(np.argmax(logits, axis=-1) == labels) > 0.9
-  # What was given is as it was.
+  # The caller's variables are unchanged.
   jax.tree.map(np.testing.assert_array_equal, before, _variables())
 
 
 def test_gradients_reach_the_encoder():
-  # From features of one number, the sum, quadrants cannot be told apart
-  # unless the encoder changes.
+  # The only feature is the sum, which does not distinguish quadrants unless
+  # the encoder changes.
   class Weighted(nn.Module):
 
     @nn.compact
@@ -79,11 +78,11 @@ def test_gradients_reach_the_encoder():
   images, labels = _quadrants(64, seed=0)
   free = lambda variables, x, key=None: (net.apply(variables, x), {})
   frozen = lambda *args, **more: jax.lax.stop_gradient(free(*args, **more))
-  tune = lambda encode: tuning.fine_tune(
+  tune = lambda encode: fine_tune(
       jax.random.key(0),
       encode,
       params,
-      LabelledImages(images, labels),
+      {"image": images, "label": labels},
       num_classes=CLASSES,
       augment=tiny.plain,
       epochs=60,
@@ -106,11 +105,11 @@ def test_the_key_decides():
 
 def test_fewer_images_than_a_batch_are_one_batch():
   images, labels = _quadrants(4, seed=0)
-  classify = tuning.fine_tune(
+  classify = fine_tune(
       jax.random.key(0),
       _encode,
       _variables(),
-      LabelledImages(images, labels),
+      {"image": images, "label": labels},
       num_classes=CLASSES,
       augment=tiny.plain,
       epochs=2,
@@ -118,14 +117,14 @@ def test_fewer_images_than_a_batch_are_one_batch():
   assert classify(images / np.float32(255)).shape == (4, CLASSES)
 
 
-def test_batch_norm_looks_at_the_batch_if_images_fill_one():
+def test_batch_norm_uses_the_batch_if_images_fill_one():
   seen = []
 
   def encode(variables, images, *, key=None):
     seen.append(key is not None)
     return _encode(variables, images, key=key)
 
-  # The running statistics that are left are those of the images at the end.
+  # In the end, the running statistics are those of the images.
   images, _ = _quadrants(64, seed=0)
   classify = _tune(encode=encode, batch_size=16)
   assert all(seen)
@@ -149,7 +148,7 @@ def test_running_statistics_move_towards_those_of_the_images():
       _variables(), images, train=True, mutable=["batch_stats"]
   )[1]["batch_stats"]
   norm, start = "BatchNorm_0", _variables()["batch_stats"]
-  # Four batches: 0.9 ** 4 of the start is left; a batch alone leaves 0.9.
+  # Four batches: 0.9 ** 4 of the start remains; of a batch alone, 0.9.
   mean = (moments[norm]["mean"] - 0.9 * start[norm]["mean"]) / 0.1
   expected = 0.9**4 * start[norm]["mean"] + (1 - 0.9**4) * mean
   np.testing.assert_allclose(statistics[norm]["mean"], expected, atol=0.01)
@@ -165,11 +164,11 @@ def test_extents_reach_the_augmentation():
     return image * extent[0] / 8
 
   images, labels = _quadrants(16, seed=0)
-  tuning.fine_tune(
+  fine_tune(
       jax.random.key(0),
       _encode,
       _variables(),
-      LabelledImages(images, labels, np.full((16, 2), 8)),
+      {"image": images, "label": labels, "extent": np.full((16, 2), 8)},
       num_classes=CLASSES,
       augment=recipe,
       epochs=1,
@@ -182,11 +181,11 @@ def test_images_without_a_label_are_refused():
   images, labels = _quadrants(16, seed=0)
   labels = np.where(np.arange(16) == 3, -1, labels)
   with pytest.raises(ValueError, match="1 of 16 labels are below 0"):
-    tuning.fine_tune(
+    fine_tune(
         jax.random.key(0),
         _encode,
         _variables(),
-        LabelledImages(images, labels),
+        {"image": images, "label": labels},
         num_classes=CLASSES,
         augment=tiny.plain,
     )

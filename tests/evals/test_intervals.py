@@ -51,19 +51,19 @@ _GRID = {"rate": (0.1, 1.0, 10.0), "decay": (0.0, 0.1, 1.0)}
         ((2, 0), ("rate",)),
     ],
 )
-def test_the_edge_of_a_grid_is_told_where_it_is_best(best, expected):
+def test_the_edge_of_a_grid_is_named_if_it_is_best(best, expected):
   scores = np.full((3, 3), 0.5)
   scores[best] = 0.6
   found = intervals.at_edge(scores, best, _GRID, limits={"decay": 0.0})
   assert found == expected
 
 
-def test_an_edge_that_is_no_better_than_the_inside_is_none():
+def test_an_edge_that_is_not_better_than_the_inside_is_not_named():
   scores = np.full((3, 3), 0.5)
   assert intervals.at_edge(scores, (2, 2), _GRID, limits={}) == ()
   scores[2, 2] = scores[1, 2] = 0.6
   assert intervals.at_edge(scores, (2, 2), _GRID, limits={}) == ("decay",)
-  # Of a single value there is no choice.
+  # A single value leaves no choice.
   one = {"rate": (0.1,), "decay": (0.0, 1.0)}
   assert intervals.at_edge(np.ones((1, 2)), (0, 1), one, limits={}) == ()
 

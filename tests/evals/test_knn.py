@@ -74,7 +74,7 @@ def test_a_low_temperature_does_not_overflow(temperature):
 
 
 @pytest.mark.parametrize("k", [0, 401])
-def test_a_k_that_the_bank_does_not_hold_is_refused(golden, k):
+def test_a_k_that_exceeds_the_bank_is_refused(golden, k):
   data = golden("knn")
   with pytest.raises(ValueError, match=f"k is {k}, .* 400 features"):
     evals.knn_predict(*_inputs(data), k=k, num_classes=10)

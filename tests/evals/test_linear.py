@@ -23,7 +23,7 @@ def digits():
 
 
 def _blobs(count, dim=5, classes=3, seed=0):
-  """Classes that lie apart."""
+  """Well separated classes."""
   random = np.random.default_rng(seed)
   labels = np.arange(count) % classes
   centers = 10 * np.eye(classes, dim)
@@ -95,7 +95,7 @@ def test_settings_do_not_touch_each_other(digits):
 
 
 def test_decay_spares_the_bias():
-  # All of one class but one: only the bias can tell.
+  # All but one are of one class, which only the bias can express.
   features = jnp.zeros((64, 2))
   labels = jnp.zeros(64, jnp.int32).at[0].set(1)
   probes = linear.fit(
@@ -121,7 +121,7 @@ def test_the_best_setting_on_held_out_features_is_chosen(digits):
       labels,
       test_features,
       num_classes=CLASSES,
-      learning_rates=(1e-9, 0.1),  # The first is no more than class means.
+      learning_rates=(1e-9, 0.1),  # The first does no more than class means.
       weight_decays=(1e3, 1e-9),  # The first diverges.
       epochs=20,
   )
@@ -133,7 +133,7 @@ def test_the_best_setting_on_held_out_features_is_chosen(digits):
   assert np.mean(probe.predicted == test_labels) > 0.93
 
 
-def test_of_equally_accurate_settings_the_surer_one_is_chosen():
+def test_of_equally_accurate_settings_the_most_confident_is_chosen():
   features = jnp.array([[1.0], [2.0], [-1.0], [-3.0]])
   labels = jnp.array([0, 0, 1, 1])
   kernel = lambda weight: [[weight], [-weight]]
@@ -186,7 +186,7 @@ def test_shapes_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, 0.01])
-def test_a_part_to_choose_by_is_needed(fraction):
+def test_a_held_out_part_is_needed(fraction):
   features, labels = _blobs(30)
   with pytest.raises(ValueError, match=f"validation_fraction is {fraction}"):
     evals.linear_probe(
@@ -217,7 +217,7 @@ def test_a_setting_at_the_edge_of_the_grid_is_named():
   assert inside.learning_rate == 1.0 and inside.at_edge == ()
 
 
-def test_the_grid_reaches_beyond_what_is_chosen(digits):
+def test_the_grid_reaches_beyond_the_chosen_setting(digits):
   features, labels, test_features, _ = digits
   probe = evals.linear_probe(
       jax.random.key(0), features, labels, test_features, num_classes=CLASSES

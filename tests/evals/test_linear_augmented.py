@@ -9,7 +9,6 @@ from sklearn.datasets import load_digits
 from jssl import augment
 from jssl import evals
 from jssl.evals import linear
-from jssl.evals.minibatches import LabelledImages
 import tiny
 
 SIDE = 8
@@ -36,7 +35,7 @@ def _probe(images, labels, test, encode=_pixels, params=1.0, **arguments):
       jax.random.key(0),
       encode,
       params,
-      LabelledImages(images, labels),
+      {"image": images, "label": labels},
       features,
       test_features,
       **settings | arguments,
@@ -94,7 +93,7 @@ def test_it_learns_from_views():
 
 
 def test_views_differ_from_step_to_step():
-  # One image of each class, and a view that shows one random pixel of it.
+  # One image per class, and views that show one random pixel of it.
   images, labels = _stripes(20, row=1, seed=0)
   seen = []
 
@@ -108,7 +107,7 @@ def test_views_differ_from_step_to_step():
   assert len(seen) == 3 * 18 and len(set(seen)) == len(seen)
 
 
-def test_stages_are_probed_apart():
+def test_stages_are_probed_independently():
   images, test, labels, test_labels = _digits()
 
   def encode(params, views):
@@ -122,13 +121,13 @@ def test_stages_are_probed_apart():
       for name, probe in probes.items()
   }
   assert accuracy["pooled"] > 0.9 and accuracy["stage_1"] < 0.2
-  # The scale of the features does not matter, nor does what stands beside them.
+  # Neither the scale of the features nor the other stages matter.
   alone = _probe(images, labels, test, params=50.0, epochs=30)["pooled"]
   same = np.mean(alone.predicted == probes["pooled"].predicted)
   assert same > 0.995
 
 
-def test_what_is_held_out_is_not_learnt_from():
+def test_the_held_out_part_is_not_trained_on():
   random = np.random.default_rng(0)
   images = random.integers(0, 256, (100, SIDE, SIDE, 3), np.uint8)
   labels = random.integers(0, 2, 100)
@@ -142,7 +141,7 @@ def test_what_is_held_out_is_not_learnt_from():
   as_they_are = probe(labels)
   other = probe(flipped(valid))
   np.testing.assert_array_equal(other.predicted, as_they_are.predicted)
-  # They tell how good it is instead.
+  # It measures how good the probe is instead.
   np.testing.assert_allclose(
       other.validation, 1 - as_they_are.validation, atol=1e-6
   )
@@ -158,13 +157,13 @@ def test_extents_reach_the_augmentation():
     return augment.flip_left_right(image)
 
   images, labels = _stripes(20, row=1, seed=0)
-  labelled = LabelledImages(images, labels, np.full((20, 2), SIDE))
+  extent = np.full((20, 2), SIDE)
   features = jax.jit(_pixels)(1.0, images / np.float32(255))
   evals.augmented_linear_probe(
       jax.random.key(0),
       _pixels,
       1.0,
-      labelled,
+      {"image": images, "label": labels, "extent": extent},
       features,
       features,
       num_classes=2,

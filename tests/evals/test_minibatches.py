@@ -7,14 +7,14 @@ from jssl.evals import minibatches
 
 
 def _batches(key=0, extent=None, **arguments):
-  images = minibatches.LabelledImages(
-      np.arange(10)[:, None], np.arange(10) + 100, extent
-  )
+  images = {"image": np.arange(10)[:, None], "label": np.arange(10) + 100}
+  if extent is not None:
+    images["extent"] = extent
   settings = dict(epochs=2, batch_size=4) | arguments
   return list(minibatches.shuffled(jax.random.key(key), images, **settings))
 
 
-def test_an_epoch_is_of_full_batches_without_repetition():
+def test_an_epoch_has_full_batches_without_repetition():
   batches = _batches()
   assert len(batches) == 2 * 2
   for epoch in (batches[:2], batches[2:]):
@@ -25,7 +25,7 @@ def test_an_epoch_is_of_full_batches_without_repetition():
     assert "extent" not in batch
 
 
-def test_the_order_is_another_each_epoch_and_for_each_key():
+def test_the_order_differs_between_epochs_and_keys():
   image = lambda batch: np.asarray(batch["image"])
   one, again, other = _batches(), _batches(), _batches(key=1)
   np.testing.assert_array_equal(image(one[0]), image(again[0]))

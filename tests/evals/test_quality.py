@@ -1,4 +1,4 @@
-"""Signs of quality and collapse without labels."""
+"""Quality and collapse without labels."""
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,7 @@ def test_feature_std_gives_no_gradient():
         ({"encoder_std": 0.5, "rank": 1.05}, "rank is 1.05, below 1.2"),
     ],
 )
-def test_collapse_is_told_with_its_value_and_a_remedy(signs, start):
+def test_collapse_is_reported_with_its_value_and_a_remedy(signs, start):
   warning = quality.collapse_warning(signs)
   assert warning.startswith(start)
   assert "Lower the learning rate" in warning
@@ -113,7 +113,7 @@ def test_alpha_is_the_power_by_which_variances_fall(alpha):
 
 
 def test_alpha_is_the_weighted_fit_of_its_authors():
-  # A spectrum that is no power: the weights matter.
+  # A spectrum that is not a power law: the weights matter.
   random = np.random.default_rng(0)
   variances = np.exp(-np.arange(1, 129) / 30) * random.uniform(0.5, 2, 128)
   variances = np.sort(variances)[::-1]
@@ -151,7 +151,7 @@ def test_rank_is_that_of_the_singular_values_of_all_rows():
     np.testing.assert_allclose(evals.rankme(x), expected, rtol=1e-4)
 
 
-def test_the_quick_rank_looks_at_as_many_images_as_the_paper():
+def test_the_rank_in_training_is_of_as_many_images_as_in_the_paper():
   # Half of the directions are seen in every 30th image only.
   x = _normal(6000, 32)
   x[:, 16:] *= (np.arange(6000) % 30 == 7)[:, None]

@@ -22,7 +22,7 @@ from jssl import data
 from jssl import loop
 from jssl import report
 from jssl.encoder import Encoder
-from jssl.evals import evaluations
+from jssl.evals import results
 from jssl.evals.features import Features
 from jssl.methods import METHODS
 from jssl.report import curves
@@ -302,8 +302,8 @@ def test_evaluations_of_the_checkpoint_are_shown(tmp_path):
       "notes": {"alpha_req": "fewer than 12 <i>directions</i>"},
       "results": {"trained": {"pooled": {"knn": knn, "alpha_req": None}}},
   }
-  write = lambda found: evaluations.write(
-      found, evaluations.target(tmp_path, found["dataset"])
+  write = lambda found: results.write(
+      found, results.path_for(tmp_path, found["dataset"])
   )
   write(found)
   write({**found, "dataset": "old", "step": 3})

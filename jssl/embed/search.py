@@ -1,16 +1,16 @@
-"""What a search among features finds, in words and as a sheet of pictures."""
+"""Shows the results of a search among features, as text and as a picture."""
 
+import dataclasses
 import pathlib
-from typing import NamedTuple
 
 import numpy as np
 
 from jssl import data
 from jssl.data.datasets import split_source
-from jssl.features import compute
-from jssl.features import nearest
-from jssl.features.compute import Plan
-from jssl.features.formats import Features
+from jssl.embed import compute
+from jssl.embed import nearest
+from jssl.embed.compute import Plan
+from jssl.embed.formats import FeatureFile
 from jssl.report import figures
 from jssl.report import thumbnails
 from jssl.report.thumbnails import Thumbnail
@@ -22,8 +22,9 @@ _THUMBNAIL = 240
 _COLUMNS = 4
 
 
-class Query(NamedTuple):
-  """A picture to which others are compared.
+@dataclasses.dataclass(frozen=True)
+class Query:
+  """A picture whose neighbours are searched for.
 
   Attributes:
     path: Its file.
@@ -38,31 +39,31 @@ def query(plan: Plan, path: str) -> Query:
   """Encodes a picture file.
 
   Args:
-    plan: What is computed, see `jssl.features.compute.plan`.
+    plan: See `jssl.embed.compute.plan`.
     path: The file.
 
   Raises:
-    ValueError: If it is no picture.
+    ValueError: If it is not a picture.
     OSError: If it cannot be read.
   """
   if not pathlib.Path(path).is_file():
-    raise FileNotFoundError(f"There is no file {path}: give that of a picture.")
+    raise FileNotFoundError(f"There is no file {path}: give a picture file.")
   try:
     encoded = pathlib.Path(path).read_bytes()
     return Query(path, compute.encode_picture(plan, encoded))
   except ValueError as error:
     raise ValueError(
-        f"{path} is no picture: {error}. Give the file of one."
+        f"{path} is not a picture: {error}. Give a picture file."
     ) from error
 
 
-def show_neighbours(plan: Plan, features: Features, query: Query) -> None:
-  """Prints the ten pictures nearest to one, and draws them to a PNG.
+def show_neighbours(plan: Plan, features: FeatureFile, query: Query) -> None:
+  """Prints the ten nearest neighbours of a picture, and draws them to a PNG.
 
   Args:
-    plan: What was computed, see `jssl.features.compute.plan`.
-    features: What came of it.
-    query: The one. If it lies in the plan's folder, it is not its own
+    plan: See `jssl.embed.compute.plan`.
+    features: The features of the plan's pictures.
+    query: The picture. If it is in the plan's folder, it is not its own
       neighbour.
   """
   path = query.path
@@ -84,13 +85,15 @@ def show_neighbours(plan: Plan, features: Features, query: Query) -> None:
   print(f"Drawn in {drawn}")
 
 
-def show_duplicates(plan: Plan, features: Features, threshold: float) -> None:
+def show_duplicates(
+    plan: Plan, features: FeatureFile, threshold: float
+) -> None:
   """Prints pairs of nearly equal pictures, and draws the closest to a PNG.
 
   Args:
-    plan: What was computed, see `jssl.features.compute.plan`.
-    features: What came of it.
-    threshold: Cosine similarity from which on pairs are shown, in (0, 1].
+    plan: See `jssl.embed.compute.plan`.
+    features: The features of the plan's pictures.
+    threshold: The least cosine similarity of a pair, in (0, 1].
 
   Raises:
     ValueError: If the threshold is out of range.
@@ -98,7 +101,10 @@ def show_duplicates(plan: Plan, features: Features, threshold: float) -> None:
   pairs = nearest.duplicates(features, threshold)
   lines = [f"{pairs.count:,} pairs of cosine similarity {threshold:g} or more"]
   shown = []
-  for i, (*rows, value) in enumerate(zip(*pairs[:3])):
+  for i, (first, second, value) in enumerate(
+      zip(pairs.first, pairs.second, pairs.similarity)
+  ):
+    rows = first, second
     names = [_described(features, row) for row in rows]
     if i < _PAIRS_PRINTED:
       lines.append(f"  {value:.4f}  {names[0]}  {names[1]}")
@@ -114,12 +120,12 @@ def show_duplicates(plan: Plan, features: Features, threshold: float) -> None:
     lines.append(f"Drawn in {drawn}")
     title = f"the {len(shown) // 2} closest of {pairs.count:,} pairs"
     _draw(shown, drawn, title=title)
-  # After the drawing: `| head` ends the process at a line it does not want.
+  # After the drawing, since `| head` ends the process when it has enough lines.
   print("\n".join(lines))
 
 
 def _described(features, row):
-  """A picture's name, and its class where the name does not tell it."""
+  """Returns a picture's name, with its class if the name does not show it."""
   columns = features.columns
   name = columns.name[row]
   if columns.label is None or columns.label[row] < 0:
@@ -129,7 +135,7 @@ def _described(features, row):
 
 
 def _row_of(plan, features, path):
-  """The row of a file that lies in the folder itself; -1 for another."""
+  """Returns the row of a file of the data set's folder; -1 for other files."""
   source, folder = split_source(plan.about["dataset"])
   if source != "folder":
     return -1
@@ -147,7 +153,7 @@ def _picture(plan, features, row, caption):
 
 
 def _thumbnail(encoded, plan, caption):
-  """An image in its true proportions; black if its file is gone."""
+  """Returns an image in its true proportions; black if it cannot be decoded."""
   try:
     pixels, _ = data.decode(encoded, channels=plan.source.channels)
   except ValueError:

@@ -1,15 +1,16 @@
-"""Rows on their way to a file: what is finished is not computed again.
+"""Rows of an unfinished file, so that an interrupted command can resume.
 
-Beside `OUTPUT` lie `OUTPUT.partial`, a memory-mapped array, and
-`OUTPUT.partial.jsonl`, a journal: a line that tells what the rows are of, then
-a line a block. A block's rows reach the disk before its line is written, and
+Next to `OUTPUT` are `OUTPUT.partial`, a memory-mapped array, and
+`OUTPUT.partial.jsonl`, a journal: a line that describes the rows, then one line
+per block. The rows of a block reach the disk before its line is written, and
 the line holds their checksum, so a process may be killed at any moment.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 import zlib
 
 import numpy as np
@@ -17,21 +18,22 @@ import numpy as np
 About = dict[str, Any]
 
 
-class Block(NamedTuple):
-  """A block of finished rows, a line of the journal.
+@dataclasses.dataclass(frozen=True)
+class Block:
+  """A block of finished rows, one line of the journal.
 
   Attributes:
-    stop: Place in the source after the block's last picture.
-    index: Places in the source of the pictures that have a row.
+    stop: Position in the source after the block's last picture.
+    index: Positions in the source of the pictures that have a row.
     label: Their labels, -1 without one.
     name: Their names.
     skipped: "name: reason" for the pictures without a row.
-    first: The block's first row; found by `append`, as the next.
-    checksum: Of the rows' bytes.
+    first: The block's first row, set by `append`.
+    checksum: Checksum of the rows' bytes, set by `append`.
   """
 
   stop: int
-  index: list[int]  # type: ignore[assignment]
+  index: list[int]
   label: list[int]
   name: list[str]
   skipped: list[str]
@@ -39,12 +41,13 @@ class Block(NamedTuple):
   checksum: int = 0
 
 
-class Partial(NamedTuple):
-  """What is finished so far.
+@dataclasses.dataclass(frozen=True)
+class Partial:
+  """An unfinished file.
 
   Attributes:
-    rows: float32 `[N, D]`, on disk; the first ones are finished.
-    blocks: Of the finished rows, in order.
+    rows: float32 `[N, D]`, on disk; the first `count` are finished.
+    blocks: The blocks of finished rows, in order.
     journal: The open journal.
   """
 
@@ -53,7 +56,7 @@ class Partial(NamedTuple):
   journal: BinaryIO
 
   @property
-  def count(self) -> int:  # type: ignore[override]
+  def count(self) -> int:
     """Number of finished rows."""
     if not self.blocks:
       return 0
@@ -61,25 +64,24 @@ class Partial(NamedTuple):
 
   @property
   def stop(self) -> int:
-    """Place in the source of the first picture that is not finished."""
+    """Position in the source of the first unfinished picture."""
     return self.blocks[-1].stop if self.blocks else 0
 
 
 def open_partial(
     output: pathlib.Path, about: About, *, count: int, dim: int
 ) -> Partial:
-  """Opens what an earlier process left for this output, or starts anew.
+  """Opens the unfinished file of an earlier process, or starts a new one.
 
   Args:
     output: The file to be made.
-    about: What its rows are of, as JSON has it.
-    count: Number of pictures, N: rows at most.
+    about: A description of its rows, for JSON.
+    count: Number of pictures, N, the largest number of rows.
     dim: Length of a row, D.
 
   Returns:
-    The finished blocks up to the first that is torn; none if there is nothing
-    usable. Whether it is of the same `about` is for the caller to check, by
-    `left_there`, before.
+    The finished blocks up to the first damaged one; none if nothing is usable.
+    The caller checks with `read_about` before that it is of the same `about`.
 
   Raises:
     OSError: If the disk has no room for all the rows.
@@ -90,7 +92,7 @@ def open_partial(
     return _start(rows_path, journal_path, about, count, dim)
   try:
     rows = np.lib.format.open_memmap(rows_path, mode="r+")
-  except (OSError, ValueError):  # Shorter than it says.
+  except (OSError, ValueError):  # Shorter than its header says.
     return _start(rows_path, journal_path, about, count, dim)
   if rows.shape != (count, dim) or rows.dtype != np.float32:
     return _start(rows_path, journal_path, about, count, dim)
@@ -108,30 +110,30 @@ def open_partial(
   return Partial(rows, blocks, journal)
 
 
-def left_there(output: pathlib.Path) -> About | None:
-  """Returns what an unfinished file is of, None if there is none."""
+def read_about(output: pathlib.Path) -> About | None:
+  """Returns the description of an unfinished file, None if there is none."""
   lines = _read(_paths(output)[1])
   return lines[0][0] if lines else None
 
 
 def append(partial: Partial, block: Block, rows: np.ndarray) -> None:
-  """Adds a finished block; when this returns, it is on the disk.
+  """Adds a finished block, which is on the disk when this returns.
 
   Args:
-    partial: What was finished before.
-    block: The block; its first row and checksum are found here.
+    partial: The unfinished file.
+    block: The block; its first row and checksum are set here.
     rows: Its rows, float32 `[n, D]`.
   """
   first = partial.count
   partial.rows[first : first + len(rows)] = rows
   partial.rows.flush()
-  block = block._replace(first=first, checksum=_checksum(rows))
-  _write_line(partial.journal, block._asdict())
+  block = dataclasses.replace(block, first=first, checksum=_checksum(rows))
+  _write_line(partial.journal, dataclasses.asdict(block))
   partial.blocks.append(block)
 
 
 def discard(output: pathlib.Path) -> None:
-  """Removes what is left of an unfinished file; the journal goes first."""
+  """Removes an unfinished file, its journal first."""
   for path in reversed(_paths(output)):
     path.unlink(missing_ok=True)
 
@@ -146,7 +148,7 @@ def _paths(output):
 
 
 def _start(rows_path, journal_path, about, count, dim):
-  """Makes empty rows, then the journal that vouches for them."""
+  """Makes empty rows, then their journal."""
   journal_path.unlink(missing_ok=True)
   rows = np.lib.format.open_memmap(
       rows_path, mode="w+", dtype=np.float32, shape=(count, dim)
@@ -166,7 +168,7 @@ def _start(rows_path, journal_path, about, count, dim):
 
 
 def _reserve(path):
-  """Takes the space now: a full disk under a memory map kills the process."""
+  """Allocates the space: a full disk under a memory map kills the process."""
   if hasattr(os, "posix_fallocate"):
     with open(path, "r+b") as file:
       os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -1,4 +1,4 @@
-"""Evaluating a finished run, as a user does."""
+"""Evaluating a finished run."""
 
 import functools
 import json
@@ -17,12 +17,13 @@ import pytest
 
 from jssl import config as configs
 from jssl import encoder
-from jssl import evaluation
 from jssl import loop
-from jssl.evals import evaluations
+from jssl.evals import evaluation
+from jssl.evals import protocols
+from jssl.evals import results
 import tiny_run
 
-_ROOT = pathlib.Path(__file__).parent.parent
+_ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 def _config(name, dataset, **changes):
@@ -60,7 +61,7 @@ def workdir(tmp_path_factory, data_dir):
 
 @pytest.fixture(scope="module")
 def content(workdir):
-  """What the default protocols find."""
+  """The results of the default protocols."""
   return evaluation.evaluate(workdir)
 
 
@@ -71,15 +72,15 @@ def _json(workdir, name="digits"):
 
 def _limit(monkeypatch, **arguments):
   """Makes fine-tuning short."""
-  tune = evaluation.tuning.fine_tune
+  tune = protocols.fine_tune
   monkeypatch.setattr(
-      evaluation.tuning,
+      protocols,
       "fine_tune",
       lambda *a, **k: tune(*a, **{**k, **arguments}),
   )
 
 
-def test_every_stage_stands_beside_the_baselines(workdir, content):
+def test_every_stage_and_the_baselines_are_evaluated(workdir, content):
   assert content == _json(workdir)
   assert content["dataset"] == "digits"
   assert (content["train_images"], content["test_images"]) == (320, 200)
@@ -89,8 +90,8 @@ def test_every_stage_stands_beside_the_baselines(workdir, content):
       "untrained": stages,
       "raw pixels": ["pooled"],
   }
-  for results in content["results"].values():
-    for row in results.values():
+  for stages in content["results"].values():
+    for row in stages.values():
       for name in ("knn", "linear", "one_shot", "five_shot", "ten_shot"):
         low, high = row[name]["interval"]
         assert 0.1 < low < row[name]["accuracy"] < high <= 1
@@ -108,13 +109,13 @@ def test_trained_and_untrained_are_two_encoders(workdir, content):
   one = trained.encode(trained.params, images)
   other = fresh.encode(fresh.params, images)
   assert np.max(np.abs(one - other)) > 1e-3
-  results = content["results"]
-  assert results["trained"] != results["untrained"]
+  rows = content["results"]
+  assert rows["trained"] != rows["untrained"]
 
 
 def test_the_table_has_every_row_and_measure(workdir, content):
   text = pathlib.Path(workdir, "evaluation", "digits.md").read_text()
-  assert text == evaluations.markdown(content)
+  assert text == results.markdown(content)
   lines = text.splitlines()
   assert lines[0].startswith("digits: 320 training and 200 test images")
   head = [cell.strip() for cell in lines[2].strip("| ").split("|")]
@@ -134,24 +135,22 @@ def test_the_table_has_every_row_and_measure(workdir, content):
   low, high = knn["interval"]
   star = "*" if knn["at_edge"] else ""
   assert f"| {knn['accuracy']:.3f}{star} ({low:.3f} to {high:.3f}) |" in rows[0]
-  # Accuracies with a star, and an explanation, go together.
+  # A note explains the accuracies with a star, if there are any.
   stars = sum(row.count("*") for row in rows)
   edges = [line for line in lines if line.startswith("- * The best setting")]
   assert len(edges) == bool(stars)
 
 
-def test_other_protocols_are_added_to_what_is_there(
-    workdir, content, monkeypatch
-):
+def test_results_of_other_protocols_are_added(workdir, content, monkeypatch):
   _limit(monkeypatch, epochs=1)
   more = evaluation.evaluate(workdir, protocols=["semi_supervised"])
   row = more["results"]["trained"]["pooled"]
   assert row["knn"] == content["results"]["trained"]["pooled"]["knn"]
-  # At least one of each class; a tenth.
+  # At least one image per class; a tenth of them.
   assert row["1% of labels"]["labels"] == 10
   assert 28 < row["10% of labels"]["labels"] < 37
   assert "1% of labels" not in more["results"]["raw pixels"]["pooled"]
-  # Not to those of another state.
+  # Results of another checkpoint are replaced.
   path = pathlib.Path(workdir, "evaluation", "digits.json")
   path.write_text(json.dumps({**more, "step": 7}))
   last = evaluation.evaluate(workdir, protocols=["label_free"])
@@ -164,10 +163,10 @@ def test_other_protocols_are_added_to_what_is_there(
   }
 
 
-def test_augmented_probes_know_digits_at_every_stage(workdir, monkeypatch):
-  probe = evaluation.augmented_linear_probe
+def test_augmented_probes_classify_digits_at_every_stage(workdir, monkeypatch):
+  probe = protocols.augmented_linear_probe
   short = functools.partial(probe, epochs=30, batch_size=32)
-  monkeypatch.setattr(evaluation, "augmented_linear_probe", short)
+  monkeypatch.setattr(protocols, "augmented_linear_probe", short)
   more = evaluation.evaluate(workdir, protocols=["linear_augmented"])
   for name, stages in more["results"].items():
     for stage, row in stages.items():
@@ -203,7 +202,7 @@ def _folder(path, channels="RGB", classes=("cat", "dog"), count=6):
 
 
 def test_another_data_set_of_other_sizes(tmp_path, data_dir):
-  # Trained on pictures without classes, judged on those of two.
+  # Trained on pictures without classes, evaluated on two classes.
   pictures = tmp_path / "flat"
   pictures.mkdir()
   for i in range(20):
@@ -212,12 +211,12 @@ def test_another_data_set_of_other_sizes(tmp_path, data_dir):
   workdir = _run(tmp_path / "run", f"folder:{pictures}", data_dir)
   with pytest.raises(ValueError, match="have no labels, which knn, few_shot"):
     evaluation.evaluate(workdir, protocols=["knn", "few_shot", "label_free"])
-  # Without a choice, what applies is done.
+  # By default, all protocols that apply are run.
   free = evaluation.evaluate(workdir)
   (note,) = [x for x in free["notes"] if "knn" in x]
   assert note == "knn, linear, few_shot"
   assert "have no labels" in free["notes"][note]
-  assert "- knn, linear, few shot: the training" in evaluations.markdown(free)
+  assert "- knn, linear, few shot: the training" in results.markdown(free)
   assert free["classes"] == 0
   assert free["results"]["trained"]["pooled"]["rank"] >= 1
   other = _folder(tmp_path / "classes")
@@ -240,13 +239,13 @@ def test_images_of_other_channels_are_refused(workdir, tmp_path):
     evaluation.evaluate(workdir, dataset=_folder(tmp_path))
 
 
-def test_a_protocol_that_does_not_exist_is_refused(workdir):
+def test_an_unknown_protocol_is_refused(workdir):
   with pytest.raises(ValueError, match="'knm'.* Did you mean 'knn'"):
     evaluation.evaluate(workdir, protocols=["knm"])
 
 
 def _labelled_folder(root, files):
-  """Pictures by their names, of smooth colors that differ."""
+  """A folder of pictures with these names, of different smooth colors."""
   for i, name in enumerate(files):
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -258,7 +257,7 @@ def _labelled_folder(root, files):
 
 @pytest.fixture(scope="module")
 def colors(tmp_path_factory):
-  """A run on pictures of three channels, of random parameters."""
+  """A run on RGB pictures, with random parameters."""
   path = tmp_path_factory.mktemp("colors")
   tiny_run.save(path, tiny_run.config())
   return str(path)
@@ -282,7 +281,7 @@ def test_a_few_labelled_pictures_are_enough_for_knn(
   found = evaluation.evaluate(
       colors,
       dataset=_labelled_folder(tmp_path, files),
-      protocols=[*evaluation.DEFAULT_PROTOCOLS, "linear_augmented"],
+      protocols=[*protocols.DEFAULT_PROTOCOLS, "linear_augmented"],
   )
   for stages in found["results"].values():
     for row in stages.values():
@@ -295,12 +294,12 @@ def test_a_few_labelled_pictures_are_enough_for_knn(
   assert found["notes"]["linear_augmented"].endswith(linear)
   assert "class cat has" in found["notes"]["five_shot"]
   one = found["results"]["trained"]["pooled"]
-  if len(train) == 1:  # Of dogs nothing is known.
+  if len(train) == 1:  # No dog has a label.
     assert one["one_shot"]["accuracy"] == one["knn"]["accuracy"] == 0.5
     assert found["notes"]["classes"].startswith("1 of 2 have no labelled")
   else:
     assert "classes" not in found["notes"]
-  text = evaluations.markdown(found)
+  text = results.markdown(found)
   assert f"- linear: {found['notes']['linear']}." in text
 
 
@@ -334,7 +333,7 @@ def test_pictures_without_a_label_are_left_out_and_counted(
 
 def test_a_setting_at_the_edge_is_marked_in_the_table():
   chosen = {"accuracy": 0.5, "interval": [0.4, 0.6], "learning_rate": 10.0}
-  table = lambda edge: evaluations.markdown({
+  table = lambda edge: results.markdown({
       "dataset": "digits",
       "step": 7,
       "train_images": 9,
@@ -347,7 +346,7 @@ def test_a_setting_at_the_edge_is_marked_in_the_table():
   assert "*" not in table({"at_edge": []})
 
 
-def test_an_edited_set_starts_a_new_result(colors, tmp_path):
+def test_results_of_an_edited_set_are_replaced(colors, tmp_path):
   files = [f"{split}/{name}" for split in ("train", "test") for name in _PAIR]
   dataset = _labelled_folder(tmp_path, files)
   evaluation.evaluate(colors, dataset=dataset, protocols=["knn"])
@@ -359,7 +358,7 @@ def test_an_edited_set_starts_a_new_result(colors, tmp_path):
   assert "knn" not in new["results"]["trained"]["pooled"]
 
 
-def test_results_have_short_names_of_their_own(tmp_path):
+def test_files_have_short_unique_names(tmp_path):
   long = "folder:/" + "/".join(["a" * 200] * 10)
   names = [
       "digits",
@@ -377,20 +376,20 @@ def test_results_have_short_names_of_their_own(tmp_path):
       long + "y",
       "",
   ]
-  paths = [evaluations.target(tmp_path, name) for name in names]
-  paths.append(evaluations.target(tmp_path, "digits", variant=["elsewhere"]))
+  paths = [results.path_for(tmp_path, name) for name in names]
+  paths.append(results.path_for(tmp_path, "digits", variant=["elsewhere"]))
   assert len({path.name.lower() for path in paths}) == len(paths)
   for path in paths:
     assert path.name.isascii() and len(path.name) < 64
     assert path.parent == tmp_path / "evaluation"
-    assert re.fullmatch("[a-z0-9].*", path.name)  # No option of a command.
+    assert re.fullmatch("[a-z0-9].*", path.name)  # Not an option of a command.
   assert paths[0].name == "digits.json"
-  # A folder is the same from wherever it is named.
-  here = evaluations.target(tmp_path, "folder:x")
-  assert here == evaluations.target(tmp_path, f"folder:{os.getcwd()}/x/")
+  # A folder is the same for relative and absolute paths.
+  here = results.path_for(tmp_path, "folder:x")
+  assert here == results.path_for(tmp_path, f"folder:{os.getcwd()}/x/")
 
 
-def test_slices_and_folders_of_one_name_have_files_of_their_own():
+def test_slices_and_folders_of_one_name_have_different_files():
   own = configs.of_method("moco_v2", "digits")
   own.data.update(train="train[:10%]", data_dir="here")
   variant = lambda *changes: evaluation._variant(
@@ -409,9 +408,9 @@ def test_results_of_any_name_are_written(colors, tmp_path, capsys):
   dataset = _labelled_folder(root, files)
   (root / "read.me").write_text("no picture")
   found = evaluation.evaluate(colors, dataset=dataset, protocols=["knn"])
-  # What is left out is said, as in training.
+  # Files that are left out are reported, as in training.
   assert "1 ending in .me" in capsys.readouterr().err
-  path = evaluations.target(colors, dataset)
+  path = results.path_for(colors, dataset)
   assert json.loads(path.read_text()) == found
   assert "照片" in path.with_suffix(".md").read_text(encoding="utf-8")
 
@@ -422,7 +421,7 @@ def test_a_folder_that_cannot_be_written_is_refused_first(
   workdir = tmp_path / "run"
   shutil.copytree(colors, workdir, ignore=shutil.ignore_patterns("evaluation"))
   (workdir / "evaluation").write_text("in the way")
-  monkeypatch.setattr(evaluation, "_evaluate_one", None)  # Not reached.
+  monkeypatch.setattr(evaluation, "_evaluate_encoder", None)  # Not reached.
   with pytest.raises(OSError, match=r"evaluation/.*\.json cannot be written"):
     evaluation.evaluate(str(workdir), dataset=_folder(tmp_path / "set"))
 
@@ -457,17 +456,17 @@ def test_crops_of_supervised_training_are_those_of_imagenet():
       jax.random.split(jax.random.key(0), 500)
   )
   widths = np.ptp(np.asarray(views[..., 0]), axis=(1, 2)) * 8 / 7
-  # Of the area: at an aspect of 1 the side is its root.
+  # The scale is of the area: at an aspect of 1 the side is its root.
   assert np.min(widths) < 0.3 and np.mean(widths < 0.42) > 0.1
 
 
 @pytest.mark.parametrize(
     "own,dataset,expected",
     [
-        # The central crop of ImageNet would cut digits, and other sets too.
+        # The central crop of ImageNet would cut digits and others.
         (("imagenet2012", 0.875), "digits", 1.0),
         (("digits", 1.0), "imagenet2012", 0.875),
-        # What a user chose for their pictures stays for others of their own.
+        # A user's setting for one folder is kept for another.
         (("folder:a", 0.9), "folder:b", 0.9),
         (("folder:a", 0.9), None, 0.9),
     ],
@@ -480,7 +479,7 @@ def test_the_central_crop_is_that_of_the_evaluated_set(own, dataset, expected):
   made = evaluation._config_for(config, dataset, None)
   assert made.eval.crop_fraction == expected
   assert made.image_size == size
-  assert config.eval.crop_fraction == fraction  # The run's own stays.
+  assert config.eval.crop_fraction == fraction  # That of the run is unchanged.
 
 
 @pytest.mark.parametrize(
@@ -490,7 +489,7 @@ def test_the_central_crop_is_that_of_the_evaluated_set(own, dataset, expected):
         (("cifar10", 0), "imagenet2012", 96),
         (("folder:a", 64), "imagenet2012", 384),
         (("imagenet2012", 256), "digits", 0),
-        # What a user chose for their pictures stays for others of their own.
+        # A user's setting for one folder is kept for another.
         (("folder:a", 64), "folder:b", 64),
         (("folder:a", 0), "folder:b", 384),
         (("imagenet2012", 256), "folder:b", 512),
@@ -504,7 +503,7 @@ def test_the_canvas_is_that_of_the_evaluated_set(own, dataset, expected):
   config.data.canvas = canvas
   made = evaluation._config_for(config, dataset, None)
   assert made.data.canvas == expected
-  assert config.data.canvas == canvas  # The run's own stays.
+  assert config.data.canvas == canvas  # That of the run is unchanged.
 
 
 def test_pictures_of_two_sizes_are_evaluated_on_a_canvas(tmp_path):
@@ -520,7 +519,7 @@ def test_pictures_of_two_sizes_are_evaluated_on_a_canvas(tmp_path):
   assert found["canvas"] == 3 * made.image_size
 
 
-def test_pictures_of_one_size_are_not_stretched_to_the_runs_canvas(data_dir):
+def test_pictures_of_one_size_are_not_resized_to_the_canvas(data_dir):
   config = configs.of_method("moco_v2", "folder:a")
   assert config.data.canvas
   made = evaluation._config_for(config, "digits", str(data_dir))
@@ -570,7 +569,7 @@ def test_the_command_prints_a_table(workdir, content):
         (("--workdir=nowhere",), "is not the folder of a run"),
     ],
 )
-def test_the_command_tells_what_is_wrong(arguments, message):
+def test_the_command_reports_what_is_wrong(arguments, message):
   result = _command(*arguments)
   assert result.returncode == 1
   assert message in result.stderr and "Traceback" not in result.stderr

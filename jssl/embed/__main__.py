@@ -1,10 +1,9 @@
-"""Encodes many pictures, and finds the nearest and the nearly equal ones.
+"""Encodes many pictures, and finds neighbours and near-duplicates.
 
   python -m jssl.embed --workdir=runs/mine --dataset=folder:photos \
     --output=photos.npz --neighbours=QUERY.jpg --duplicates=0.999
 
-The same command goes on where an earlier one stopped, and uses a file that is
-complete as it is.
+The same command resumes an interrupted one, and uses a complete file as it is.
 """
 
 import pathlib
@@ -14,10 +13,10 @@ from absl import flags
 
 from jssl import cli
 from jssl import encoder
-from jssl.features import compute
-from jssl.features import formats
-from jssl.features import nearest
-from jssl.report import search
+from jssl.embed import compute
+from jssl.embed import formats
+from jssl.embed import nearest
+from jssl.embed import search
 
 _EXAMPLE = (
     "python -m jssl.embed --workdir=runs/first --dataset=folder:PHOTOS"
@@ -28,31 +27,31 @@ _DATASET = flags.DEFINE_string(
     "dataset", None, "folder:PATH, digits, or a name of TFDS such as cifar10."
 )
 _SPLIT = flags.DEFINE_string(
-    "split", None, "Or all pictures of a folder, and 'train' of other sets."
+    "split", None, "By default all of a folder, and 'train' of other sets."
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "The file to write: .npz, .npy or .parquet."
 )
 _STAGE = flags.DEFINE_string(
-    "stage", "pooled", "Or a stage of the net, whose map is averaged."
+    "stage", "pooled", "pooled, or a stage of the net, whose map is averaged."
 )
 _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", None, "Pictures at a time; or the run's, 256 at most."
+    "batch_size", None, "Pictures per batch; by default the run's, 256 at most."
 )
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where TFDS keeps its sets; or the run's."
+    "data_dir", None, "Where TFDS keeps its sets; by default as for the run."
 )
 _CONVERT = flags.DEFINE_bool(
     "convert_channels", False, "Convert gray to RGB, or RGB to gray."
 )
 _OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replace an output that is of something else."
+    "overwrite", False, "Replace an output of another encoder or data set."
 )
 _NEIGHBOURS = flags.DEFINE_string(
-    "neighbours", None, "A picture, to which the nearest ones are shown."
+    "neighbours", None, "A picture whose nearest neighbours are shown."
 )
 _DUPLICATES = flags.DEFINE_float(
-    "duplicates", None, "Cosine similarity from which on pairs are shown."
+    "duplicates", None, "Show pairs of at least this cosine similarity."
 )
 flags.adopt_module_key_flags(cli)
 
@@ -60,8 +59,9 @@ flags.adopt_module_key_flags(cli)
 def main(argv: list[str]) -> None:
   """Runs the command."""
   del argv
-  goes_on = "interrupted; the same command goes on from here"
-  with cli.plain_errors(interrupted=goes_on):
+  with cli.plain_errors(
+      interrupted="interrupted; the same command resumes from here"
+  ):
     workdir, dataset, output = (
         cli.required(flag, example=_EXAMPLE)
         for flag in (_WORKDIR, _DATASET, _OUTPUT)
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
         batch_size=_BATCH_SIZE.value,
         convert_channels=_CONVERT.value,
     )
-    # Before the long part: it may not be a picture.
+    # Before the long computation, as it may not be a picture.
     path = _NEIGHBOURS.value
     query = None if path is None else search.query(plan, path)
     features = compute.compute(plan, output, overwrite=_OVERWRITE.value)

@@ -1,11 +1,12 @@
-"""From a run and a data set to a file of features."""
+"""Computes the features of a data set into a file."""
 
 from collections.abc import Callable
 import contextlib
+import dataclasses
 import functools
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 import warnings
 import zlib
 
@@ -13,22 +14,25 @@ import jax
 import numpy as np
 
 from jssl import data
-from jssl import encoder
 from jssl import parallel
 from jssl.config import lookup
 from jssl.data import reader
 from jssl.data.datasets import split_source
-from jssl.features import formats
-from jssl.features import partial as partials
-from jssl.features import stream
+from jssl.data.loader import load_in_order
+from jssl.embed import _partial
+from jssl.embed import formats
+from jssl.encoder import backbone
+from jssl.encoder import Encoder
+from jssl.encoder import pool_stages
+from jssl.encoder import stage_names
 from jssl.files import check_writable
 from jssl.files import exclusive
 from jssl.progress import Progress
 
-# Pictures at a time, where the run's own batches are larger.
+# Largest batch by default.
 _BATCH_SIZE = 256
 _COLORS = {1: "1 channel (gray)", 3: "3 channels (RGB)", 4: "4 channels (RGBA)"}
-# What must be equal for features to be the same; the rest of `about` explains.
+# Entries of `about` that must be equal for features to be the same.
 _IDENTITY = (
     "encoder",
     "stage",
@@ -41,18 +45,19 @@ _IDENTITY = (
     "image_size",
     "crop_fraction",
 )
-_NAMED = 20  # Pictures left out that are named on the screen.
+_NAMED = 20  # Excluded pictures that are named on the screen.
 
 
-class Plan(NamedTuple):
-  """What is computed of which pictures.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Which features of which pictures to compute.
 
   Attributes:
     source: The pictures.
-    geometry: The arrays they become.
+    geometry: The form of the arrays that they are decoded to.
     encode: `(images, extent) -> [B, D]`, float32.
-    batch_size: Pictures at a time.
-    about: All this in words and numbers, as JSON has it.
+    batch_size: Pictures per batch.
+    about: A description of all this, for JSON.
   """
 
   source: data.Source
@@ -63,7 +68,7 @@ class Plan(NamedTuple):
 
 
 def plan(
-    trained: encoder.Encoder,
+    encoder: Encoder,
     dataset: str,
     *,
     split: str | None = None,
@@ -72,22 +77,21 @@ def plan(
     batch_size: int | None = None,
     convert_channels: bool = False,
 ) -> Plan:
-  """Settles what is computed, and refuses what cannot be.
+  """Plans what to compute, and checks that it is possible.
 
-  Pictures are prepared as the run's own evaluations prepare theirs: put
-  on its canvas, with their true size. A run without a canvas takes
-  pictures of one size as they are, and gets a canvas of twice its image size
-  for pictures that differ.
+  Pictures are prepared as in the run's own evaluations: put on its canvas, with
+  their true size. Without a canvas, pictures of one size are used as they are,
+  and pictures that differ get a canvas of twice the run's image size.
 
   Args:
-    trained: The encoder, see `jssl.encoder.load`.
+    encoder: The encoder, see `jssl.encoder.load`.
     dataset: As in `jssl.data.open_source`.
-    split: As there; None for all pictures of a folder, and "train" of others.
+    split: As there; None for all pictures of a folder, and "train" for others.
     data_dir: As there; None for the run's own.
     stage: "pooled", or a stage of the net, whose map is averaged.
-    batch_size: Pictures at a time; None for the run's, 256 at most.
-    convert_channels: Whether pictures are converted to the number of channels
-      that the encoder was trained on, should theirs be another.
+    batch_size: Pictures per batch; None for the run's, 256 at most.
+    convert_channels: Whether to convert pictures to the number of channels that
+      the encoder was trained on.
 
   Returns:
     The `Plan`.
@@ -96,8 +100,8 @@ def plan(
     ValueError: If the stage is unknown, or the pictures do not fit.
     OSError: If the data cannot be found.
   """
-  config = trained.config
-  lookup("--stage", stage, encoder.stage_names(trained))
+  config = encoder.config
+  lookup("--stage", stage, stage_names(encoder))
   if batch_size is not None and batch_size < 1:
     raise ValueError(f"--batch_size is {batch_size}; expected at least 1.")
   if split is None:
@@ -106,7 +110,7 @@ def plan(
   source = data.open_source(dataset, split, data_dir=data_dir)
   _check_channels(source, config.resolved.channels, convert_channels)
   geometry = _geometry(source, config)
-  encode = _make_encode(trained, stage)
+  encode = _make_encode(encoder, stage)
   batch_size = batch_size or min(config.batch_size, _BATCH_SIZE)
   devices = jax.local_device_count()
   return Plan(
@@ -115,10 +119,10 @@ def plan(
       encode=encode,
       batch_size=-(-batch_size // devices) * devices,
       about={
-          "encoder": _checksum(trained),
+          "encoder": _checksum(encoder),
           "method": config.method.name,
           "net": config.net.name,
-          "step": trained.step,
+          "step": encoder.step,
           "stage": stage,
           "dim": _dim(encode, geometry),
           "dataset": dataset,
@@ -136,18 +140,18 @@ def plan(
 
 def compute(
     plan: Plan, output: pathlib.Path, *, overwrite: bool = False
-) -> formats.Features:
-  """Computes features of all pictures into a file, or goes on doing so.
+) -> formats.FeatureFile:
+  """Computes features of all pictures into a file, or resumes doing so.
 
-  A file that is there and is of the same encoder and pictures is used as it
-  is; an unfinished one is finished. Pictures that cannot be decoded are named
-  and left out. Memory does not grow with the number of pictures, except for
-  their names and labels.
+  A complete file of the same encoder and pictures is used as it is; an
+  unfinished one is finished. Pictures that cannot be decoded are named and left
+  out. Memory does not grow with the number of pictures, except for their names
+  and labels.
 
   Args:
-    plan: What is computed.
+    plan: What to compute.
     output: The file: `.npz`, `.npy` or `.parquet`.
-    overwrite: Whether what is there of something else is replaced.
+    overwrite: Whether to replace a file of something else.
 
   Returns:
     The file, opened.
@@ -160,36 +164,36 @@ def compute(
   formats.check(output)
   if output.exists() and not overwrite:
     return _complete(plan, output)
-  # The longest name of what will lie beside it.
-  check_writable(partials.journal_of(output))
-  own = exclusive(
+  # The longest name of the files next to it.
+  check_writable(_partial.journal_of(output))
+  lock = exclusive(
       output.with_name(output.name + ".lock"),
       busy=(
           f"Another process is writing {output}: wait for it, or give another"
           " --output."
       ),
   )
-  with own:
+  with lock:
     return _compute(plan, output, overwrite)
 
 
 def _compute(plan, output, overwrite):
   if overwrite:
-    partials.discard(output)
+    _partial.discard(output)
     output.unlink(missing_ok=True)
-  if output.exists():  # By now.
+  if output.exists():  # Another process has finished it by now.
     return _complete(plan, output)
-  there = partials.left_there(output)
-  if there is not None:
-    _check_same(there, plan.about, output)
-  partial = partials.open_partial(
+  before = _partial.read_about(output)
+  if before is not None:
+    _check_same(before, plan.about, output)
+  partial = _partial.open_partial(
       output, plan.about, count=plan.source.length, dim=plan.about["dim"]
   )
   with partial.journal, warnings.catch_warnings():
     warnings.filterwarnings("ignore", module="PIL")  # Odd metadata, mostly.
     _fill(plan, partial)
   if not partial.count:
-    partials.discard(output)
+    _partial.discard(output)
     raise ValueError(
         f"None of the {plan.source.length} pictures of {plan.source.name} can"
         " be decoded: check the files. The first is"
@@ -199,23 +203,23 @@ def _compute(plan, output, overwrite):
   if partial.count < len(rows):
     rows = rows[: partial.count]
   formats.write(output, rows, _columns(partial, plan.source), plan.about)
-  partials.discard(output)
+  _partial.discard(output)
   return formats.read(output)
 
 
 def _complete(plan, output):
-  """Opens a file that needs no more, if it is of the same."""
-  found = formats.read(output)
-  _check_same(found.about, plan.about, output)
-  partials.discard(output)
-  return found
+  """Opens a complete file, if it is of the same encoder and pictures."""
+  features = formats.read(output)
+  _check_same(features.about, plan.about, output)
+  _partial.discard(output)
+  return features
 
 
 def encode_picture(plan: Plan, encoded: bytes) -> np.ndarray:
-  """Encodes one picture as all those of the plan are.
+  """Encodes one picture in the same way as those of the plan.
 
   Args:
-    plan: What is computed.
+    plan: See `plan`.
     encoded: The bytes of a picture file.
 
   Returns:
@@ -225,41 +229,41 @@ def encode_picture(plan: Plan, encoded: bytes) -> np.ndarray:
     ValueError: If the bytes are not a picture, with the reason.
   """
   geometry = plan.geometry
-  if geometry.canvas is None:  # Any size will do for a single one.
+  if geometry.canvas is None:  # A single picture may have any size.
     pixels, _ = data.decode(encoded, channels=geometry.channels)
     geometry = geometry._replace(size=pixels.shape[:2])
-  batch = stream.decode_one(encoded, geometry)
-  return np.asarray(plan.encode(batch.image, batch.extent), np.float32)[0]
+  batch = reader.decode_records([data.Record(encoded, -1, "it")], geometry)
+  if batch.broken:
+    raise ValueError(batch.broken[0].removeprefix("it: "))
+  extent = None if geometry.canvas is None else batch.extent
+  return np.asarray(plan.encode(batch.image, extent), np.float32)[0]
 
 
 def _fill(plan, partial):
-  """Computes what is missing."""
+  """Computes the rows that are missing."""
   done, total = partial.stop, plan.source.length
   skipped = sum(len(block.skipped) for block in partial.blocks)
   remarked: dict[str, reader.Tally] = {}
   progress = Progress(step=done, total=total, unit="picture")
-  batches = stream.batches(
+  batches = load_in_order(
       plan.source, plan.geometry, start=done, batch_size=plan.batch_size
   )
   with contextlib.closing(progress), contextlib.closing(batches):
     if done:
-      progress.log(f"going on from picture {done:,} of {total:,}")
+      progress.log(f"resuming from picture {done:,} of {total:,}")
     for note in plan.source.notes:
       progress.log(f"WARNING: {note}")
     for reason in plan.source.skipped[:_NAMED]:
       progress.log(f"left out: {reason}")
     for batch in batches:
-      rows = _rows(plan, batch)
-      for reason in batch.skipped[: max(_NAMED - skipped, 0)]:
+      rows, block = _rows(plan, batch), _block(batch)
+      for reason in block.skipped[: max(_NAMED - skipped, 0)]:
         progress.log(f"left out: {reason}")
-      skipped += len(batch.skipped)
+      skipped += len(block.skipped)
       remarked = reader.tally(batch.remarks, remarked)
-      block = partials.Block(
-          batch.stop, batch.index, batch.label, batch.name, batch.skipped
-      )
-      partials.append(partial, block, rows)
-      progress.advance(batch.stop - done)
-      done = batch.stop
+      _partial.append(partial, block, rows)
+      progress.advance(block.stop - done)
+      done = block.stop
       progress.note(f"{skipped} left out", step=done, total=total)
   for note in reader.sentences(remarked, done, plan.source.name):
     progress.log(f"WARNING: {note}")
@@ -267,25 +271,42 @@ def _fill(plan, partial):
     progress.log(f"{skipped} of {total:,} pictures left out")
 
 
+def _block(batch):
+  """Describes the pictures of a batch that were decoded."""
+  whole = batch.whole
+  return _partial.Block(
+      stop=int(batch.index[-1]) + 1,
+      index=batch.index[whole].tolist(),
+      label=batch.label[whole].tolist(),
+      name=[batch.name[row] for row in whole],
+      skipped=list(batch.broken.values()),
+  )
+
+
 def _rows(plan, batch):
-  """Features of a batch's pictures, `[n, D]`."""
-  count = len(batch.index)
-  if not count:
+  """Encodes the pictures of a batch that were decoded, `[n, D]`."""
+  whole = batch.whole
+  if not whole:
     return np.zeros((0, plan.about["dim"]), np.float32)
-  extent = None if batch.extent is None else parallel.shard(batch.extent)
-  rows = plan.encode(parallel.shard(batch.image), extent)
-  rows = np.asarray(rows, np.float32)[:count]
+  # Filled up, so that only one size is compiled.
+  index = np.resize(whole, plan.batch_size)
+  extent = None
+  if plan.geometry.canvas is not None:
+    extent = parallel.shard(batch.extent[index])
+  rows = plan.encode(parallel.shard(batch.image[index]), extent)
+  rows = np.asarray(rows, np.float32)[: len(whole)]
   finite = np.isfinite(rows).all(axis=1)
   if not finite.all():
+    name = batch.name[whole[int(np.argmin(finite))]]
     raise ValueError(
-        f"The features of {batch.name[int(np.argmin(finite))]} are not finite:"
-        " the encoder's training has diverged; take an earlier checkpoint."
+        f"The features of {name} are not finite: the encoder's training has"
+        " diverged; use an earlier checkpoint."
     )
   return rows
 
 
 def _columns(partial, source):
-  """What the blocks know of their rows, joined."""
+  """Joins what the blocks know of their rows."""
   join = lambda key: [x for b in partial.blocks for x in getattr(b, key)]
   label = np.asarray(join("label"), np.int32)
   labelled = bool(source.classes) and label.max() >= 0
@@ -297,16 +318,16 @@ def _columns(partial, source):
   )
 
 
-def _make_encode(trained, stage):
+def _make_encode(encoder, stage):
   if stage == "pooled":
-    return functools.partial(trained.encode, trained.params)
+    return functools.partial(encoder.encode, encoder.params)
 
   @jax.jit
   def encode(params, images, extent):
-    features = trained.encode(params, images, extent, stages=True)
-    return encoder.pool_stages({stage: features[stage]})[stage]
+    features = encoder.encode(params, images, extent, stages=True)
+    return pool_stages({stage: features[stage]})[stage]
 
-  return functools.partial(encode, trained.params)
+  return functools.partial(encode, encoder.params)
 
 
 def _dim(encode, geometry):
@@ -335,7 +356,7 @@ def _check_channels(source, expected, convert):
 
 
 def _check_same(there, now, output):
-  """Refuses what was computed of something else."""
+  """Refuses a file of another encoder or other pictures."""
   if all(there.get(key) == now[key] for key in _IDENTITY):
     return
   different = "".join(
@@ -353,21 +374,21 @@ def _check_same(there, now, output):
   )
 
 
-def _checksum(trained):
-  """Tells an encoder from others, wherever its run lies.
+def _checksum(encoder):
+  """Returns a checksum of an encoder that does not depend on its run's folder.
 
-  Its statistics and precision are no variables, and features depend on them.
+  Features depend on mean, deviation and precision too, which are not variables.
   """
-  config = trained.config
+  config = encoder.config
   settings = [config.method.name, config.net.to_dict(), config.precision]
   checksum = zlib.crc32(json.dumps(settings, sort_keys=True).encode())
-  for leaf in jax.tree.leaves(encoder.backbone(trained).variables):
+  for leaf in jax.tree.leaves(backbone(encoder).variables):
     checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
   return checksum
 
 
 def _identity(source):
-  """Tells pictures from others: by some contents, and by what files say."""
+  """Returns checksums of some contents, and of the metadata of files."""
   return [
       data.fingerprint(source),
       source.fingerprint() if source.fingerprint else None,

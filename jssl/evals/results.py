@@ -1,38 +1,40 @@
-"""What evaluations found, in a run's folder: as JSON and as tables.
+"""Results of evaluations in a run's folder: as JSON and as tables.
 
 An evaluation is a dict: "dataset"; "step" of the checkpoint; "train_images",
-"test_images" and "classes" (their numbers); "contents", what tells these
-pictures from others; "canvas" and "crop_fraction" by which they were prepared;
-"notes", a sentence for each thing that was left out, by the measure's name; and
-"results", which gives for each encoder ("trained", "untrained", "raw pixels"),
-each stage of it ("pooled" first) and each measure a dict of "accuracy" in
-[0, 1], its 95% "interval" and more, or a number, or None where it does not
-apply. "at_edge" of a measure names settings whose chosen value is the last of
-its grid.
+"test_images" and "classes" (their numbers); "contents", which distinguishes
+these pictures from others; "canvas" and "crop_fraction", with which they were
+prepared; "notes", a sentence by name for each measure that does not apply and
+for all that was left out; and "results": for each encoder ("trained",
+"untrained", "raw pixels"), each of its stages ("pooled" first) and each measure
+a dict with "accuracy" in [0, 1], its 95% "interval" and more, or a number, or
+None where it does not apply. "at_edge" of a measure names settings whose chosen
+value is the last of its grid.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 from jssl.data.datasets import split_source
 from jssl.files import check_writable
 from jssl.files import write_json
 
-_LONGEST = 40  # Characters of a data set's name in that of a file.
+_LONGEST = 40  # Characters of a data set's name in the name of a file.
 
 
-class Table(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Table:
   """An evaluation as text.
 
   Attributes:
-    title: What it is of.
+    title: The data set and the checkpoint.
     columns: Names of the measures.
-    rows: (encoder and stage, [a text for each column]).
+    rows: (encoder and stage, [text per column]).
     notes: Sentences on what is missing, and on accuracies marked by a star.
   """
 
@@ -42,19 +44,20 @@ class Table(NamedTuple):
   notes: list[str]
 
 
-def target(
+def path_for(
     workdir: str | os.PathLike, dataset: str, *, variant: Sequence[str] = ()
 ) -> pathlib.Path:
-  """Chooses the file of an evaluation, and sees that it can be written.
+  """Chooses the file of an evaluation, and checks that it can be written.
 
   Args:
     workdir: The run's folder.
     dataset: The data set, as in a config.
-    variant: What tells it apart from the run's own of this name, if anything.
+    variant: What distinguishes it from the run's own set of this name, if
+      anything.
 
   Returns:
-    `evaluation/NAME.json`, by the data set's name: short, of characters that
-    every system takes, and another one for every data set.
+    `evaluation/NAME.json`, with a name made from the data set's: short, of
+    characters that every system accepts, and different for every data set.
 
   Raises:
     OSError: If it cannot be written.
@@ -68,12 +71,12 @@ def write(evaluation: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
   """Writes an evaluation as JSON and, next to it, as a table in Markdown.
 
   Args:
-    evaluation: What was found. Measures that are there already, of the same
-      pictures and step, are kept.
-    path: See `target`.
+    evaluation: The evaluation. Measures in the file that are of the same
+      pictures and step are kept.
+    path: See `path_for`.
 
   Returns:
-    The evaluation with what was there.
+    The evaluation with the measures that were kept.
   """
   evaluation = _merge(path, evaluation)
   write_json(evaluation, path)
@@ -100,7 +103,7 @@ def tabulate(evaluation: dict[str, Any], *, intervals: bool = True) -> Table:
   """Makes a table of an evaluation.
 
   Args:
-    evaluation: See above.
+    evaluation: The evaluation, as in the file.
     intervals: Whether the 95% intervals follow the accuracies.
   """
   named = {
@@ -127,13 +130,14 @@ def tabulate(evaluation: dict[str, Any], *, intervals: bool = True) -> Table:
 
 def markdown(evaluation: dict[str, Any], *, intervals: bool = True) -> str:
   """Returns the table of an evaluation in Markdown, see `tabulate`."""
-  title, columns, rows, notes = tabulate(evaluation, intervals=intervals)
-  cells = [["encoder", *columns], *([name, *row] for name, row in rows)]
+  table = tabulate(evaluation, intervals=intervals)
+  cells = [["encoder", *table.columns]]
+  cells += [[name, *row] for name, row in table.rows]
   widths = [max(map(len, column)) for column in zip(*cells)]
   cells.insert(1, ["-" * width for width in widths])
   lines = [f"| {' | '.join(map(str.ljust, line, widths))} |" for line in cells]
-  below = ["", *(f"- {note}" for note in notes)] if notes else []
-  return "\n".join([title, "", *lines, *below, ""])
+  notes = ["", *(f"- {note}" for note in table.notes)] if table.notes else []
+  return "\n".join([table.title, "", *lines, *notes, ""])
 
 
 def _folder(workdir):
@@ -150,14 +154,14 @@ def _file_name(dataset, variant):
     dataset = f"folder:{os.path.abspath(os.path.expanduser(path))}"
   identity = json.dumps([dataset, *variant])
   digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-  # The end says more of a path than its start.
+  # The end of a path is more specific than its start.
   words = re.findall(r"[A-Za-z0-9]+", dataset)
   short = "_".join(words).lower()[-_LONGEST:].strip("_")
   return f"{short or 'set'}-{digest}"
 
 
 def _merge(path, evaluation):
-  """Adds measures of before, if the encoder and the data are these."""
+  """Adds the file's measures if they are of the same encoder and data."""
   if not path.exists():
     return evaluation
   old = json.loads(path.read_text())
@@ -174,7 +178,7 @@ def _merge(path, evaluation):
 
 
 def _edges(named):
-  """Names the settings that were chosen at the edge of their grids."""
+  """Returns a note on settings chosen at the edge of their grids, if any."""
   found = [
       f"{name}, {key.replace('_', ' ')}: {setting.replace('_', ' ')}"
       f" {value[setting]:g}"
@@ -186,7 +190,7 @@ def _edges(named):
   if not found:
     return []
   return [
-      "* The best setting is the last of its grid, so a wider one may find"
+      "* The best setting is the last of its grid, so a wider grid may give"
       f" more ({'; '.join(found)})."
   ]
 

@@ -1,12 +1,13 @@
-"""Files of features: `.npz`, `.npy` with its names beside it, `.parquet`."""
+"""Files of features: `.npz`, `.npy` with a file of names, `.parquet`."""
 
 from collections.abc import Callable
+import dataclasses
 import json
 import mmap
 import os
 import pathlib
 import struct
-from typing import Any, NamedTuple
+from typing import Any
 import zipfile
 
 import numpy as np
@@ -15,37 +16,38 @@ from jssl.files import atomic
 
 About = dict[str, Any]
 
-# Rows that are written at a time, and of a row group of Parquet.
-_ROWS = 1024
-_KEY = b"jssl"  # Of Parquet's metadata.
+_ROWS = 1024  # Rows written at a time, and per row group of Parquet.
+_KEY = b"jssl"  # In Parquet's metadata.
 
 
-class Columns(NamedTuple):
-  """What is known of each row.
+@dataclasses.dataclass(frozen=True)
+class Columns:
+  """The pictures of the rows.
 
   Attributes:
     name: Names of the pictures, N.
-    index: Their places in the data set's split, int64 `[N]`.
+    index: Their positions in the data set's split, int64 `[N]`.
     label: int32 `[N]`, an index into `classes`; None without labels.
     classes: Names of the classes, `()` without labels.
   """
 
   name: list[str]
-  index: np.ndarray  # type: ignore[assignment]
+  index: np.ndarray
   label: np.ndarray | None
   classes: tuple[str, ...]
 
 
-class Features(NamedTuple):
-  """A file of features, opened.
+@dataclasses.dataclass(frozen=True)
+class FeatureFile:
+  """An open file of features.
 
   Attributes:
     path: The file.
-    about: What the rows are of.
-    columns: What is known of each row.
+    about: A description of the encoder and the data.
+    columns: The pictures of the rows.
     shape: (N, D).
-    read: Maps (start, stop) to those rows, float32 `[stop - start, D]`; the
-      rest stays on the disk.
+    read: Maps (start, stop) to these rows, float32 `[stop - start, D]`; the
+      others stay on the disk.
   """
 
   path: pathlib.Path
@@ -56,10 +58,10 @@ class Features(NamedTuple):
 
 
 def check(path: pathlib.Path) -> None:
-  """Refuses a file that could not be written, before anything is computed.
+  """Checks that a file can be written, before anything is computed.
 
   Raises:
-    ValueError: If its suffix is none of a format, or a package is missing.
+    ValueError: If its suffix is not that of a format, or a package is missing.
   """
   if path.suffix not in _FORMATS:
     raise ValueError(
@@ -73,29 +75,29 @@ def check(path: pathlib.Path) -> None:
 def write(
     path: pathlib.Path, rows: np.ndarray, columns: Columns, about: About
 ) -> None:
-  """Writes a file, whole or not at all, a part of the rows at a time.
+  """Writes a file atomically, a part of the rows at a time.
 
   Args:
     path: The file; its suffix is its format.
-    rows: float32 `[N, D]`, perhaps on the disk.
-    columns: What is known of each row.
-    about: What they are of, as JSON has it.
+    rows: float32 `[N, D]`, possibly memory-mapped.
+    columns: The pictures of the rows.
+    about: A description of the encoder and the data, for JSON.
   """
   with atomic(path) as temporary:
     _FORMATS[path.suffix][0](temporary, path, rows, columns, about)
 
 
-def read(path: pathlib.Path) -> Features:
+def read(path: pathlib.Path) -> FeatureFile:
   """Opens a file that `write` wrote.
 
   Raises:
-    ValueError: If it is none, with the remedy.
+    ValueError: If it is not such a file, with the remedy.
   """
   try:
     return _FORMATS[path.suffix][1](path)
-  except Exception as error:  # Bytes of others raise nearly any type.
+  except Exception as error:  # Other files raise nearly any type.
     raise ValueError(
-        f"{path} is there, but is no file of features that jssl wrote"
+        f"{path} exists, but is not a file of features that jssl wrote"
         f" ({_first_line(error)}): give another --output, or --overwrite."
     ) from error
 
@@ -129,7 +131,7 @@ def _read_npz(path):
 
 
 def _map_npz(path, name):
-  """Maps an array inside of an uncompressed archive into memory."""
+  """Maps an array in an uncompressed archive into memory."""
   with zipfile.ZipFile(path) as archive:
     info = archive.getinfo(name)
     with archive.open(info) as file:
@@ -165,7 +167,7 @@ def _write_npy(temporary, path, rows, columns, about):
 
 
 def _link(rows, path):
-  """Gives a whole mapped `.npy` file another name; tells if that worked."""
+  """Hard-links a memory-mapped `.npy` file; returns whether that worked."""
   temporary_rows = isinstance(rows.base, mmap.mmap) and rows.filename
   if not temporary_rows:
     return False
@@ -197,7 +199,7 @@ def _names_path(path):
 def _opened(path, about, columns, array):
   if len(array) != len(columns.name):
     raise ValueError(f"{len(array)} rows and {len(columns.name)} names")
-  return Features(
+  return FeatureFile(
       path, about, columns, array.shape, lambda a, b: np.asarray(array[a:b])
   )
 
@@ -222,7 +224,7 @@ def _write_parquet(temporary, path, rows, columns, about):
 
 
 def _known(columns, part):
-  """Columns of Parquet but the features, of some rows."""
+  """Returns the columns of Parquet, except the features, of some rows."""
   known = {
       # A name of a file need not be valid UTF-8.
       "name": [
@@ -266,7 +268,7 @@ def _read_parquet(path):
     skip = start - (ends[first] - sizes[first])
     return part.reshape(-1, dim)[skip : skip + stop - start]
 
-  return Features(
+  return FeatureFile(
       path, about, columns, (file.metadata.num_rows, dim), read_rows
   )
 

@@ -1,52 +1,52 @@
 """Nearest neighbours and near-duplicates, a block of rows at a time."""
 
-from typing import NamedTuple
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jssl.embed.formats import FeatureFile
 from jssl.embeddings import l2_normalize
-from jssl.features.formats import Features
 
-# Rows compared with as many others: 4 MiB of similarities at a time.
+# Rows that are compared with as many others: 4 MiB of similarities at a time.
 _BLOCK = 1024
-# Rounding of the similarity of two equal rows.
-_ROUNDING = 1e-6
+_ROUNDING = 1e-6  # Of the similarity of two equal rows.
 
 
-class Pairs(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Pairs:
   """Rows that are nearly the same.
 
   Attributes:
-    first: A row of each pair, int64 `[P]`.
-    second: The other one, of a higher number.
-    similarity: Their cosine similarity, float32 `[P]`, falling.
-    count: Number of pairs there are, P or more.
+    first: The first row of each pair, int64 `[P]`.
+    second: The other row, of a higher index, int64 `[P]`.
+    similarity: Their cosine similarity, float32 `[P]`, in descending order.
+    count: Number of all pairs found, P or more.
   """
 
   first: np.ndarray
   second: np.ndarray
   similarity: np.ndarray
-  count: int  # type: ignore[assignment]
+  count: int
 
 
 def neighbours(
-    query: np.ndarray, features: Features, *, k: int, leave_out: int = -1
+    query: np.ndarray, features: FeatureFile, *, k: int, leave_out: int = -1
 ) -> tuple[np.ndarray, np.ndarray]:
   """Finds the rows of the highest cosine similarity.
 
   Args:
     query: float `[D]`.
     features: Where to search, `[N, D]`.
-    k: Number of rows, at least 1; fewer if there are not so many.
-    leave_out: A row that does not count, such as the query's own; -1 for none.
+    k: Number of rows, at least 1; all of them if there are fewer.
+    leave_out: A row to leave out, such as the query's own; -1 for none.
 
   Returns:
-    The rows, int64, and their similarities, float32, falling.
+    The rows, int64, and their similarities, float32, in descending order.
 
   Raises:
-    ValueError: If the query is of another length than the rows.
+    ValueError: If the query and the rows differ in length.
   """
   count, dim = features.shape
   if query.shape != (dim,):
@@ -57,27 +57,27 @@ def neighbours(
   rows, values = np.zeros(0, np.int64), np.zeros(0, np.float32)
   for start in range(0, count, _BLOCK):
     block = features.read(start, min(start + _BLOCK, count))
-    found = np.asarray(_similarity(query[None], block))[0]
+    similarity = np.asarray(_similarity(query[None], block))[0]
     index = np.arange(start, start + len(block))
     kept = index != leave_out
     rows = np.concatenate([rows, index[kept]])
-    values = np.concatenate([values, found[kept]])
+    values = np.concatenate([values, similarity[kept]])
     best = np.argsort(-values, kind="stable")[:k]
     rows, values = rows[best], values[best]
   return rows, values
 
 
 def duplicates(
-    features: Features, threshold: float, *, limit: int = 1000
+    features: FeatureFile, threshold: float, *, limit: int = 1000
 ) -> Pairs:
   """Finds pairs of rows whose cosine similarity reaches a threshold.
 
-  Takes N * (N + 1) / 2 products of vectors, but memory of one block only.
+  It takes N * (N + 1) / 2 products of vectors, but the memory of one block.
 
   Args:
     features: `[N, D]`.
     threshold: The similarity, in (0, 1].
-    limit: Number of pairs that are kept, the closest; all are counted.
+    limit: Number of pairs to keep, the closest; all are counted.
 
   Returns:
     The pairs, the closest first.
@@ -94,16 +94,16 @@ def duplicates(
     rows = features.read(i, min(i + _BLOCK, count))
     for j in starts[i // _BLOCK :]:
       others = rows if j == i else features.read(j, min(j + _BLOCK, count))
-      found = np.asarray(_similarity(rows, others))
-      hit = found >= threshold - _ROUNDING
+      similarity = np.asarray(_similarity(rows, others))
+      hit = similarity >= threshold - _ROUNDING
       first, second = np.nonzero(np.triu(hit, 1) if i == j else hit)
-      new = Pairs(first + i, second + j, found[first, second], len(first))
+      new = Pairs(first + i, second + j, similarity[first, second], len(first))
       kept = _closest(kept, new, limit)
   return kept
 
 
 def check_threshold(threshold: float) -> None:
-  """Refuses a threshold of `duplicates` that is out of range.
+  """Checks the threshold of `duplicates`.
 
   Raises:
     ValueError: If it is not in (0, 1].
@@ -117,7 +117,10 @@ def check_threshold(threshold: float) -> None:
 
 def _closest(a, b, limit):
   """Joins pairs, keeps the closest; equal ones in the order of their rows."""
-  first, second, similarity = (np.concatenate(x) for x in zip(a[:3], b[:3]))
+  first, second, similarity = (
+      np.concatenate([getattr(a, name), getattr(b, name)])
+      for name in ("first", "second", "similarity")
+  )
   order = np.lexsort((second, first, -similarity))[:limit]
   return Pairs(
       first[order], second[order], similarity[order], a.count + b.count

@@ -1,0 +1,355 @@
+"""The protocols: ways to evaluate an encoder, in one table.
+
+To add one, add a function and a row of `PROTOCOLS`.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from jssl import augment
+from jssl import build
+from jssl import embeddings
+from jssl.data import Images
+from jssl.data import labels_of
+from jssl.data.images import evenly
+from jssl.encoder import backbone
+from jssl.encoder import Encoder
+from jssl.encoder import make_encode
+from jssl.encoder import make_raw_pixels
+from jssl.encoder import make_trainable
+from jssl.encoder import pool_stages
+from jssl.evals import intervals
+from jssl.evals import quality
+from jssl.evals.features import extract
+from jssl.evals.features import Features
+from jssl.evals.features import Labelled
+from jssl.evals.features import labelled
+from jssl.evals.fine_tune import fine_tune
+from jssl.evals.knn import knn_sweep
+from jssl.evals.linear import linear_probe
+from jssl.evals.linear import LinearProbe
+from jssl.evals.linear_augmented import augmented_linear_probe
+from jssl.evals.scores import few_shot_draws
+from jssl.evals.scores import nearest_classes
+
+Results = dict[str, dict[str, Any]]  # For each stage, measures by name.
+
+_PAIRED = 2048  # Images for measures of pairs: of all images, or of two views.
+_KS = (1, 5, 10, 20, 50, 100, 200)
+_TEMPERATURES = (0.03, 0.07, 0.1, 0.2, 0.5)
+_SHOTS = {"one_shot": 1, "five_shot": 5, "ten_shot": 10}
+_FEWEST_DIRECTIONS = 12  # Fewer are too few to fit a slope, see `alpha_req`.
+# With fewer, the held-out part that chooses a setting is rounded to nothing.
+_FEWEST_TO_CHOOSE_BY = 6
+_SHARES = {"1% of labels": 0.01, "10% of labels": 0.1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Missing:
+  """The result of a measure that does not apply.
+
+  Attributes:
+    reason: Why, a sentence without its period.
+  """
+
+  reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """An encoder that is evaluated, and the data.
+
+  Attributes:
+    encoder: The encoder, or raw pixels.
+    train: Images whose labels may be used.
+    test: Images that the measures are of.
+    features: The features of these images; `features.train` may be those of
+      some training images if no protocol needs their labels.
+    augment: The augmentation of training with labels.
+  """
+
+  encoder: Encoder
+  train: Images
+  test: Images
+  features: Features
+  augment: Callable[..., jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+  """A way to evaluate an encoder.
+
+  Attributes:
+    needs: Any of "features" (of both splits), "labels" (of both splits), and
+      "net" (which is trained, so that raw pixels have no such result).
+    measure: From a subject to its results.
+  """
+
+  needs: frozenset[str]
+  measure: Callable[[Subject], Results]
+
+
+def _knn(x: Labelled) -> dict[str, Any]:
+  """Nearest neighbours; a tenth of `train` chooses k and temperature."""
+  chosen: dict[str, Any] = {"k": 1, "temperature": _TEMPERATURES[0]}
+  edge: tuple[str, ...] = ()
+  if len(x.train) > 1:  # Else there is nothing to choose.
+    chosen, edge = _choose_votes(x)
+  predicted = nearest_classes(x, **chosen)
+  accuracy = intervals.of_images(predicted, x.test_label)
+  return {"knn": {**accuracy, **chosen, "at_edge": list(edge)}}
+
+
+def _choose_votes(x):
+  order = np.asarray(jax.random.permutation(jax.random.key(0), len(x.train)))
+  held_out, rest = np.split(order, [max(1, len(order) // 10)])
+  grid = {
+      "k": [k for k in _KS if k <= len(rest)],
+      "temperature": list(_TEMPERATURES),
+  }
+  predicted = knn_sweep(
+      x.train[held_out],
+      x.train[rest],
+      x.train_label[rest],
+      ks=grid["k"],
+      temperatures=grid["temperature"],
+      num_classes=len(x.classes),
+  )
+  correct = np.asarray(predicted) == x.train_label[held_out]
+  accuracy = np.mean(correct, axis=-1)
+  best = np.unravel_index(np.argmax(accuracy), accuracy.shape)
+  chosen = {name: values[i] for i, (name, values) in zip(best, grid.items())}
+  return chosen, intervals.at_edge(accuracy, best, grid, limits={"k": 1})
+
+
+def _linear(x: Labelled) -> dict[str, Any]:
+  missing = _too_few_to_choose(len(x.train))
+  if missing:
+    return {"linear": missing}
+  probe = linear_probe(
+      jax.random.key(0),
+      x.train,
+      x.train_label,
+      x.test,
+      num_classes=len(x.classes),
+  )
+  return {"linear": _probe_result(probe, x.test_label)}
+
+
+def _too_few_to_choose(count):
+  """Returns why `count` labelled images cannot choose a setting, or None."""
+  if count >= _FEWEST_TO_CHOOSE_BY:
+    return None
+  return Missing(
+      f"choosing a setting takes {_FEWEST_TO_CHOOSE_BY} labelled training"
+      f" images, and there {'is' if count == 1 else 'are'} {count}"
+  )
+
+
+def _probe_result(probe: LinearProbe, labels: np.ndarray) -> dict[str, Any]:
+  return {
+      **intervals.of_images(probe.predicted, labels),
+      "learning_rate": probe.learning_rate,
+      "weight_decay": probe.weight_decay,
+      "at_edge": list(probe.at_edge),
+  }
+
+
+def _few_shot(x: Labelled) -> dict[str, Any]:
+  """1, 5 and 10 labels per class, ten draws each.
+
+  Test images of a class without labelled training images cannot be classified
+  correctly.
+  """
+  present, counts = np.unique(x.train_label, return_counts=True)
+  fewest = int(counts.min())
+  missing = Missing(
+      f"class {x.classes[present[counts.argmin()]]} has {fewest} labelled"
+      f" training image{'s' * (fewest != 1)}"
+  )
+  return {
+      name: missing if draws is None else intervals.of_draws(draws.tolist())
+      for name, draws in few_shot_draws(x, _SHOTS).items()
+  }
+
+
+def _per_stage(
+    measure: Callable[[Labelled], dict[str, Any]],
+) -> Callable[[Subject], Results]:
+  """Applies a measure of labelled features to every stage."""
+  return lambda subject: {
+      stage: measure(x) for stage, x in _labelled_stages(subject).items()
+  }
+
+
+def _labelled_stages(subject: Subject) -> dict[str, Labelled]:
+  found = {
+      stage: labelled(
+          subject.features, subject.train, subject.test, stage=stage
+      )
+      for stage in subject.features.test
+  }
+  return {stage: x for stage, x in found.items() if x is not None}
+
+
+def _label_free(subject: Subject) -> Results:
+  views, train = _paired_views(subject), subject.features.train or {}
+  return {
+      stage: _without_labels(rows, train.get(stage, rows[:0]), views[stage])
+      for stage, rows in subject.features.test.items()
+  }
+
+
+def _without_labels(test, train, views):
+  """What features show without labels.
+
+  Args:
+    test: Of the test images, `[N, D]`.
+    train: Of training images, `[M, D]`. Rank and alpha-ReQ use these too, since
+      they need many.
+    views: Of two augmented views of some test images, `[2, n, D]`.
+  """
+  rows = test[evenly(len(test), quality.RANK_IMAGES)]
+  wanted = quality.RANK_IMAGES - len(rows)
+  rows = np.concatenate([rows, train[evenly(len(train), wanted)]])
+  paired = test[evenly(len(test), _PAIRED)]
+  single = Missing("one image has no spread")
+  directions = min(len(rows) - 1, rows.shape[1])
+  return {
+      "rank": float(quality.rankme(rows)) if len(rows) > 1 else single,
+      "alpha_req": (
+          float(quality.alpha_req(rows))
+          if directions >= _FEWEST_DIRECTIONS
+          else Missing(
+              f"fewer than {_FEWEST_DIRECTIONS} directions have no slope to fit"
+          )
+      ),
+      "alignment": float(quality.alignment(*views)),
+      "uniformity": (
+          float(quality.uniformity(paired)) if len(paired) > 1 else single
+      ),
+      "feature_std": (
+          float(embeddings.feature_std(paired)) if len(paired) > 1 else single
+      ),
+  }
+
+
+def _paired_views(subject: Subject) -> dict[str, np.ndarray]:
+  """Features `[2, n, D]` of two views of some test images.
+
+  The views are those of the run's augmentation, whatever set is evaluated.
+  """
+  recipe = build.recipe(subject.encoder.config)
+  assert recipe is not None  # Every method has one.
+  make_views = jax.jit(
+      lambda key, batch: augment.make_views(key, batch, (recipe, recipe))
+  )
+  encode = jax.jit(_make_encode_views(subject.encoder))
+  batch = subject.test.evenly(_PAIRED).batch()
+  batch.pop("label", None)
+  pair = [
+      extract(lambda x, _: encode(subject.encoder.params, x), np.asarray(views))
+      for views in make_views(jax.random.key(0), batch)
+  ]
+  return jax.tree.map(lambda *x: np.stack(x), *pair)
+
+
+def _make_encode_views(encoder: Encoder) -> Callable[..., dict[str, jax.Array]]:
+  """From parameters and views, which are cropped already, to all stages."""
+  size = encoder.config.image_size
+  if encoder.params is None:
+    encode = make_raw_pixels(image_size=size)
+  else:
+    encode = make_encode(encoder.method, image_size=size)
+  return lambda params, views: pool_stages(encode(params, views, stages=True))
+
+
+def _linear_augmented(subject: Subject) -> Results:
+  """The linear probe on augmented training images."""
+  stages = _labelled_stages(subject)
+  known = subject.train.labelled()
+  missing = _too_few_to_choose(len(known))
+  if missing:
+    return {stage: {"linear_augmented": missing} for stage in stages}
+  probes = augmented_linear_probe(
+      jax.random.key(0),
+      _make_encode_views(subject.encoder),
+      subject.encoder.params,
+      subject.train.batch(known),
+      {stage: x.train for stage, x in stages.items()},
+      {stage: x.test for stage, x in stages.items()},
+      num_classes=len(subject.train.classes),
+      augment=subject.augment,
+  )
+  return {
+      stage: {
+          "linear_augmented": _probe_result(probe, stages[stage].test_label)
+      }
+      for stage, probe in probes.items()
+  }
+
+
+def _tune(subject: Subject, share: float) -> dict[str, Any]:
+  """Fine-tunes with a share of the labels; accuracy on the test images."""
+  encoder, train = subject.encoder, subject.train
+  index = _share_of_each_class(labels_of(train), share)
+  classify = fine_tune(
+      jax.random.key(0),
+      make_trainable(encoder),
+      backbone(encoder).variables,
+      train.batch(index),
+      num_classes=len(train.classes),
+      augment=subject.augment,
+  )
+  prepare = functools.partial(
+      augment.evaluation,
+      size=encoder.config.image_size,
+      crop_fraction=encoder.config.eval.crop_fraction,
+  )
+
+  @jax.jit
+  def logits(x, extent):
+    x = augment.to_float(x)
+    return classify(jax.vmap(lambda x, e: prepare(x, extent=e))(x, extent))
+
+  test = subject.test.take(subject.test.labelled())
+  scores = extract(logits, test.image, extent=test.extent)
+  accuracy = intervals.of_images(scores.argmax(axis=-1), labels_of(test))
+  return {**accuracy, "labels": len(index)}
+
+
+def _share_of_each_class(labels: np.ndarray, share: float) -> np.ndarray:
+  """Indices of a share of each class's images, the same ones every time."""
+  random, chosen = np.random.default_rng(0), []
+  for label in range(labels.max() + 1):
+    own = random.permutation(np.flatnonzero(labels == label))
+    chosen.append(own[: max(1, round(share * len(own)))])
+  return np.sort(np.concatenate(chosen))
+
+
+def _semi_supervised(subject: Subject) -> Results:
+  return {"pooled": {k: _tune(subject, x) for k, x in _SHARES.items()}}
+
+
+def _fine_tune(subject: Subject) -> Results:
+  return {"pooled": {"fine_tune": _tune(subject, 1.0)}}
+
+
+_OF_LABELLED = frozenset({"features", "labels"})
+_OF_TUNED = frozenset({"labels", "net"})
+
+PROTOCOLS = {
+    "knn": Protocol(_OF_LABELLED, _per_stage(_knn)),
+    "linear": Protocol(_OF_LABELLED, _per_stage(_linear)),
+    "few_shot": Protocol(_OF_LABELLED, _per_stage(_few_shot)),
+    "label_free": Protocol(frozenset({"features"}), _label_free),
+    "linear_augmented": Protocol(_OF_LABELLED, _linear_augmented),
+    "semi_supervised": Protocol(_OF_TUNED, _semi_supervised),
+    "fine_tune": Protocol(_OF_TUNED, _fine_tune),
+}
+DEFAULT_PROTOCOLS = ("knn", "linear", "few_shot", "label_free")

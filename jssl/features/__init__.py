@@ -1,1 +1,0 @@
-"""Features of many pictures: computed once, kept in a file, searched."""
