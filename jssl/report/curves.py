@@ -156,7 +156,7 @@ def draw(rows: Rows, file: str | os.PathLike | io.BytesIO) -> None:
   shown = panels({"": rows})
   columns = 3 if len(shown) <= 6 else 4
   lines = max(1, -(-len(shown) // columns))
-  figure = figures.new(4 * columns, 3 * lines)
+  figure = figures.new(12.8, 2.9 * lines)
   grid = figure.subplots(lines, columns, squeeze=False)
   for axes in grid.flat[len(shown) :]:
     axes.set_axis_off()
@@ -212,6 +212,7 @@ def _plot(axes, curves, *, colors):
   low, high = axes.get_ylim()
   low = min(0, low)  # Losses may be negative.
   axes.set_ylim(low, high + 0.05 * (high - low))
+  axes.set_xlim(left=0)
   axes.set_xlabel("epoch")
   axes.grid(alpha=0.2)
 

@@ -11,7 +11,7 @@ from jssl.report.views import Reconstruction
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.filterwarnings("error")  # Of glyphs that a font lacks.
-def test_the_grid_shows_images_as_bright_as_they_are(channels, tmp_path):
+def test_gray_levels_of_a_reconstruction_grid_are_exact(channels, tmp_path):
   levels = (0.2, 0.4, 0.6)
   row = Reconstruction(*(
       thumbnails.make(np.full((8, 8, channels), level), "") for level in levels

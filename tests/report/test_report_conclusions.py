@@ -83,14 +83,14 @@ def test_without_labels_the_rank_is_reported():
   )
 
 
-def test_one_class_proves_nothing():
+def test_with_one_class_there_is_no_knn_accuracy():
   text = conclusions.finished(_summary(1.0, 1.0, pixels=1.0), classes=1)
   assert text.startswith("Trained; there is only one class, so there is no")
   assert "1.000" not in text
 
 
 @pytest.mark.parametrize("knn,classes", [(0.9, 10), (None, 0)])
-def test_collapse_is_called_by_its_name(knn, classes):
+def test_collapse_is_reported(knn, classes):
   summary = _summary(knn, 0.5, rank=1.1)
   text = conclusions.finished(summary, classes=classes)
   assert text.startswith("The features have collapsed")

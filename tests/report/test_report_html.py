@@ -1,4 +1,4 @@
-"""The report as a file: whole, safe, self-contained, of any run there is."""
+"""The page: complete, self-contained and safe, for any run."""
 
 import base64
 import dataclasses
@@ -38,7 +38,7 @@ _VOID = {"meta", "link", "img", "br", "hr", "wbr"}
 
 
 class _Page(html.parser.HTMLParser):
-  """Checks that elements nest, and collects what a page consists of."""
+  """Checks that elements nest, and collects tags, attributes and text."""
 
   def __init__(self, text):
     super().__init__()
@@ -51,7 +51,7 @@ class _Page(html.parser.HTMLParser):
   def handle_starttag(self, tag, attrs):
     self.tags.append(tag)
     self.attributes += [(tag, *pair) for pair in attrs]
-    if tag == "wbr":  # Where a word may be broken; it is one all the same.
+    if tag == "wbr":  # A possible line break within a word.
       self.broken = self.text.pop()
     names = [name for name, _ in attrs]
     assert len(names) == len(set(names)), (tag, attrs)
@@ -79,11 +79,11 @@ class _Page(html.parser.HTMLParser):
 
 
 def _check(path):
-  """Checks what holds of every page; returns it, parsed."""
+  """Checks what every page must satisfy; returns it, parsed."""
   text = path.read_text()
   assert len(text) < 5e6
   parsed = _Page(text)
-  # Nothing is loaded: all addresses are data, or places in the page.
+  # Nothing is loaded: all addresses are data, or anchors in the page.
   for tag, name, value in parsed.attributes:
     if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
       assert value.startswith(("data:", "#")), (tag, name, value[:80])
@@ -92,7 +92,7 @@ def _check(path):
     assert address.startswith(("#", "${sprite}")), address
   assert "://" not in re.sub(r'content="[^"]*"', "", text)
   assert "default-src 'none'" in parsed.values("content")[-1]
-  # Places exist, and once.
+  # Anchors exist, and are unique.
   ids = parsed.values("id")
   assert len(ids) == len(set(ids))
   places = parsed.values("href") + parsed.values("xlink:href")
@@ -133,7 +133,7 @@ def _config(dataset, name="moco_v2", **changes):
 
 
 def _save(folder, count, *, channels=3):
-  """Saves pictures of mixed sizes."""
+  """Saves images of mixed sizes."""
   folder.mkdir(parents=True, exist_ok=True)
   random = np.random.default_rng(0)
   for i in range(count):
@@ -146,7 +146,7 @@ def _save(folder, count, *, channels=3):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-  """A run on a flat folder of pictures of mixed sizes, without labels."""
+  """A run on a flat folder of images of mixed sizes, without labels."""
   folder = tmp_path_factory.mktemp("photos")
   _save(folder, 40)
   config = _config(
@@ -266,7 +266,7 @@ def test_a_run_without_labels_ends_with_a_report(trained):
   assert "GiB on the host" in parsed.words
 
 
-def test_a_report_holds_all_there_is_in_order(tmp_path):
+def test_a_report_has_all_sections_in_order(tmp_path):
   made = _untrained(summary=_summary())
   report.write(made, tmp_path / "report.html")
   parsed = _check(tmp_path / "report.html")
@@ -286,7 +286,7 @@ def test_a_report_holds_all_there_is_in_order(tmp_path):
   assert "1,234" in words and "2 min" in words and "jax 0.10.2" in words
   assert "net.width 4" in words and "optimizer.learning_rate 0.1" in words
   # Six pictures with four views, twelve queries with five neighbours, eight
-  # maps beside their pictures, and the sprite.
+  # maps next to their images, and the sprite.
   assert parsed.tags.count("img") == 6 * 5 + 12 * 6 + 8 * 2 + 1
   assert parsed.tags.count("circle") == 30 + 1
 
@@ -318,13 +318,13 @@ def test_evaluations_of_the_checkpoint_are_shown(tmp_path):
   assert "old:" not in words
 
 
-def test_a_folder_whose_name_is_no_text_has_a_report(tmp_path):
+def test_a_folder_whose_name_is_not_utf8_has_a_report(tmp_path):
   made = _untrained(summary=_summary(), workdir="runs/\udcff")
   report.write(made, tmp_path / "report.html")
   assert "runs/" in _check(tmp_path / "report.html").words
 
 
-def test_names_are_shown_and_never_run(tmp_path):
+def test_names_are_escaped(tmp_path):
   made = _untrained(
       classes=(_EVIL, "</script><b>'\"&amp;"),
       summary=_summary(devices=[_EVIL]),
@@ -344,7 +344,7 @@ def test_names_are_shown_and_never_run(tmp_path):
   assert names[:2] == [_EVIL, "</script><b>'\"&amp;"]
 
 
-def test_names_in_a_comparison_are_shown_and_never_run(tmp_path):
+def test_names_in_a_comparison_are_escaped(tmp_path):
   runs = [_untrained(workdir=f"runs/{name}") for name in (_EVIL[:7], "$x^2$")]
   runs[0].config.net.name = _EVIL
   report.write_comparison(runs, tmp_path / "c.html")
@@ -372,7 +372,7 @@ def test_small_and_odd_sets_are_reported(tmp_path, options):
   )
 
 
-def test_features_that_are_not_finite_leave_out_what_needs_them(tmp_path):
+def test_sections_of_features_that_are_not_finite_are_left_out(tmp_path):
   made = _untrained(summary=_summary())
   params = jax.tree.map(lambda x: x * np.nan, made.encoder.params)
   broken = dataclasses.replace(made.encoder, params=params)
@@ -382,7 +382,7 @@ def test_features_that_are_not_finite_leave_out_what_needs_them(tmp_path):
   assert _sections(parsed) == ["curves", "views", "scores", "run"]
 
 
-def test_generative_methods_show_what_they_make(tmp_path):
+def test_reports_of_generative_methods_show_reconstructions(tmp_path):
   made = _untrained(method="denoising", summary=_summary())
   report.write(made, tmp_path / "report.html")
   parsed = _check(tmp_path / "report.html")
@@ -417,8 +417,8 @@ def test_training_features_are_computed_if_the_run_has_none_of_them():
   assert not test.features.any()
 
 
-def test_a_thousand_classes_and_many_pictures_fit(tmp_path, monkeypatch):
-  # Noise is what JPEG stores worst, and t-SNE of so many takes long.
+def test_reports_of_many_classes_and_images_stay_small(tmp_path, monkeypatch):
+  # Noise is the worst case for JPEG, and t-SNE of many images is slow.
   place = lambda x: (np.random.default_rng(0).normal(size=(len(x), 2)), "t-SNE")
   monkeypatch.setattr(embedding_map, "project", place)
   names = tuple(f"class number {i}" for i in range(1000))
@@ -447,9 +447,7 @@ def test_an_unfinished_run_is_reported(trained, tmp_path):
   assert "map" in _sections(parsed) and "scores" not in _sections(parsed)
 
 
-def test_the_summary_of_an_earlier_end_is_not_that_of_the_newest_step(
-    trained, tmp_path
-):
+def test_the_summary_of_an_earlier_step_is_ignored(trained, tmp_path):
   workdir = tmp_path / "run"
   shutil.copytree(trained, workdir)
   summary = json.loads((workdir / "summary.json").read_text())
@@ -474,7 +472,7 @@ def test_a_run_whose_images_are_gone_is_reported_without_them(
   assert "36 to train on, 4 held out" in parsed.words
 
 
-def test_a_failing_report_does_not_fail_the_training(
+def test_training_succeeds_if_the_report_fails(
     trained, tmp_path, monkeypatch, capfd
 ):
   workdir = tmp_path / "a run"
@@ -508,13 +506,13 @@ def test_runs_are_compared(tmp_path):
   assert "different data sets" in _check(tmp_path / "comparison.html").words
 
 
-def test_names_of_runs_are_short_and_differ():
+def test_names_of_runs_are_short_and_unique():
   names = page._short_names(["/a/runs/x/1", "/a/runs/y/1", "/a/runs/y/1"])
   assert names == ["x/1", "y/1 (1)", "y/1 (2)"]
   assert page._short_names(["/a/run", "/a/run"]) == ["run (1)", "run (2)"]
 
 
-def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_report_is_written_atomically(tmp_path, monkeypatch):
   path = tmp_path / "report.html"
   path.write_text("before")
   monkeypatch.setattr(os, "replace", lambda *_: 1 / 0)
@@ -534,16 +532,16 @@ def _run(*arguments):
   return process.returncode, process.stdout + process.stderr
 
 
-def test_the_command_makes_the_report_again(trained, tmp_path):
+def test_the_command_writes_the_same_report(trained, tmp_path):
   output = tmp_path / "again.html"
   code, text = _run(f"--workdir={trained}", f"--output={output}")
   assert (code, text) == (0, f"Wrote {output}\n")
-  # At the end of training, encoder and pictures were the same.
+  # Encoder and images are those at the end of training.
   before = _check(trained / "report.html").words
   assert _check(output).words == before
 
 
-def test_the_command_compares(trained, tmp_path):
+def test_the_command_compares_runs(trained, tmp_path):
   other = tmp_path / "other"
   shutil.copytree(trained, other)
   code, text = _run(f"--workdir={other}", f"--workdir={trained}")
@@ -551,7 +549,7 @@ def test_the_command_compares(trained, tmp_path):
   assert "The configs are the same." in _check(other / "comparison.html").words
 
 
-def test_the_commands_mistakes_are_named_with_their_remedy(trained, tmp_path):
+def test_errors_of_the_command_name_the_remedy(trained, tmp_path):
   (tmp_path / "empty").mkdir()
   shutil.copy(trained / "config.json", tmp_path / "empty")
   for arguments, expected in (

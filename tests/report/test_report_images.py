@@ -1,5 +1,4 @@
-"""The pictures of a report: views, thumbnails, map, neighbours, features,
-and figures."""
+"""Views, thumbnails, map, neighbours, feature maps and figures."""
 
 import base64
 import io
@@ -117,7 +116,7 @@ def test_views_of_patches_are_found(name, arguments, expected):
   assert _groups(views.make_views(method, _images(2))) == [expected] * 2
 
 
-def test_views_without_pictures_are_skipped():
+def test_views_without_images_are_skipped():
   make = lambda key, batch: {
       "mask": batch["image"][..., 0] > 9,
       "numbers": jnp.ones((1, 16)),
@@ -126,7 +125,7 @@ def test_views_without_pictures_are_skipped():
   assert views.make_views(_views_only(make), _images(3)) == []
 
 
-def test_pictures_show_their_own_image_and_stretched_ones_are_unstretched():
+def test_thumbnails_have_true_proportions():
   make = lambda key, batch: (batch["image"].astype(jnp.float32) / 255,)
   extent = np.array([[8, 4], [8, 8]], np.int32)
   images = _images(2, extent=extent)
@@ -137,7 +136,7 @@ def test_pictures_show_their_own_image_and_stretched_ones_are_unstretched():
     np.testing.assert_array_equal(shown, pixels)
 
 
-def test_a_picture_is_shown_without_the_rest_of_its_canvas():
+def test_an_image_is_shown_without_the_rest_of_its_canvas():
   make = lambda key, batch: (batch["image"].astype(jnp.float32) / 255,)
   images = _images(2, extent=np.array([[5, 3], [4, 20]], np.int32))
   rows = views.make_views(_views_only(make), images)
@@ -147,7 +146,7 @@ def test_a_picture_is_shown_without_the_rest_of_its_canvas():
   assert _decode(rows[1].original.uri).size == (8, 2)
 
 
-def test_each_picture_has_a_place_of_its_own_in_the_batch():
+def test_each_image_has_its_own_position_in_the_batch():
   def make(key, batch):
     noise = jax.random.uniform(
         jax.random.fold_in(key, batch["position"][0]), (8, 8, 3)
@@ -166,7 +165,7 @@ def test_each_picture_has_a_place_of_its_own_in_the_batch():
         ([-2.0, -1.0, 0.0, 0.0, 1.0, 2.0], [0, 0.25, 0.5, 0.75, 1]),
     ],
 )
-def test_ranges_that_are_not_those_of_pictures_are_stretched(x, expected):
+def test_values_out_of_range_are_clipped_or_rescaled(x, expected):
   many = np.repeat(np.array(x), 24).reshape(1, 12, 12, 1)
   shown = np.unique(views._in_range(many))
   np.testing.assert_allclose(shown, expected, atol=1e-6)
@@ -191,14 +190,14 @@ def test_floats_out_of_range_and_not_finite_become_pixels():
   np.testing.assert_array_equal(shown, [[0, 128], [255, 0]])
 
 
-def test_a_sprite_has_every_picture_in_its_cell():
+def test_a_sprite_has_every_image_in_its_cell():
   colors = [10, 90, 200]
   images = [np.full((4, 2, 1), color, np.uint8) for color in colors]
   tiled = thumbnails.tile(images, cell=4, columns=2)
   sheet = np.asarray(_decode(thumbnails.data_uri(tiled, lossless=True)))
   assert sheet.shape == (8, 8)
   assert [sheet[2, 2], sheet[2, 6], sheet[6, 2]] == colors
-  assert sheet[0, 0] == 0  # Beside a picture narrower than its cell.
+  assert sheet[0, 0] == 0  # Next to an image narrower than its cell.
 
 
 def _split(features, images=None):
@@ -212,7 +211,7 @@ def _split(features, images=None):
     ("count", "method"),
     [(3, "principal components"), (11, "principal components"), (12, "t-SNE")],
 )
-def test_a_map_of_few_pictures_is_drawn(count, method):
+def test_a_map_of_few_images_is_drawn(count, method):
   features = np.random.default_rng(0).normal(size=(count, 5))
   drawn = embedding_map.make_map(_split(features))
   assert drawn.method == method
@@ -225,7 +224,7 @@ def test_a_map_of_few_pictures_is_drawn(count, method):
   )
 
 
-def test_classes_that_differ_lie_apart_on_the_map():
+def test_different_classes_are_separate_on_the_map():
   random = np.random.default_rng(0)
   features = np.repeat(np.eye(4)[:2], 20, axis=0)
   features = features + 0.1 * random.normal(size=features.shape)
@@ -244,7 +243,7 @@ def test_classes_that_differ_lie_apart_on_the_map():
 @pytest.mark.parametrize(
     "features", [np.ones((20, 4)), np.full((20, 4), np.nan), np.eye(2)]
 )
-def test_no_map_is_drawn_of_nothing(features):
+def test_no_map_is_drawn_of_features_without_variance(features):
   assert embedding_map.make_map(_split(features)) is None
 
 
@@ -261,7 +260,7 @@ def test_unlabelled_and_unknown_points_are_on_the_map():
   assert names == ["cat", "dog", "unknown class"]
 
 
-def test_a_hundred_classes_have_colors_of_their_own():
+def test_a_hundred_classes_have_different_colors():
   colors = [embedding_map._color(i, 100) for i in range(100)]
   assert len(set(colors)) == 100
   assert all(matplotlib.colors.is_color_like(color) for color in colors)
@@ -283,7 +282,7 @@ def test_nearest_neighbours_are_in_order_and_wrong_ones_marked():
   np.testing.assert_array_equal(expected, train.images.image[2])
 
 
-def test_fewer_pictures_than_neighbours_are_enough():
+def test_fewer_images_than_neighbours_are_enough():
   train, test = _split(np.eye(2)), _split(np.eye(2)[:1])
   (row,) = neighbours.find_nearest(train, test)
   assert len(row.nearest) == 2
@@ -296,7 +295,7 @@ def test_queries_are_spread_over_a_sorted_set():
   assert numbers == [2, 7, 12, 17, 22, 27, 32, 37, 42, 47, 52, 57]
 
 
-def test_confusion_counts_each_class_by_what_it_is_called():
+def test_confusion_counts_true_and_predicted_classes():
   train = _split(
       np.eye(3),
       _images(3, classes=("a", "b", "c"))._replace(label=np.array([0, 1, 2])),
@@ -314,7 +313,7 @@ def test_confusion_counts_each_class_by_what_it_is_called():
   assert found.pairs == [("a", "c", 1), ("b", "a", 1)]
 
 
-def test_many_classes_make_a_list_of_mistakes_not_a_matrix():
+def test_many_classes_have_a_list_of_mistakes_instead_of_a_matrix():
   names = tuple(f"class {i}" for i in range(30))
   images = _images(30, classes=names)
   test = _split(np.roll(np.eye(30), 1, axis=0), images)
@@ -326,7 +325,7 @@ def test_many_classes_make_a_list_of_mistakes_not_a_matrix():
 
 
 @pytest.mark.parametrize("classes", [(), ("only",)])
-def test_nothing_is_confused_without_classes(classes):
+def test_there_is_no_confusion_without_classes(classes):
   encoded = _split(np.eye(4), _images(4, classes=classes))
   assert neighbours.confuse(encoded, encoded, k=1, temperature=0.1) is None
 
@@ -337,11 +336,11 @@ def test_colors_of_features_follow_the_features():
   colors, share = feature_maps.to_colors(features)
   assert colors.shape == (2, 4, 4, 3) and share == pytest.approx(1.0)
   same = np.abs(colors[0, 2:].reshape(-1, 3) - colors[1, 0, 0]).max()
-  assert same < 1e-5  # Equal features have the same color in every picture.
+  assert same < 1e-5  # Equal features have the same color in every image.
   assert np.abs(colors[0, 0, 0] - colors[0, 3, 3]).max() > 0.9
 
 
-def test_every_color_has_its_whole_range():
+def test_every_color_channel_has_its_whole_range():
   x = np.random.default_rng(0).normal(size=(4, 8, 8, 3)) * (100.0, 10.0, 1.0)
   colors, share = feature_maps.to_colors(x)
   np.testing.assert_allclose(colors.min(axis=(0, 1, 2)), 0.0, atol=1e-6)
@@ -350,12 +349,12 @@ def test_every_color_has_its_whole_range():
 
 
 @pytest.mark.parametrize("value", [1.0, np.nan])
-def test_features_that_tell_nothing_have_no_colors(value):
+def test_features_without_variance_have_no_colors(value):
   colors, _ = feature_maps.to_colors(np.full((2, 4, 4, 3), value))
   assert colors is None
 
 
-def test_the_last_stage_with_a_map_of_use_is_shown():
+def test_the_last_stage_with_a_large_enough_map_is_shown():
   shapes = {"stage_1": 16, "stage_2": 8, "stage_10": 4, "stage_11": 2}
   stages = {k: np.ones((1, n, n, 3)) for k, n in shapes.items()}
   stages["pooled"] = np.ones((1, 3))
@@ -363,7 +362,7 @@ def test_the_last_stage_with_a_map_of_use_is_shown():
   assert feature_maps._last_map({"stage_1": np.ones((1, 2, 2, 3))}) is None
 
 
-def test_some_of_many_are_spread_evenly():
+def test_evenly_spaced_indices_include_both_ends():
   assert data.evenly(3, 5).tolist() == [0, 1, 2]
   assert data.evenly(101, 3).tolist() == [0, 50, 100]
   assert data.evenly(1, 5).tolist() == [0]
@@ -377,7 +376,7 @@ def _colored(path, color):
 
 
 def _flat(colors):
-  """A picture of each color."""
+  """An image of each color."""
   colors = np.asarray(colors, np.uint8)[:, None, None]
   return _images(len(colors))._replace(image=np.tile(colors, (1, 8, 8, 1)))
 
@@ -400,7 +399,7 @@ def test_a_figure_of_neighbours_shows_them_and_frames_wrong_ones(
   assert (_colored(path, _RED_FRAME) > 0) == (label == 1)
 
 
-def test_a_figure_of_a_map_shows_every_picture(tmp_path):
+def test_a_figure_of_a_map_shows_every_image(tmp_path):
   path = tmp_path / "map.png"
   colors = [(255, 0, 0), _GREEN, _BLUE, (255, 0, 255), (255, 255, 0)]
   figures.embedding_map(_split(np.eye(5), _flat(colors)), path)
@@ -408,12 +407,12 @@ def test_a_figure_of_a_map_shows_every_picture(tmp_path):
     assert _colored(path, color) > 0.01, color
 
 
-def test_no_figure_of_a_map_is_drawn_of_nothing(tmp_path):
+def test_no_figure_of_a_map_is_drawn_of_collapsed_features(tmp_path):
   with pytest.raises(ValueError, match="3 embeddings are equal"):
     figures.embedding_map(_split(np.ones((3, 2))), tmp_path / "map.png")
 
 
-def test_a_figure_of_views_has_a_row_for_each_picture(tmp_path):
+def test_a_figure_of_views_has_a_row_for_each_image(tmp_path):
   views_of = lambda key, batch: [batch["image"].astype(jnp.float32) / 255] * 2
   run = _run(_views_only(views_of), _flat([_GREEN, _BLUE] * 4))
   areas = []
@@ -428,7 +427,7 @@ def test_a_figure_of_views_has_a_row_for_each_picture(tmp_path):
     figures.views(run, tmp_path / "views.png")
 
 
-def test_a_figure_of_reconstructions_needs_a_method_that_makes_them(tmp_path):
+def test_a_figure_of_reconstructions_needs_a_generative_method(tmp_path):
   run = _run(_views_only(None), _flat([_GREEN] * 8))
   with pytest.raises(ValueError, match="m reconstructs no images"):
     figures.reconstructions(run, tmp_path / "made.png")
@@ -442,7 +441,7 @@ def test_a_figure_of_reconstructions_needs_a_method_that_makes_them(tmp_path):
   assert green == pytest.approx(2 * _colored(tmp_path / "made.png", 0), rel=0.2)
 
 
-def test_a_figure_shows_gray_as_it_is(tmp_path):
+def test_gray_levels_of_a_figure_are_exact(tmp_path):
   images = _images(3, channels=1)
   images = images._replace(image=np.full_like(images.image, 100))
   features = np.eye(3)
