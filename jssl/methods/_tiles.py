@@ -155,8 +155,8 @@ def make(
 def _draw(task):
   """The tiles in their places and two of the puzzles; see `Method.draw`."""
   tiles, shown = task.inputs
-  # Standardized: black and white are 2.5 deviations from the mean.
-  tiles = jnp.clip(0.5 + tiles[0] / 5, 0.0, 1.0)
+  # Standardized: black and white are two deviations from the mean.
+  tiles = jnp.clip(tiles[0], 0.0, 1.0)
   return {
       "tiles in place": _board(tiles)[None],
       "puzzles": jnp.stack([_board(tiles[order]) for order in shown[0, :2]]),

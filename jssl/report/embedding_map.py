@@ -54,7 +54,7 @@ class Map:
     label: int `[N]`, an index into `names`.
     index: Numbers of the images in their split, int `[N]`.
     names: Names of the classes; the last one is that of unknown classes.
-    pictures: The images, uint8 `[h, w, C]` each.
+    images: The images, uint8 `[h, w, C]` each.
   """
 
   method: str
@@ -62,7 +62,7 @@ class Map:
   label: np.ndarray
   index: np.ndarray
   names: list[str]
-  pictures: list[np.ndarray]
+  images: list[np.ndarray]
 
   @property
   def classes(self) -> list[Class]:
@@ -92,7 +92,7 @@ class Map:
   def sprite(self) -> str:
     """All images in one, as a data URI."""
     cell, columns = self._cells()
-    sheet = thumbnails.tile(self.pictures, cell=cell, columns=columns)
+    sheet = thumbnails.tile(self.images, cell=cell, columns=columns)
     return thumbnails.data_uri(sheet, lossless=cell <= 16)
 
   @property
@@ -114,8 +114,8 @@ class Map:
 
   def _cells(self):
     """Side of a cell of the sprite, and cells per row."""
-    cell = max(max(picture.shape[:2]) for picture in self.pictures)
-    return cell, math.isqrt(len(self.pictures) - 1) + 1
+    cell = max(max(image.shape[:2]) for image in self.images)
+    return cell, math.isqrt(len(self.images) - 1) + 1
 
 
 def make_map(split: Split) -> Map | None:
@@ -145,7 +145,7 @@ def make_map(split: Split) -> Map | None:
       label=np.where(label < 0, len(names) - 1, label),
       index=split.index,
       names=names,
-      pictures=[
+      images=[
           thumbnails.shrink(x, extent=extent, size=_THUMBNAIL)
           for x, extent in zip(images.image, extents)
       ],

@@ -305,13 +305,13 @@ def _place_images(axes, found, side):
   from matplotlib.offsetbox import AnnotationBbox
   from matplotlib.offsetbox import OffsetImage
 
-  largest = max(max(x.shape[:2]) for x in found.pictures)
+  largest = max(max(x.shape[:2]) for x in found.images)
   for group in found.classes:
     for number, x, y in group.points:
-      picture = _colors(found.pictures[number])
+      image = _colors(found.images[number])
       axes.add_artist(
           AnnotationBbox(
-              OffsetImage(picture, zoom=side / largest),
+              OffsetImage(image, zoom=side / largest),
               (x, y),
               pad=0.1,
               bboxprops={"edgecolor": group.color, "linewidth": 1.2},

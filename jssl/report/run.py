@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from jssl import config
 from jssl import data
+from jssl import encoder
 from jssl import experiment
 from jssl.checkpoint import Checkpoints
 from jssl.config import ConfigDict
-from jssl.config import load as read_config
 from jssl.encoder import Encoder
-from jssl.encoder import load as load_checkpoint
 from jssl.evals.features import compute
 from jssl.evals.features import Features
 from jssl.recorder import read_metrics
@@ -88,7 +88,7 @@ def read(workdir: str | os.PathLike) -> Run:
   Raises:
     FileNotFoundError: If the folder has no run, or no checkpoint yet.
   """
-  config = read_config(os.fspath(workdir))
+  settings = config.load(os.fspath(workdir))
   checkpoints = Checkpoints(os.fspath(workdir), read_only=True)
   step = checkpoints.latest
   checkpoints.close()
@@ -98,7 +98,7 @@ def read(workdir: str | os.PathLike) -> Run:
         " train first, with python -m jssl.train --config=METHOD:DATASET"
         f" --workdir={shlex.quote(os.fspath(workdir))}."
     )
-  return _read(workdir, config, step)
+  return _read(workdir, settings, step)
 
 
 def load(workdir: str | os.PathLike) -> Run:
@@ -111,7 +111,7 @@ def load(workdir: str | os.PathLike) -> Run:
     FileNotFoundError: If the folder has no run, or no checkpoint yet.
   """
   run = read(workdir)
-  run = dataclasses.replace(run, encoder=load_checkpoint(run.workdir))
+  run = dataclasses.replace(run, encoder=encoder.load(run.workdir))
   try:
     train, test = (
         experiment.load_images(
@@ -125,7 +125,7 @@ def load(workdir: str | os.PathLike) -> Run:
 
 
 def gather(
-    encoder: Encoder,
+    trained: Encoder,
     workdir: str | os.PathLike,
     train: data.Images,
     test: data.Images,
@@ -134,16 +134,16 @@ def gather(
   """Gathers the same of a run that is in memory.
 
   Args:
-    encoder: The encoder, trained or not.
+    trained: The encoder, before, during or after training.
     workdir: The run's folder.
     train: Training images.
     test: Held-out images.
     features: Features of these images by this encoder; None to compute them
       for the report.
   """
-  run = _read(workdir, encoder.config, encoder.step)
+  run = _read(workdir, trained.config, trained.step)
   return dataclasses.replace(
-      run, encoder=encoder, train=train, test=test, features=features
+      run, encoder=trained, train=train, test=test, features=features
   )
 
 
@@ -157,10 +157,8 @@ def loaded(run: Run) -> tuple[Encoder, data.Images, data.Images]:
     ValueError: If they were not loaded.
   """
   if run.encoder is None or run.train is None or run.test is None:
-    raise ValueError(
-        f"The images of {run.workdir} are needed, but were not loaded:"
-        f" {run.missing or 'load the run with jssl.report.load'}."
-    )
+    cause = run.missing or "load the run with jssl.report.load."
+    raise ValueError(f"The images of {run.workdir} are not loaded: {cause}")
   return run.encoder, run.train, run.test
 
 
@@ -179,30 +177,30 @@ def splits(run: Run) -> tuple[Split, Split]:
   Raises:
     ValueError: If the images were not loaded.
   """
-  encoder, train, test = loaded(run)
+  trained, train, test = loaded(run)
   known = run.features or Features(None, {})
   return (
-      _split(encoder, train, known.train or {}, _TRAIN_ROWS),
-      _split(encoder, test, known.test, _TEST_ROWS),
+      _split(trained, train, known.train or {}, _TRAIN_ROWS),
+      _split(trained, test, known.test, _TEST_ROWS),
   )
 
 
-def _split(encoder, images, features, count):
+def _split(trained, images, features, count):
   total = len(images.image)
   index = data.evenly(total, count)
   images = images.take(index)
   if "pooled" in features:
     return Split(images, index, features["pooled"][index], total)
   # After training, `encode` is compiled for batches of this size.
-  size = encoder.config.batch_size
-  found = compute(encoder.encode, encoder.params, None, images, batch_size=size)
+  size = trained.config.batch_size
+  found = compute(trained.encode, trained.params, None, images, batch_size=size)
   return Split(images, index, found.test["pooled"], total)
 
 
-def _read(workdir, config, step):
+def _read(workdir, settings, step):
   path = pathlib.Path(workdir) / "summary.json"
   summary = json.loads(path.read_text()) if path.exists() else None
   if summary and summary["steps"] != step:
     summary = None  # Of an earlier end of a run that was resumed.
   rows = [row for row in read_metrics(workdir) if row["step"] <= step]
-  return Run(os.fspath(workdir), config, step, rows, summary)
+  return Run(os.fspath(workdir), settings, step, rows, summary)

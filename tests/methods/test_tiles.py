@@ -330,10 +330,7 @@ def test_a_puzzle_needs_as_many_orders_as_there_are(count):
 def test_a_drawn_puzzle_shows_its_tiles_in_the_order_that_it_asks_about():
   tiles = jnp.ones((1, 9, 2, 2, 1)) * jnp.arange(9)[None, :, None, None, None]
   order = np.roll(np.arange(9), 4)
-  # Standardized tiles are drawn at a fifth of their range around gray.
-  puzzles = _tiles.Puzzles(
-      5 * (tiles / 8 - 0.5), jnp.asarray(order)[None, None]
-  )
+  puzzles = _tiles.Puzzles(tiles / 8, jnp.asarray(order)[None, None])
   drawn = _method("jigsaw").draw(_one_net.Task(puzzles, None))
   (board,) = drawn["puzzles"]
   assert board.shape == (12, 12, 1)  # A gap of a pixel around each tile.
