@@ -1,4 +1,4 @@
-"""Exponential moving averages of parameter trees, and their momentum."""
+"""Exponential moving averages (EMA) of parameter trees, and their decay."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ def update(
   Args:
     target: The averaged tree, for example MoCo's key encoder.
     online: The trained tree, of the same structure, shapes and types.
-    momentum: Share of the target that is kept, in [0, 1].
+    momentum: EMA decay: weight of the target, in [0, 1].
 
   Returns:
     `momentum * target + (1 - momentum) * online`, leaf by leaf. No gradient
@@ -44,13 +44,13 @@ def update(
 
 
 def as_schedule(momentum: float | Callable) -> Callable:
-  """Returns a momentum as a function of the step.
+  """Returns an EMA decay as a function of the step.
 
   Args:
     momentum: A constant in [0, 1], or already a function of the step.
 
   Raises:
-    ValueError: If it lies outside [0, 1], a function's value at its start.
+    ValueError: If it is outside of [0, 1]; of a function, at step 0.
 
   Example:
     >>> from jssl import ema

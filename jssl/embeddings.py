@@ -1,4 +1,4 @@
-"""Arithmetic of embeddings that losses, queues and evaluations share."""
+"""Operations on embeddings that losses, queues and evaluation share."""
 
 from typing import TypeAlias
 
@@ -39,7 +39,7 @@ def l2_normalize(x: AnyArray) -> jax.Array:
 def feature_std(
     embeddings: AnyArray, *, axis_name: str | None = None
 ) -> jax.Array:
-  """Spread of unit embeddings, the plainest sign of collapse.
+  """Standard deviation of unit embeddings, the simplest sign of collapse.
 
   Args:
     embeddings: `[B, D]`, normalised here.
@@ -47,8 +47,8 @@ def feature_std(
 
   Returns:
     The standard deviation over the batch, averaged over the dimensions, times
-    sqrt(D); a scalar. About 1 when embeddings spread over the sphere, 0 when
-    they have collapsed to a point.
+    sqrt(D); a scalar. About 1 for embeddings spread over the sphere, 0 for
+    embeddings collapsed to a point.
 
   Reference:
     Chen and He, Exploring Simple Siamese Representation Learning, 2021,
@@ -73,12 +73,12 @@ def feature_std(
 def standardize(x: AnyArray, *, eps: float = 1e-5) -> jax.Array:
   """Shifts and scales vectors to mean 0 and variance 1, in float32.
 
-  `jax.nn.standardize` subtracts squares, and loses all digits of vectors of a
-  large mean.
+  `jax.nn.standardize` subtracts squares, which loses all digits of vectors with
+  a large mean.
 
   Args:
     x: Vectors, `[..., D]`, of any float type.
-    eps: Added to the variance, of D degrees of freedom.
+    eps: Added to the (biased) variance.
 
   Returns:
     `[..., D]`, float32.

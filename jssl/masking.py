@@ -1,8 +1,8 @@
-"""What is hidden from a net: patches, blocks of them, and regions of pixels.
+"""Masks: patches, blocks of patches, and regions of pixels.
 
-Each function is of one image, key first, for `jax.vmap` over the keys of a
-batch. Where a net runs on a part of the patches, their number is static; blocks
-of patches are filled up to the largest, with a mask of those that count.
+Each function masks one image, key first, for `jax.vmap` over the keys of a
+batch. Where a net runs on a part of the patches, their number is static: blocks
+are padded to the largest, with a mask of the valid patches.
 """
 
 import functools
@@ -16,11 +16,11 @@ import numpy as np
 
 
 class Patches(NamedTuple):
-  """Patches of one image, of a number that is not known when compiling.
+  """Patches of one image, of a number that is unknown when compiling.
 
   Attributes:
     indices: int32 `[N]`, counted along the rows; 0 where not valid.
-    valid: bool `[N]`, which of them count; the others only fill up.
+    valid: bool `[N]`, which of them are not padding.
   """
 
   indices: jax.Array
@@ -28,7 +28,7 @@ class Patches(NamedTuple):
 
 
 class Split(NamedTuple):
-  """Patches in two parts, as indices counted along the rows.
+  """Visible and hidden patches, as indices counted along the rows.
 
   Attributes:
     visible: int32 `[V]`.
@@ -44,10 +44,10 @@ def hidden_count(total: int, ratio: float) -> int:
 
   Args:
     total: Number of patches.
-    ratio: Share that is hidden, in (0, 1).
+    ratio: Fraction that is hidden, in (0, 1).
 
   Returns:
-    The number, rounded up as in the code of MAE and SimMIM: a plain integer,
+    The number, rounded up as in the code of MAE and SimMIM: a Python integer,
     since shapes depend on it.
 
   Raises:
@@ -70,12 +70,12 @@ def hidden_count(total: int, ratio: float) -> int:
 
 
 def random_split(key: jax.Array, total: int, hidden: int) -> Split:
-  """Hides so many patches, each as likely as any other.
+  """Hides a number of patches, drawn uniformly.
 
   Args:
     key: A PRNG key.
     total: Number of patches.
-    hidden: How many of them to hide, M; see `hidden_count`.
+    hidden: Number of hidden patches, M; see `hidden_count`.
 
   Returns:
     The `total - hidden` visible patches and the hidden ones, in random order.
@@ -99,12 +99,12 @@ def random_split(key: jax.Array, total: int, hidden: int) -> Split:
 def random_mask(
     key: jax.Array, grid: tuple[int, int], *, ratio: float, unit: int = 1
 ) -> jax.Array:
-  """Hides a share of the squares of `unit` x `unit` patches.
+  """Hides a fraction of the squares of `unit` x `unit` patches.
 
   Args:
     key: A PRNG key.
     grid: Height and width in patches.
-    ratio: Share that is hidden, in (0, 1).
+    ratio: Fraction that is hidden, in (0, 1).
     unit: Side of a square, a divisor of the grid.
 
   Returns:
@@ -148,21 +148,21 @@ def block_shape(
 ) -> jax.Array:
   """Draws the height and width of a block of patches.
 
-  As in the authors' code one number is drawn, and scale and aspect follow it
-  from low to high: the largest blocks are the tallest. A block is lower and
-  narrower than the grid by one patch at least.
+  As in the authors' code, one number is drawn, and scale and aspect both grow
+  with it: the largest blocks are the tallest. A block is smaller than the grid
+  by at least one patch in each direction.
 
   Args:
     key: A PRNG key.
     grid: Height and width in patches.
-    scale: Range of the block's share of the patches.
+    scale: Range of the fraction of the patches in the block.
     aspect: Range of its height over its width.
 
   Returns:
     Rows and columns, int32 `[2]`.
 
   Raises:
-    ValueError: If a range is not one, or a block may have no patch.
+    ValueError: If a range is invalid, or a block may have no patch.
 
   Reference:
     Assran et al., Self-Supervised Learning from Images with a Joint-Embedding
@@ -189,18 +189,18 @@ def random_block(
     limit: int,
     to_edges: bool = True,
 ) -> Patches:
-  """Puts a block somewhere in the grid.
+  """Draws the position of a block in the grid.
 
   Args:
     key: A PRNG key.
     grid: Height and width in patches.
     shape: Rows and columns of the block, int `[2]`, less than the grid's.
-    limit: The largest number of patches that a block may have, N.
-    to_edges: Whether blocks reach the last row and column. In the authors'
-      code they never do, since its random integers leave their end out.
+    limit: Largest number of patches in a block, N.
+    to_edges: Whether blocks may reach the last row and column. In the authors'
+      code they never do, since its random integers exclude their end.
 
   Returns:
-    The patches of the block, row after row, N with those that are not valid.
+    The N patches of the block, row after row, padded with invalid ones.
 
   Example:
     >>> import jax
@@ -234,30 +234,30 @@ def context_and_targets(
     min_keep: int = 10,
     to_edges: bool = True,
 ) -> tuple[Patches, Patches]:
-  """Draws target blocks, and what they leave of a context block.
+  """Draws target blocks, and a context block without their patches.
 
   Args:
     key: A PRNG key, of the image.
     grid: Height and width in patches.
-    shape_key: A PRNG key that all images of a step share: their targets have
-      one shape, and so have their context blocks.
+    shape_key: A PRNG key that all images of a step share: all targets have one
+      shape, and so have all context blocks.
     targets: Number of target blocks K, which may overlap.
-    target_scale: Range of their share of the patches.
+    target_scale: Range of their fraction of the patches.
     target_aspect: Range of their height over their width; see `block_shape`.
-    context_scale: Range of the share of the context block, a square.
-    context_limit: Share of the patches that a context has at most, in (0, 1].
-      Of more the first are taken, row after row. The authors' code takes as
-      many as the smallest context of a GPU's batch has: on average 0.26 of 14 x
-      14 patches for a batch of 128, out of 0.42.
-    min_keep: A context has more patches than these. Where targets leave fewer,
-      it may overlap the last target, then the last two, and so on.
+    context_scale: Range of the fraction of the context block, a square.
+    context_limit: Largest fraction of the patches in a context, in (0, 1]. Of a
+      larger context the first patches are kept, row after row. The authors'
+      code cuts all contexts of a GPU's batch to the smallest: for 128 images of
+      14 x 14 patches on average from 0.42 to 0.26.
+    min_keep: A context has more patches than this number. Where targets leave
+      fewer, it may overlap the last target, then the last two, and so on.
     to_edges: See `random_block`.
 
   Returns:
     The context, `[N]`, and the targets, `[K, M]`.
 
   Raises:
-    ValueError: If a range or share is not one, or the context block may have
+    ValueError: If a range or fraction is invalid, or the context block may have
       no more than `min_keep` patches.
 
   Reference:
@@ -309,7 +309,7 @@ def context_and_targets(
     place = jnp.arange(length) - start[axis]
     along = (place >= 0) & (place < context_shape[axis])
     inside &= jnp.expand_dims(along, 1 - axis)
-  # What 0, 1, ..., K targets leave; of these the last that is enough.
+  # What remains after 0, 1, ..., K targets; the last that is enough is used.
   remaining = [inside.reshape(-1)]
   for index, valid in zip(*blocks, strict=True):
     hidden = jnp.zeros(total, bool).at[index].max(valid)
@@ -323,7 +323,7 @@ def context_and_targets(
 
 
 def _place(key, grid, shape, to_edges):
-  """Draws the top and left of a block of a shape, int32 `[2]`."""
+  """Draws the top and left of a block, int32 `[2]`."""
   return jax.random.randint(
       key, (2,), 0, jnp.asarray(grid) - shape + bool(to_edges)
   )
@@ -336,10 +336,11 @@ def _areas(grid, scale, aspect):
 
 @functools.cache
 def _shapes(grid, scale, aspect):
-  """All shapes that a block may have, as the drawn number grows from 0 to 1.
+  """Returns all shapes of a block, as the drawn number grows from 0 to 1.
 
   Returns:
-    Where each ends, float `[N]`, and its rows and columns, int32 `[N, 2]`.
+    The number at which each ends, float `[N]`, and its rows and columns, int32
+    `[N, 2]`.
   """
   (low, high), (wide, tall) = scale, aspect
   if not (0 < low <= high <= 1 and 0 < wide <= tall):
@@ -391,7 +392,7 @@ def center(size: int, *, share: float = 0.25) -> jax.Array:
 
   Args:
     size: Side of the image.
-    share: Share of the pixels that is hidden, in (0, 1).
+    share: Fraction of the pixels that is hidden, in (0, 1).
 
   Returns:
     bool `[size, size]`, true where hidden.
@@ -422,14 +423,14 @@ def center(size: int, *, share: float = 0.25) -> jax.Array:
 def random_squares(
     key: jax.Array, size: int, *, share: float = 0.25, count: int = 4
 ) -> jax.Array:
-  """Hides squares that may overlap, a share of the pixels at most.
+  """Hides squares that may overlap, a fraction of the pixels at most.
 
   Args:
     key: A PRNG key.
     size: Side of the image.
-    share: Share of the pixels that is hidden at most, in (0, 1).
-    count: Number of squares; a side is drawn between half of the largest that
-      the share allows and the largest.
+    share: Largest fraction of the pixels that is hidden, in (0, 1).
+    count: Number of squares; each side is drawn between half the largest side
+      that the fraction allows and the largest.
 
   Returns:
     bool `[size, size]`, true where hidden.
@@ -468,15 +469,15 @@ def random_squares(
 def random_region(
     key: jax.Array, size: int, *, share: float = 0.25, cells: int = 4
 ) -> jax.Array:
-  """Hides a region of random outline, a share of the pixels exactly.
+  """Hides a region of random outline, an exact fraction of the pixels.
 
-  Where smooth noise is highest; the paper takes outlines of segmented objects
-  of another data set.
+  It is where smooth noise is highest; the paper uses outlines of segmented
+  objects of another data set.
 
   Args:
     key: A PRNG key.
     size: Side of the image.
-    share: Share of the pixels that is hidden.
+    share: Fraction of the pixels that is hidden.
     cells: Bumps of the noise along a side.
 
   Returns:

@@ -1,4 +1,4 @@
-"""What a method is: five pure functions, and the trees that pass between."""
+"""The contract of a method: pure functions and the trees between them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,11 +9,11 @@ PyTree = Any
 
 
 class Keys(NamedTuple):
-  """Randomness of one step, for what `views` cannot draw.
+  """PRNG keys of one step, for randomness outside of `views`.
 
   Attributes:
-    shared: A PRNG key, the same on every device (ShuffleBN's permutation).
-    local: A PRNG key of this device's own (dropout).
+    shared: The same key on every device (ShuffleBN's permutation).
+    local: A different key on every device (dropout).
   """
 
   shared: jax.Array
@@ -21,12 +21,12 @@ class Keys(NamedTuple):
 
 
 class Aux(NamedTuple):
-  """What a loss returns beside its value.
+  """The outputs of a loss, next to its value.
 
   Attributes:
     fresh: What `update` needs (new statistics, gathered keys): without
       gradient, and already equal on every device.
-    metrics: Scalars to be averaged over the devices and logged.
+    metrics: Scalars, which are averaged over the devices and logged.
   """
 
   fresh: PyTree
@@ -34,12 +34,12 @@ class Aux(NamedTuple):
 
 
 class Pictures(NamedTuple):
-  """What a generative method saw, made of it, and should have made.
+  """Input, output and target of a generative method, as images.
 
   Attributes:
-    seen: `[B, H, W, C]` in [0, 1], as are the next two.
-    output: What it made; what it saw is kept.
-    original: What it should have made.
+    seen: The input, `[B, H, W, C]` in [0, 1].
+    output: The output, likewise; visible pixels are those of the input.
+    original: The target, likewise.
   """
 
   seen: jax.Array
@@ -51,35 +51,35 @@ class Method(NamedTuple):
   """A self-supervised method.
 
   Attributes:
-    views: `(key, batch) -> views`. Draws all the randomness of the task.
+    views: `(key, batch) -> views`. Draws all randomness of the task.
       `batch` is a dict with "image" `[B, H, W, C]`, uint8 or float in [0, 1],
-      and optionally "extent" `[B, 2]` (true height and width of a picture on a
-      canvas, see `augment.make_views`), "position" `[B]` (place in the global
-      batch; each image's randomness depends on it, not on the device) and
-      "label" `[B]`. Views are an opaque tree.
+      and optionally "extent" `[B, 2]` (true height and width of an image on a
+      canvas, see `augment.make_views`), "position" `[B]` (in the global batch;
+      an image's randomness depends on it, not on the device) and "label"
+      `[B]`. Views are an opaque tree.
     init: `(key, views) -> (params, carried)`. `params` is all that is
-      differentiated; `carried` all else that is kept from step to step, equal
-      on every device.
+      differentiated; `carried` is everything else that is kept from step to
+      step, equal on every device.
     loss: `(params, carried, views, keys, step) -> (scalar, Aux)`, the mean
-      over this device's share of the batch.
+      over this device's part of the batch.
     update: `(params, carried, fresh, step) -> (params, carried)`, after the
-      optimizer changed `params`.
+      optimizer has changed `params`.
     encode: `(params, carried, images) -> {"pooled": [B, D], "stage_1": ...}`,
       features of images `[B, H, W, C]` in [0, 1], without augmentation.
-    pictures: `(params, carried, views) -> Pictures`; None for a method that
-      makes none.
+    pictures: `(params, carried, views) -> Pictures`; None unless the method is
+      generative.
     frozen_steps: `(params) -> tree` of numbers, like `params`: for how many
-      steps each parameter stays as it was drawn; 0 for none, `math.inf` for
-      ever. `make_step` hides a frozen parameter from the optimizer, whose
-      state for it (moments, step count, momentum) does not change either.
-      None if all parameters learn from the start.
-    needs: What the method cannot do without: "patches" (a vision transformer),
+      steps each parameter is frozen; 0 for none, `math.inf` for ever.
+      `make_step` hides a frozen parameter from the optimizer, whose state for
+      it (moments, step count, momentum) does not change either. None if no
+      parameter is frozen.
+    needs: What the method requires: "patches" (a vision transformer),
       "color" (images of three channels), "labels" (in the batch).
     draw: `(views) -> {name: [V, H, W, C]}` in [0, 1], drawings of the views of
       a batch of one image; None where the views are images already.
 
   Example:
-    The least method there is: it learns the mean color, and carries nothing.
+    The smallest method: it learns the mean color and carries nothing.
 
     >>> import jax
     >>> import jax.numpy as jnp

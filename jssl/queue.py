@@ -25,11 +25,11 @@ def init(key: jax.Array, size: int, dim: int) -> Queue:
 
   Args:
     key: A PRNG key.
-    size: Number of keys that it holds, K.
+    size: Number of keys, K.
     dim: Length of a key, D.
 
   Returns:
-    The queue, its pointer at row 0.
+    The queue, with its pointer at row 0.
 
   Raises:
     ValueError: If `size` or `dim` is not positive.
@@ -51,15 +51,15 @@ def init(key: jax.Array, size: int, dim: int) -> Queue:
 
 
 def push(queue: Queue, keys: jax.Array) -> Queue:
-  """Overwrites the oldest keys by a new batch: first in, first out.
+  """Overwrites the oldest keys with a new batch: first in, first out.
 
   Args:
     queue: The queue.
-    keys: The batch of **all** devices, `[B, D]`, normalised here. The update
-      must be equal on every device, so gather the keys first.
+    keys: The batch of **all** devices, `[B, D]`, normalised here. Gather the
+      keys first, since the queue must be equal on every device.
 
   Returns:
-    The queue with the batch in it; no gradient flows to `keys`.
+    The new queue; no gradient flows to `keys`.
 
   Raises:
     ValueError: If B does not divide K, or the dimensions differ.

@@ -1,4 +1,4 @@
-"""The one train step there is, for every method."""
+"""The train step, one for all methods."""
 
 from collections.abc import Callable
 import math
@@ -16,12 +16,12 @@ PyTree = Any
 
 
 class TrainState(NamedTuple):
-  """All that training changes; equal on every device.
+  """The state of training, equal on every device.
 
   Attributes:
     step: Number of steps taken, int32 `[]`.
     params: What is differentiated.
-    carried: What else the method keeps.
+    carried: What else the method carries from step to step.
     opt_state: The optimizer's state.
     key: A PRNG key that never changes; a step folds its number into it.
 
@@ -60,7 +60,7 @@ def init_state(
     method: The method; its axis does not need to exist yet.
     optimizer: An optax optimizer.
     key: A PRNG key.
-    batch: A batch of the shapes to come; one image is enough.
+    batch: A batch of the shapes of training; one image is enough.
 
   Returns:
     The state; see `make_step` for an example.
@@ -90,12 +90,12 @@ def make_step(
     axis_name: Axis that the global batch is split over, or None.
 
   Returns:
-    `(state, batch) -> (state, metrics)`, a pure function of one device's share
+    `(state, batch) -> (state, metrics)`, a pure function of one device's part
     of the batch (see `Method`), to be jitted or mapped over the axis. Metrics
     are scalars averaged over the axis: "loss", "gradient_norm", "skipped" and
     the method's own. If the loss, the gradient or what the method would carry
-    on is not finite, "skipped" is 1 instead of 0, and nothing but the step's
-    number changes. It raises a ValueError for an optimizer that cannot freeze
+    on is not finite, "skipped" is 1 instead of 0, and only the step's number
+    changes. It raises a ValueError for an optimizer that cannot freeze
     parameters for a while.
 
   Example:
@@ -150,7 +150,7 @@ def make_step(
       params, carried = method.update(params, old.carried, aux.fresh, old.step)
       return old._replace(params=params, carried=carried, opt_state=opt_state)
 
-    # In this order XLA merges as many reductions as without the question.
+    # In this order XLA merges as many reductions as without the check.
     finite = all_finite((aux.fresh, value, gradient_norm))
     # A branch waits for all readers of the state, so the queue stays in place.
     new = jax.lax.cond(finite, move, lambda old: old, state)
@@ -191,7 +191,7 @@ def _keep(frozen, old, new):
 
 
 def _keep_state(optimizer, frozen, old, new):
-  """The same of an optimizer's state; the counts of its schedules go on."""
+  """The same for an optimizer's state; the counts of its schedules advance."""
   if not all(isinstance(x, bool) for x in jax.tree.leaves(frozen)):
     _check_counts(old)
   is_masked = lambda x: isinstance(x, optax.MaskedNode)
@@ -209,8 +209,8 @@ def _keep_state(optimizer, frozen, old, new):
 def _check_counts(state):
   """Raises ValueError if second moments share one step count.
 
-  They are corrected, or started, by that count, as in Adam; a first moment
-  alone, as in Lion, is not.
+  That count corrects their bias, or starts them, as in Adam; optimizers with a
+  first moment only, such as Lion, do not depend on it.
   """
 
   def has_moments(node):
@@ -223,7 +223,7 @@ def _check_counts(state):
       raise ValueError(
           f"The optimizer keeps a {type(node).__name__}, which counts the steps"
           " of all parameters together, and this method freezes some of them"
-          " for a while: their first updates would be several times too large."
+          " at first: their first updates would be several times too large."
           " Expected a count per parameter; use jssl.optim.adamw, or set the"
           " method's frozen_steps to 0."
       )

@@ -112,7 +112,7 @@ TALK = {
 COMMON = 5
 
 
-@each_method
+@pytest.mark.parametrize("name", TALK)
 def test_collectives_are_those_of_theory(name):
   text = _compiled(name).as_text()
   norms, of_target, reductions, gathers, scatters = TALK[name]

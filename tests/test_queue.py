@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl import queue as queues
+from jssl import queue
 from jssl.embeddings import l2_normalize
 
 TOLERANCE = 1e-6
@@ -15,7 +15,7 @@ def _numbered(size):
   """A queue whose keys tell their row, and pointer 0."""
   angle = jnp.arange(size) / size
   keys = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
-  return queues.Queue(keys, jnp.zeros((), jnp.int32))
+  return queue.Queue(keys, jnp.zeros((), jnp.int32))
 
 
 def _batch(first, size):
@@ -25,94 +25,94 @@ def _batch(first, size):
 
 def test_push_agrees_with_the_reference(golden):
   data = golden("moco_queue")
-  queue = queues.Queue(
+  filled = queue.Queue(
       jnp.asarray(data["queue_initial"]), jnp.zeros((), jnp.int32)
   )
   for step, keys in enumerate(data["k"]):
-    queue = queues.push(queue, jnp.asarray(keys))
+    filled = queue.push(filled, jnp.asarray(keys))
     np.testing.assert_allclose(
-        queue.keys, data["queue_after"][step], rtol=1e-5, atol=TOLERANCE
+        filled.keys, data["queue_after"][step], rtol=1e-5, atol=TOLERANCE
     )
-    assert queue.pointer == data["pointer_after"][step]
+    assert filled.pointer == data["pointer_after"][step]
 
 
 def test_init_gives_random_unit_vectors():
-  queue = queues.init(jax.random.key(0), 64, 8)
-  assert queue.keys.shape == (64, 8) and queue.keys.dtype == jnp.float32
-  assert queue.pointer == 0 and queue.pointer.dtype == jnp.int32
+  filled = queue.init(jax.random.key(0), 64, 8)
+  assert filled.keys.shape == (64, 8) and filled.keys.dtype == jnp.float32
+  assert filled.pointer == 0 and filled.pointer.dtype == jnp.int32
   np.testing.assert_allclose(
-      jnp.linalg.norm(queue.keys, axis=-1), 1.0, rtol=TOLERANCE
+      jnp.linalg.norm(filled.keys, axis=-1), 1.0, rtol=TOLERANCE
   )
   # All directions are alike: the mean vector of 64 is short.
-  assert jnp.linalg.norm(jnp.mean(queue.keys, axis=0)) < 0.5
-  other = queues.init(jax.random.key(1), 64, 8)
-  assert not np.allclose(queue.keys, other.keys, atol=0.1)
+  assert jnp.linalg.norm(jnp.mean(filled.keys, axis=0)) < 0.5
+  other = queue.init(jax.random.key(1), 64, 8)
+  assert not np.allclose(filled.keys, other.keys, atol=0.1)
 
 
 def test_the_oldest_keys_leave_first_and_the_pointer_wraps_around():
-  queue = start = _numbered(6)
+  filled = start = _numbered(6)
   rows = list(np.asarray(start.keys))
   for step in range(5):
     batch = _batch(2 * step, 2)
-    queue = queues.push(queue, batch)
+    filled = queue.push(filled, batch)
     place = 2 * step % 6
     rows[place : place + 2] = list(np.asarray(batch))
-    np.testing.assert_allclose(queue.keys, np.stack(rows), atol=TOLERANCE)
-    assert queue.pointer == (2 * step + 2) % 6
+    np.testing.assert_allclose(filled.keys, np.stack(rows), atol=TOLERANCE)
+    assert filled.pointer == (2 * step + 2) % 6
 
 
 def test_a_batch_as_large_as_the_queue_replaces_it():
   batch = _batch(0, 6)
-  queue = queues.push(_numbered(6), batch)
-  np.testing.assert_allclose(queue.keys, batch, atol=TOLERANCE)
-  assert queue.pointer == 0
+  filled = queue.push(_numbered(6), batch)
+  np.testing.assert_allclose(filled.keys, batch, atol=TOLERANCE)
+  assert filled.pointer == 0
 
 
 def test_keys_are_stored_as_unit_vectors_in_float32():
-  queue = queues.push(_numbered(4), jnp.asarray([[3, 4], [0, 0]], jnp.bfloat16))
-  assert queue.keys.dtype == jnp.float32
+  filled = queue.push(_numbered(4), jnp.asarray([[3, 4], [0, 0]], jnp.bfloat16))
+  assert filled.keys.dtype == jnp.float32
   np.testing.assert_allclose(
-      queue.keys[:2], [[0.6, 0.8], [0.0, 0.0]], atol=TOLERANCE
+      filled.keys[:2], [[0.6, 0.8], [0.0, 0.0]], atol=TOLERANCE
   )
 
 
 @pytest.mark.parametrize("size,batch", [(10, 4), (4, 8), (7, 2)])
 def test_a_size_that_the_batch_does_not_divide_is_refused(size, batch):
   with pytest.raises(ValueError) as error:
-    queues.push(_numbered(size), _batch(0, batch))
+    queue.push(_numbered(size), _batch(0, batch))
   message = str(error.value)
   assert f"{size} keys" in message and f"batch of {batch}" in message
   # The size that it proposes is accepted.
   proposed = int(message.split("such as ")[1].rstrip("."))
-  queues.push(_numbered(proposed), _batch(0, batch))
+  queue.push(_numbered(proposed), _batch(0, batch))
 
 
 def test_keys_of_another_length_are_refused():
   with pytest.raises(ValueError, match=r"\(2, 3\).*\(4, 2\)"):
-    queues.push(_numbered(4), jnp.ones((2, 3)))
+    queue.push(_numbered(4), jnp.ones((2, 3)))
 
 
 @pytest.mark.parametrize("size,dim", [(0, 8), (8, 0), (-1, 8)])
 def test_a_queue_that_holds_nothing_is_refused(size, dim):
   with pytest.raises(ValueError, match=f"{size} and dim {dim}"):
-    queues.init(jax.random.key(0), size, dim)
+    queue.init(jax.random.key(0), size, dim)
 
 
 def test_no_gradient_flows_through_push():
   def total(keys):
-    return jnp.sum(queues.push(_numbered(4), keys).keys[:, 0])
+    return jnp.sum(queue.push(_numbered(4), keys).keys[:, 0])
 
   keys = _batch(0, 2) * 3
   np.testing.assert_array_equal(jax.grad(total)(keys), np.zeros((2, 2)))
 
 
 def test_a_donated_queue_is_updated_in_its_own_memory():
-  push = jax.jit(queues.push, donate_argnums=0)
-  queue = jax.tree.map(jnp.copy, _numbered(6))
-  address = queue.keys.unsafe_buffer_pointer()
-  expected = queues.push(queue, _batch(0, 2))
-  new = push(queue, _batch(0, 2))
-  assert queue.keys.is_deleted()
+  push = jax.jit(queue.push, donate_argnums=0)
+  filled = jax.tree.map(jnp.copy, _numbered(6))
+  address = filled.keys.unsafe_buffer_pointer()
+  expected = queue.push(filled, _batch(0, 2))
+  new = push(filled, _batch(0, 2))
+  assert filled.keys.is_deleted()
   assert new.keys.unsafe_buffer_pointer() == address
   np.testing.assert_allclose(new.keys, expected.keys, atol=TOLERANCE)
   assert new.pointer == expected.pointer

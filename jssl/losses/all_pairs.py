@@ -17,7 +17,7 @@ def nt_xent(
     temperature: float | jax.Array,
     axis_name: str | None = None,
 ) -> jax.Array:
-  """SimCLR's loss: find the other view among all views of all images.
+  """SimCLR's loss: find the other view among all views of the batch.
 
   Args:
     z0: Embeddings of one view, `[B, D]`, normalised here.
@@ -61,7 +61,7 @@ def dcl(
     temperature: float | jax.Array,
     axis_name: str | None = None,
 ) -> jax.Array:
-  """Decoupled contrastive loss: NT-Xent without the positive as candidate.
+  """Decoupled contrastive loss: NT-Xent without the positive as a candidate.
 
   Args:
     z0: Embeddings of one view, `[B, D]`, normalised here.
@@ -102,7 +102,7 @@ def dclw(
     sigma: float | jax.Array = 0.5,
     axis_name: str | None = None,
 ) -> jax.Array:
-  """Decoupled contrastive loss that weighs hard positives up.
+  """Decoupled contrastive loss with larger weights for hard positives.
 
   Args:
     z0: Embeddings of one view, `[B, D]`, normalised here.
@@ -150,16 +150,16 @@ def supcon(
     temperature: float | jax.Array,
     axis_name: str | None = None,
 ) -> jax.Array:
-  """Supervised contrastive loss: all views of the own class are positives.
+  """Supervised contrastive loss: all views of the same class are positives.
 
   It is L_out^sup, without the factor temperature / base_temperature of the
-  authors' code. With labels that all differ and two views it is NT-Xent.
+  authors' code. With distinct labels and two views it is NT-Xent.
 
   Args:
     embeddings: Of V views of each image, `[V, B, D]`, normalised here.
     labels: Class of each image, int `[B]`. -1 is an image without a label: its
-      own other views are its only positives, as in `nt_xent`, and it is a
-      negative for all other images.
+      only positives are its other views, as in `nt_xent`, and it is a negative
+      of all other images.
     temperature: Divisor of the cosine similarities, above 0.
     axis_name: Axis that the batch is split over, or None. Positives and
       negatives are those of the global batch.
@@ -167,7 +167,7 @@ def supcon(
   Returns:
     The mean over all views of this device's images, a float32 scalar; log(V N -
     1) is chance for a global batch of N images. An embedding without a positive
-    (the only view of the only image of its class) counts as 0.
+    (the only view of the only image of its class) has a loss of 0.
 
   Raises:
     ValueError: If shapes do not fit, the temperature is not positive or the
@@ -208,7 +208,7 @@ def supcon(
 
 
 def _two_views(z0, z1, temperature):
-  """Checks and normalises: `[B, 2, D]`, and the views' similarity `[B]`."""
+  """Checks and normalises two views: `[B, 2, D]`, and similarities `[B]`."""
   check_pair(z0=z0, z1=z1)
   check_temperature(temperature)
   x = l2_normalize(jnp.stack([z0, z1], axis=1))
@@ -219,14 +219,14 @@ def _similarities(x, temperature, axis_name):
   """Compares this device's embeddings with those of the global batch.
 
   Args:
-    x: Unit vectors `[B, V, D]`: the views of an image lie side by side, so that
-      row i of the flat batch belongs to image i // V, on any device.
+    x: Unit vectors `[B, V, D]`: the views of an image are adjacent, so that row
+      i of the flat batch belongs to image i // V on any device.
     temperature: Divisor of the similarities.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:
-    Logits `[B * V, N * B * V]`, and the place of the rows `[B * V]` and of the
-    columns `[N * B * V]` in the flat global batch.
+    Logits `[B * V, N * B * V]`, and the positions of the rows `[B * V]` and of
+    the columns `[N * B * V]` in the flat global batch.
   """
   x = x.reshape(-1, x.shape[-1])
   candidates = parallel.all_gather(x, axis_name)

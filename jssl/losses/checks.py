@@ -1,4 +1,4 @@
-"""What losses, methods and optimizers demand of their arguments."""
+"""Checks of the arguments of losses, methods and optimizers."""
 
 from collections.abc import Callable
 import math

@@ -20,9 +20,9 @@ def sinkhorn(
   Args:
     scores: Similarities to the prototypes, `[B, P]`.
     epsilon: Smoothness of the assignment, above 0: 0.05 in the paper.
-    iterations: Rounds that make the prototypes' shares, then the images',
-      equal; 3 in the paper.
-    axis_name: Axis that the batch is split over, or None. The shares are those
+    iterations: Number of normalisations over prototypes, then over images; 3 in
+      the paper.
+    axis_name: Axis that the batch is split over, or None. The partition is that
       of the global batch.
 
   Returns:
@@ -31,8 +31,8 @@ def sinkhorn(
 
   Raises:
     ValueError: If scores are not a matrix, epsilon or iterations is not
-      positive or the global batch has fewer than 2 rows: a single one would
-      belong to all prototypes alike, whatever its scores.
+      positive or the global batch has fewer than 2 rows: a single row would
+      get equal assignments, whatever its scores.
 
   Reference:
     Caron et al., Unsupervised Learning of Visual Features by Contrasting
@@ -59,7 +59,7 @@ def sinkhorn(
   )
   scores = jax.lax.stop_gradient(scores).astype(jnp.float32)
   log_q = scores / epsilon
-  # In logarithms: one distant image or prototype would underflow to 0 / 0.
+  # In logarithms, as one distant image or prototype would underflow to 0 / 0.
   for _ in range(iterations):
     log_q -= _log_sum_over_batch(log_q, axis_name)
     log_q -= jax.nn.logsumexp(log_q, axis=1, keepdims=True)
@@ -78,9 +78,9 @@ def swav(
   """SwAV's loss: predict the assignment of a view from every other view.
 
   Args:
-    high: Cosine similarities of the large views to the prototypes, `[H, B, P]`.
-    low: Those of the small views, `[L, B, P]`, which predict but are not
-      predicted; L may be 0.
+    high: Cosine similarities of global views to the prototypes, `[H, B, P]`.
+    low: Those of local views, `[L, B, P]`, which predict but are not predicted;
+      L may be 0.
     temperature: Divisor of the similarities that predict, above 0: 0.1 in the
       paper.
     epsilon: Smoothness of the assignments, see `sinkhorn`.
@@ -128,16 +128,16 @@ def swapped_prediction(
     *,
     temperature: float | jax.Array,
 ) -> jax.Array:
-  """Cross-entropy of each large view's assignment given every other view.
+  """Cross-entropy of each global view's assignment given every other view.
 
-  It is `swav` for assignments that were made elsewhere, with the help of a
-  queue for example. A batch split over devices needs no axis here.
+  It is `swav` for given assignments, for example with a queue. A batch split
+  over devices needs no axis here.
 
   Args:
-    codes: Assignments of the large views, `[H, B, P]`, rows sum to 1. No
+    codes: Assignments of global views, `[H, B, P]`; rows sum to 1. No
       gradient flows to them.
-    high: Cosine similarities of the large views to the prototypes, `[H, B, P]`.
-    low: Those of the small views, `[L, B, P]`; L may be 0.
+    high: Cosine similarities of global views to the prototypes, `[H, B, P]`.
+    low: Those of local views, `[L, B, P]`; L may be 0.
     temperature: Divisor of the similarities, above 0.
 
   Returns:
@@ -186,9 +186,9 @@ def dino(
 
   Args:
     student: Scores of all views, `[V, B, P]`; the first are the teacher's.
-    teacher: Scores of the large views, `[2, B, P]`. No gradient flows to them.
-    center: Average of the teacher's scores, `[P]`, **before** this batch enters
-      it. No gradient flows to it.
+    teacher: Scores of the global views, `[2, B, P]`. No gradient flows to them.
+    center: Running mean of the teacher's scores, `[P]`, **without** this batch.
+      No gradient flows to it.
     student_temperature: Divisor of the student's scores, above 0: 0.1 in the
       paper.
     teacher_temperature: Divisor of the teacher's scores, above 0 and smaller.
@@ -244,9 +244,9 @@ def update_center(
   """Moves DINO's centre towards the mean of the teacher's scores.
 
   Args:
-    center: The centre, `[P]`, equal on every device; it starts at zero.
-    teacher: Scores of the large views, `[2, B, P]`.
-    momentum: Share of the centre that is kept, in [0, 1]: 0.9 in the paper.
+    center: The centre, `[P]`, equal on every device, initially zero.
+    teacher: Scores of the global views, `[2, B, P]`.
+    momentum: EMA decay of the centre, in [0, 1]: 0.9 in the paper.
     axis_name: Axis that the batch is split over, or None. The mean is that of
       the global batch.
 

@@ -1,7 +1,7 @@
-"""InfoNCE: tell the positive of a query from negatives.
+"""InfoNCE: classify the positive of a query among negatives.
 
-The negatives come from a queue or from the batch. Losses of all views against
-all views are in `jssl.losses.all_pairs`.
+Negatives come from a queue or from the batch. Losses that compare all views are
+in `jssl.losses.all_pairs`.
 """
 
 import jax
@@ -58,7 +58,7 @@ def info_nce(
   Args:
     query: Embeddings, `[B, D]`, normalised here.
     key: The positive of each query, `[B, D]`, normalised here. Gradients flow
-      to it; MoCo stops them before.
+      to it, unless the caller stops them as MoCo does.
     queue: Negatives, unit vectors, `[K, D]`, **before** this batch enters.
     temperature: Divisor of the cosine similarities, above 0.
 
@@ -142,7 +142,7 @@ def batch_info_nce(
   Args:
     query: Embeddings, `[B, D]`, normalised here.
     key: The positive of each query, `[B, D]`, normalised here. Gradients flow
-      to it, from all devices; MoCo v3 stops them before.
+      to it from all devices, unless the caller stops them as MoCo v3 does.
     temperature: Divisor of the cosine similarities, above 0.
     axis_name: Axis that the batch is split over, or None. The negatives are
       those of the global batch.

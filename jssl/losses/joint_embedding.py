@@ -19,8 +19,8 @@ def negative_cosine(prediction: jax.Array, target: jax.Array) -> jax.Array:
 
   Args:
     prediction: Embeddings, `[B, D]`, normalised here.
-    target: What they are to match, `[B, D]`, normalised here. Gradients flow to
-      it: the caller stops them, without which the embeddings collapse.
+    target: What they should match, `[B, D]`, normalised here. Gradients flow to
+      it: the caller has to stop them, or the embeddings collapse.
 
   Returns:
     The mean over the batch, a float32 scalar in [-1, 1].
@@ -53,7 +53,7 @@ def barlow_twins(
     off_diagonal_weight: float = 0.005,
     axis_name: str | None = None,
 ) -> jax.Array:
-  """Makes the cross-correlation of two views the identity.
+  """Barlow Twins' loss: the cross-correlation of two views as the identity.
 
   Args:
     z_a: Embeddings of one view, `[B, D]`, each dimension standardised here over
@@ -111,10 +111,10 @@ def vicreg(
     eps: float = 1e-4,
     axis_name: str | None = None,
 ) -> jax.Array:
-  """Views agree, each dimension varies, no two dimensions vary together.
+  """VICReg's loss: invariance, variance and covariance of two views.
 
-  As in the authors' code, and unlike the paper's equations, the invariance is
-  the mean over the dimensions too, and the variance term the mean of the views.
+  As in the authors' code, but not in the paper's equations, the invariance is
+  averaged over the dimensions too, and the variance term over the views.
 
   Args:
     z_a: Embeddings of one view, `[B, D]`, not normalised.
@@ -127,8 +127,8 @@ def vicreg(
       covariances are those of the global batch.
 
   Returns:
-    The loss, a float32 scalar of 0 or more; its invariance is of this device's
-    images. Constant embeddings give variance * (1 - sqrt(eps)).
+    The loss, a float32 scalar of 0 or more; the invariance is that of this
+    device's images. Constant embeddings give variance * (1 - sqrt(eps)).
 
   Raises:
     ValueError: If shapes do not fit or the global batch has fewer than 2
@@ -169,6 +169,6 @@ def vicreg(
 
 def _centered(z, axis_name):
   """Subtracts from views `[V, B, D]` their mean over the global batch."""
-  # Before any product: of raw moments a large mean would leave few digits.
+  # Before any product, as raw moments lose digits at a large mean.
   z = z.astype(jnp.float32)
   return z - parallel.pmean(jnp.mean(z, axis=1, keepdims=True), axis_name)

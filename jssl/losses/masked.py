@@ -1,4 +1,4 @@
-"""The losses of methods that see a part and predict the rest."""
+"""Losses of methods that predict masked parts."""
 
 import jax
 import jax.numpy as jnp
@@ -7,18 +7,18 @@ import jax.numpy as jnp
 def masked_mse(
     prediction: jax.Array, target: jax.Array, mask: jax.Array
 ) -> jax.Array:
-  """Squared error over what is masked.
+  """Mean squared error of masked elements.
 
   Args:
     prediction: Of any shape, for example patches `[B, T, D]` or images
       `[B, H, W, C]`.
     target: Of the same shape. No gradient flows to it.
-    mask: Weights, bool or 0 and up, of the leading dimensions: `[B, T]` or
-      `[B, H, W]`. 1 counts, 0 does not.
+    mask: Weights of the leading dimensions, bool or 0 and up: `[B, T]` or
+      `[B, H, W]`.
 
   Returns:
     The mean over the remaining dimensions, then the weighted mean, a float32
-    scalar; 0 where all weights are.
+    scalar; 0 if all weights are 0.
 
   Raises:
     ValueError: If shapes do not fit.
@@ -42,7 +42,7 @@ def masked_mse(
 def masked_l1(
     prediction: jax.Array, target: jax.Array, mask: jax.Array
 ) -> jax.Array:
-  """Absolute error over what is masked.
+  """Mean absolute error of masked elements.
 
   Args:
     prediction: As in `masked_mse`.
@@ -51,7 +51,7 @@ def masked_l1(
 
   Returns:
     The mean over the remaining dimensions, then the weighted mean, a float32
-    scalar; 0 where all weights are.
+    scalar; 0 if all weights are 0.
 
   Raises:
     ValueError: If shapes do not fit.

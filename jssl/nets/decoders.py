@@ -1,4 +1,4 @@
-"""Decoders: from features to pixels or features, thrown away after training."""
+"""Decoders, from features to pixels or features; discarded after training."""
 
 from collections.abc import Callable
 import functools
@@ -12,16 +12,16 @@ from jssl.nets import vit
 
 
 class ConvDecoder(nn.Module):
-  """Doubles a feature map by transposed convolutions until it has a size.
+  """Upsamples a feature map by transposed convolutions of stride 2.
 
   Attributes:
     size: Height and width of the output, the input's times a power of two.
     channels: Channels of the output.
-    width: Channels of the last layer but one; each earlier has twice as many,
-      512 at most.
+    width: Channels of the last layer except the output; each earlier layer has
+      twice as many, 512 at most.
     norm: Constructor of the normalisation, such as `BatchNorm`.
-    mix: Whether a layer that connects all places of a channel, and one that
-      connects all channels of a place, come first.
+    mix: Whether a layer that connects all positions of a channel, and one that
+      connects all channels of a position, come first.
     dtype: Type of the computation; parameters are float32.
 
   Reference:
@@ -48,7 +48,7 @@ class ConvDecoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """Makes images of features.
+    """Decodes features to images.
 
     Args:
       x: `[B, h, h, D]`.
@@ -115,8 +115,8 @@ class TransformerDecoder(nn.Module):
 
   Reference:
     He et al., Masked Autoencoders Are Scalable Vision Learners, 2022. There
-    all patches are put in order and predicted; blocks do not depend on the
-    order, and only hidden patches count, so here these come last.
+    all patches are sorted and predicted; blocks do not depend on the order, and
+    only hidden patches enter the loss, so here these come last.
 
   Example:
     >>> import jax
@@ -153,15 +153,15 @@ class TransformerDecoder(nn.Module):
       valid: jax.Array | None = None,
       train: bool = False,
   ) -> jax.Array:
-    """Predicts.
+    """Predicts hidden patches.
 
     Args:
       tokens: `[B, V, D]`, or `[B, 1 + V, D]` with a class token first.
-      visible: Which patches they are, int `[B, V]`.
-      hidden: Which patches to predict, int `[B, M]`.
+      visible: Indices of their patches, int `[B, V]`.
+      hidden: Indices of the patches to predict, int `[B, M]`.
       grid: Height and width of the image in patches.
-      valid: Which patches count, the visible ones and then the hidden ones,
-        bool `[B, V + M]`; the others are not attended to. None for all.
+      valid: Which patches are attended to, visible ones first, bool
+        `[B, V + M]`; None for all.
       train: Not used; decoders share it.
 
     Returns:
@@ -178,7 +178,7 @@ class TransformerDecoder(nn.Module):
     x = dense(self.width, name="in")(tokens.astype(self.dtype))
     first = x.shape[1] - visible.shape[1]  # The class token has no position.
     x = x.at[:, first:].add(table[visible])
-    # Of two dimensions, as optimizers then decay it.
+    # Two-dimensional, so that optimizers decay it.
     token = self.param("mask_token", init.other, (1, self.width))
     x = jnp.concatenate([x, token.astype(self.dtype) + table[hidden]], axis=1)
     bias = None

@@ -1,4 +1,4 @@
-"""Heads: what stands between the encoder and the loss, thrown away after."""
+"""Heads: layers between the encoder and the loss, discarded after training."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,25 +7,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# Uniform in +-1 / sqrt(fan in): the default that the papers' code ran with.
+# Uniform in +-1 / sqrt(fan in): PyTorch's default, as in the papers' code.
 _INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class MLP(nn.Module):
-  """Linear layers with an activation, and perhaps a normalisation, between.
+  """Linear layers with an activation and an optional normalisation between.
 
-  A layer that a normalisation follows has no bias of its own.
+  A layer that is followed by a normalisation has no bias.
 
   Attributes:
     features: Width of each layer, None for the width of the input; one entry
       makes a linear head.
-    norm: Constructor of the normalisation after each layer but the last, such
-      as `BatchNorm`; None for none.
+    norm: Constructor of the normalisation after each layer except the last,
+      such as `BatchNorm`; None for none.
     last_norm: The same after the last layer, which no activation follows.
-    last_bias: Whether the last layer has a bias where no normalisation does.
+    last_bias: Whether the last layer has a bias if no normalisation follows.
     activation: Applied between layers, after the normalisation.
-    dropout: Share of the activations that is set to 0 in training, in [0, 1);
-      none is without a "dropout" PRNG key.
+    dropout: Dropout rate of the activations, in [0, 1); without a "dropout"
+      PRNG key nothing is dropped.
     kernel_init: Initialiser of the kernels.
     dtype: Type of the computation; parameters are float32.
 
@@ -53,7 +53,7 @@ class MLP(nn.Module):
   def __call__(
       self, x: jax.Array, *, train: bool = False, views: int = 1
   ) -> jax.Array:
-    """Maps embeddings, layer after layer.
+    """Maps embeddings.
 
     Args:
       x: `[V * B, D]`.
@@ -64,7 +64,7 @@ class MLP(nn.Module):
       float32 `[V * B, features[-1]]`.
 
     Raises:
-      ValueError: If there is no layer, or one without width.
+      ValueError: If there is no layer, or a layer of no width.
     """
     input_width, last = x.shape[-1], len(self.features)
     if not last or any(w is not None and w < 1 for w in self.features):

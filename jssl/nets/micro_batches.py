@@ -1,4 +1,4 @@
-"""Large batches in little memory, exactly."""
+"""Large batches in little memory, with exact gradients."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ import jax
 
 
 class MicroBatched(nn.Module):
-  """A backbone that computes its features a part of the batch at a time.
+  """A backbone that processes the batch in parts.
 
-  Gradient accumulation changes a loss that looks across the batch: each part
-  would see the negatives of its part alone. Here only the backbone works in
-  parts. Forward, it keeps nothing of a part but its features; the loss sees
-  those of the whole batch; backward, each part is computed once more and its
-  gradient added. Value and gradient are those of the whole batch, memory is
-  that of one part, and the cost is one more forward pass.
+  Gradient accumulation changes a loss that compares the images of a batch: each
+  part would see its own negatives only. Here only the backbone works in parts.
+  Its forward pass keeps only the features of a part; the loss sees those of the
+  whole batch; the backward pass computes each part again and adds its gradient.
+  Value and gradient are those of the whole batch, memory is that of one part,
+  and the cost is one more forward pass.
 
-  Batch normalisation sees a part: `groups` of the net count within it, and
-  running statistics move once a part.
+  Batch normalisation sees one part: `groups` of the net divide a part, and
+  running statistics are updated once per part.
 
   Attributes:
     net: A backbone.
@@ -47,12 +47,12 @@ class MicroBatched(nn.Module):
   parts: int
 
   def setup(self) -> None:
-    """Takes the net's place in the tree of parameters."""
+    """Shares the scope of the net, so that parameter trees are the same."""
     nn.share_scope(self, self.net)
 
   @property
   def dtype(self) -> Any:
-    """Of the computation."""
+    """The computation type of the net."""
     return self.net.dtype
 
   def __call__(
@@ -62,8 +62,8 @@ class MicroBatched(nn.Module):
 
     Args:
       images: `[V * B, H, W, C]` in [0, 1].
-      train: Whether to work in parts, and as the net does in training; without
-        gradients there is little to save.
+      train: Whether to run in training mode, and in parts; without gradients
+        there is little memory to save.
       views: Number of views V that are normalised separately; a part has all
         views of its images.
 
@@ -85,7 +85,7 @@ class MicroBatched(nn.Module):
     def part(net, carry, images):
       return carry, net(images, train=True, views=views)
 
-    # XLA's CPU backend is slow at convolutions inside of a loop.
+    # XLA's CPU backend is slow at convolutions inside a loop.
     unrolled = jax.default_backend() == "cpu"
     scan = nn.scan(
         nn.remat(part, prevent_cse=unrolled),

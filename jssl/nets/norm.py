@@ -15,24 +15,24 @@ class BatchNorm(nn.Module):
   """Batch normalisation whose statistics belong to groups of the batch.
 
   The global batch, in the order of the devices, is cut into `groups` equal
-  runs of images, and each is normalised by statistics of its own, as if it
-  were alone on a (virtual) device. The result does not depend on how many
-  devices the batch is split over:
+  groups of consecutive images, and each is normalised by its own statistics, as
+  if it were alone on a (virtual) device. The result does not depend on the
+  number of devices that the batch is split over:
 
   * `groups=1`: one group, synchronised over the axis;
   * `groups=8`: what eight unsynchronised devices compute, on 1, 2, 4, 8 or 16;
-  * `axis_name=None`: groups of the local batch, nothing is exchanged.
+  * `axis_name=None`: groups of the local batch, without communication.
 
-  Several views of the images can share a batch: with `views=V` in a call, its
-  rows are V runs, one per view, and each is normalised as if it were alone.
+  Several views of the images can share a batch: a call with `views=V` takes the
+  rows of V views, one view after the other, and normalises each as if alone.
 
-  Running statistics move towards the mean of the groups' means and (biased)
-  variances that this device sees; a method averages them over its devices.
+  Running statistics are EMAs of the mean of the groups' means and (biased)
+  variances on this device; a method averages them over its devices.
 
   Attributes:
     groups: Number of groups in the global batch.
     axis_name: Axis that the batch is split over, or None.
-    momentum: Share of the running statistics that is kept at a step.
+    momentum: EMA decay of the running statistics.
     epsilon: Added to the variance.
     use_scale: Whether a trained scale follows.
     use_bias: Whether a trained shift follows.
@@ -72,8 +72,8 @@ class BatchNorm(nn.Module):
 
     Args:
       x: `[V * B, ..., C]`, this device's part of the batch, view after view.
-      train: Whether to take the statistics of the batch and to move the running
-        ones (collection "batch_stats"), or to take the running ones.
+      train: Whether to use the statistics of the batch and update the running
+        ones (collection "batch_stats"), or to use the running ones.
       views: Number of views V that are normalised separately.
 
     Returns:
@@ -141,7 +141,7 @@ class BatchNorm(nn.Module):
     mean, var = _moments(_grouped(x, views * here))
     if spread == 1:
       return mean, var
-    # Means are gathered, as the variance of large ones cannot be had from sums.
+    # Means are gathered, as sums lose the variance of large ones.
     every = parallel.all_gather(
         jnp.stack([mean, var])[None], self.axis_name
     ).reshape(self.groups, spread, 2, *mean.shape)
@@ -155,10 +155,10 @@ class BatchNorm(nn.Module):
 
 
 def _moments(x):
-  """Returns mean and variance of `[G, N, ..., C]` over all but G and C.
+  """Returns mean and variance of `[G, N, ..., C]` over all axes except G and C.
 
   In one pass over deviations from the first image's mean: the mean of squares
-  minus the square of the mean would lose a variance that is small beside them.
+  minus the square of the mean loses a variance that is small relative to them.
   """
   axes = tuple(range(1, x.ndim - 1))
   near = jax.lax.stop_gradient(jnp.mean(x[:, :1], axes, keepdims=True))
@@ -172,8 +172,8 @@ def _moments(x):
 def _grouped(x, count):
   """From `[B, ..., C]` to `[count, B / count, ..., C]`.
 
-  Height and width stay apart: on CPU the gradient of a sum over dimensions that
-  were joined took several times as long (JAX 0.10.2).
+  Height and width are not merged: on CPU the gradient of a sum over merged
+  dimensions takes several times as long (JAX 0.10.2).
   """
   return x.reshape(count, -1, *x.shape[1:])
 
@@ -194,7 +194,7 @@ def normalize_images(
     `[B, H, W, C]`.
 
   Raises:
-    ValueError: If there is another number of statistics than of channels.
+    ValueError: If the number of statistics is not that of channels.
   """
   channels = images.shape[-1]
   for name, value in (("mean", mean), ("std", std)):

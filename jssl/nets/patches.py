@@ -45,7 +45,7 @@ def unpatchify(patches: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
     `[B, H, W, C]`.
 
   Raises:
-    ValueError: If square patches so many do not fill the image.
+    ValueError: If this number of square patches does not fill the image.
 
   Example:
     >>> import jax.numpy as jnp
@@ -72,7 +72,7 @@ def standardize(patches: jax.Array, *, eps: float = 1e-6) -> jax.Array:
     eps: Added to the variance.
 
   Returns:
-    `[..., D]`; an even patch becomes 0.
+    `[..., D]`; a constant patch becomes 0.
 
   Example:
     >>> import jax.numpy as jnp
@@ -87,7 +87,7 @@ def standardize(patches: jax.Array, *, eps: float = 1e-6) -> jax.Array:
 
 
 def grid_of(height: int, width: int, size: int) -> tuple[int, int]:
-  """Returns the numbers of patches in a column and a row of an image.
+  """Returns the height and width of an image in patches.
 
   Args:
     height: In pixels.

@@ -88,8 +88,8 @@ class ResNet(nn.Module):
       float32.
 
     Raises:
-      ValueError: If `stem` is none of theirs, the batch does not divide into
-        the groups of `BatchNorm`, or `mean` or `std` is of other channels.
+      ValueError: If `stem` is unknown, the batch is not divisible into the
+        groups of `BatchNorm`, or `mean` or `std` does not fit the channels.
     """
     if self.stem not in _STEMS:
       raise ValueError(f"stem is {self.stem!r}; expected one of {_STEMS}.")
@@ -179,7 +179,7 @@ class Block(nn.Module):
     return nn.relu(x + y)
 
 
-# The CIFAR family of section 4.2 with one block a stage; its width is 16.
+# The CIFAR family of section 4.2 with one block per stage; its width is 16.
 resnet8 = functools.partial(ResNet, (1, 1, 1))
 resnet18 = functools.partial(ResNet, (2, 2, 2, 2))
 resnet34 = functools.partial(ResNet, (3, 4, 6, 3))

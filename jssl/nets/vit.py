@@ -20,14 +20,14 @@ _POSITIONS = ("learned", "sincos", "relative")
 
 
 class WeightInit(NamedTuple):
-  """How the parameters of a transformer start; biases start at 0.
+  """Initialisers of a transformer; biases start at 0.
 
   Attributes:
-    linear: Initialiser of the kernels of linear layers.
-    qkv: The same of the joint kernel of queries, keys and values.
-    patch: The same of the patch projection, `[P, P, C, D]`.
-    class_token: The same of the class token.
-    other: The same of mask tokens and learned positions.
+    linear: For kernels of linear layers.
+    qkv: For the joint kernel of queries, keys and values.
+    patch: For the patch projection, `[P, P, C, D]`.
+    class_token: For the class token.
+    other: For mask tokens and learned positions.
     by_depth: Whether the last kernel of each branch of the i-th block is
       divided by sqrt(2 i).
   """
@@ -47,7 +47,7 @@ def _xavier_each_of_three(key, shape, dtype=jnp.float32):
 
 
 def _cut_normal(key, shape, dtype=jnp.float32):
-  """A normal of deviation 0.02 before it is cut at one deviation."""
+  """A normal of deviation 0.02, truncated at one deviation."""
   return 0.02 * jax.random.truncated_normal(key, -1, 1, shape, dtype)
 
 
@@ -63,7 +63,7 @@ def _flat_patch(scale, mode):
 _NORMAL = nn.initializers.normal(0.02)
 _XAVIER = nn.initializers.xavier_uniform()
 _XAVIER_PATCH = _flat_patch(1.0, "fan_avg")
-# Each as the method's authors' code has it.
+# As in the code of each method's authors.
 WEIGHT_INITS = {
     # PyTorch's default for the patch projection, +-1 / sqrt(fan in).
     "dino": WeightInit(
@@ -106,24 +106,23 @@ class ViT(nn.Module):
       "relative", none but a bias of the attention by the distance of two
       patches, one table for all blocks, resized for other image sizes.
     image_size: Side of the images that the tables are made for.
-    drop_path: Rate at which the last block's branches are left out in training
-      (stochastic depth); it grows linearly from 0 at the first block. Nothing
-      is left out without a "dropout" PRNG key, as in a target network.
-    layer_scale: Start of a factor per feature that each branch is multiplied
-      by; 0 for no such factor.
+    drop_path: Drop path rate of the last block in training (stochastic depth);
+      it grows linearly from 0 at the first block. Without a "dropout" PRNG
+      key, as in a target network, nothing is dropped.
+    layer_scale: Initial value of a trained scale per feature of each branch; 0
+      for no such scale.
     key_bias: Whether keys have a bias, as queries and values do. The softmax
       does not depend on it.
-    weight_init: How parameters start, the name of a method whose authors' code
-      starts them so: "dino", normal of deviation 0.02, but the patch projection
+    weight_init: Initialisation, the name of a method whose authors' code uses
+      it: "dino", normal of deviation 0.02, except that the patch projection is
       uniform in +-1 / sqrt(fan in); "ijepa", all normal of deviation 0.02;
       "mae", Xavier uniform; "moco_v3", the same, except that queries, keys and
       values are drawn separately and the class token at deviation 1e-6; or
-      "simmim",
-      normal of deviation 0.02 cut at one deviation, and by depth. In all of
-      them biases start at 0.
+      "simmim", normal of deviation 0.02 truncated at one deviation, and scaled
+      by depth. In all of them biases start at 0.
     mean: Subtracted from images in [0, 1]: a number, or one per channel.
     std: Then divided by.
-    axis_name: Not used, since there are no batch statistics; nets share it.
+    axis_name: Not used, since there are no batch statistics; all nets take it.
     dtype: Type of the computation; parameters are float32.
 
   References:
@@ -251,7 +250,7 @@ class ViT(nn.Module):
     Args:
       images: `[B, H, W, C]` in [0, 1], H and W multiples of `patch_size`.
       train: Whether `drop_path` applies.
-      views: Not used, since there are no batch statistics; nets share it.
+      views: Not used, since there are no batch statistics; all nets take it.
 
     Returns:
       `{"stage_1": [B, h, w, D], ..., "pooled": [B, D]}`: the patch tokens after
@@ -261,8 +260,8 @@ class ViT(nn.Module):
 
     Raises:
       ValueError: If patches do not divide the images or the heads do not divide
-        the width, if `pooling` or `positions` is none of theirs, or if `mean`
-        or `std` is of other channels.
+        the width, if `pooling` or `positions` is unknown, or if `mean` or `std`
+        has another number of channels.
     """
     del views
     patches = self.embed(images)
@@ -293,7 +292,7 @@ class ViT(nn.Module):
     return self.patch(x.astype(self.dtype))
 
   def positions_of(self, grid: tuple[int, int]) -> jax.Array:
-    """Returns what is added to a grid of patches, `[h, w, D]`."""
+    """Returns the positions of a grid of patches, `[h, w, D]`."""
     if self.positions == "relative":
       return jnp.zeros((*grid, self.width), self.dtype)
     if self.positions == "sincos":
@@ -305,7 +304,7 @@ class ViT(nn.Module):
     return table.astype(self.dtype)
 
   def attention_bias(self, grid: tuple[int, int]) -> jax.Array | None:
-    """Returns what relative positions add to the attention of a grid.
+    """Returns the bias of relative positions to the attention of a grid.
 
     Args:
       grid: Height h and width w in patches.
@@ -352,7 +351,7 @@ class ViT(nn.Module):
     Args:
       tokens: `[B, T, D]`, with their positions.
       grid: Height and width in patches of the image that they fill; None for
-        a part of one, which relative positions do not take.
+        a part of an image, which relative positions do not support.
       valid: Which tokens are attended to, bool `[B, T]`; None for all.
       train: Whether `drop_path` applies.
 
@@ -365,7 +364,7 @@ class ViT(nn.Module):
     """
     if self.positions == "relative" and grid is None:
       raise ValueError(
-          "Relative positions need all patches of an image, and here are some;"
+          "Relative positions need all patches of an image, not a part of them;"
           " set net.positions to 'sincos' or 'learned'."
       )
     x = tokens.astype(self.dtype)
@@ -396,11 +395,11 @@ class Block(nn.Module):
   Attributes:
     heads: See `ViT`.
     mlp_ratio: See `ViT`.
-    drop_path: Rate at which each of the two branches is left out in training,
-      for each image alone.
+    drop_path: Drop path rate of the two branches in training, drawn for each
+      image and branch.
     layer_scale: See `ViT`.
     key_bias: See `ViT`.
-    weight_init: How parameters start.
+    weight_init: Initialisers.
     index: Number of the block, from 1.
     dtype: See `ViT`.
   """
@@ -437,7 +436,7 @@ class Block(nn.Module):
     return x + drop(self._scaled("scale_2", y))
 
   def _qkv(self, x):
-    # One matrix and one bias, as optimizers treat parameters by dimensions.
+    # One matrix and one bias, as optimizers treat parameters by dimension.
     width = x.shape[-1]
     dense = nn.Dense(
         3 * width,
@@ -472,10 +471,10 @@ def _divided(init, divisor):
 
 
 def weight_init_of(name: str) -> WeightInit:
-  """Returns how parameters start by the name of a method; see `ViT`.
+  """Returns the initialisers of a method by its name; see `ViT`.
 
   Raises:
-    ValueError: If no method with such a start has the name.
+    ValueError: If the name is unknown.
   """
   if name not in WEIGHT_INITS:
     raise ValueError(
@@ -487,10 +486,10 @@ def weight_init_of(name: str) -> WeightInit:
 class LayerNorm(nn.LayerNorm):
   """A LayerNorm whose variance keeps its digits at a large mean.
 
-  Flax's default, E[x^2] - E[x]^2, keeps none at N(2000, 1); its two passes cost
-  a ViT's step on CPU an eighth. Here tokens are shifted by their own first
-  feature before, which changes nothing else and costs nothing: of D features
-  one lies within sqrt(D) deviations of the mean.
+  Flax's default, E[x^2] - E[x]^2, keeps none at N(2000, 1), and its two-pass
+  variance costs an eighth of a ViT's step on CPU. Here tokens are first shifted
+  by their first feature, which changes nothing else and is free: any of D
+  features is within sqrt(D) deviations of the mean.
   """
 
   epsilon: float = 1e-6
@@ -504,16 +503,15 @@ class LayerNorm(nn.LayerNorm):
 
 
 def bias_of(valid: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-  """Makes a bias of the attention to valid tokens alone.
+  """Makes a bias of the attention to valid tokens only.
 
   Args:
-    valid: Which tokens are attended to, bool `[B, S]`, one of each row at
-      least.
+    valid: Which tokens are attended to, bool `[B, S]`, at least one per row.
     bias: Another bias that it is added to, or None.
 
   Returns:
-    float32 `[B, 1 or heads, 1 or T, S]`, see `attend`: -inf at others, which
-    then have no influence on value or gradient at all.
+    float32 `[B, 1 or heads, 1 or T, S]`, see `attend`: -inf at other tokens,
+    which then influence neither value nor gradient.
   """
   own = jnp.where(valid, 0.0, -jnp.inf)[:, None, None]
   return own if bias is None else own + bias
@@ -528,16 +526,16 @@ def attend(
 ) -> jax.Array:
   """Averages values by the softmax of scaled products of queries and keys.
 
-  The value and gradient of `jax.nn.dot_product_attention`; on CPU in two thirds
-  of its time, as products of matrices that lie together, and with the softmax's
-  division after the second product instead of before.
+  Value and gradient are those of `jax.nn.dot_product_attention`, in two thirds
+  of its time on CPU: the matrices are contiguous, and the softmax divides after
+  the second product.
 
   Args:
     query: `[B, heads, T, D]`.
     key: `[B, heads, S, D]`.
     value: `[B, heads, S, D]`.
-    bias: Added to the scaled products, float32 `[B or none, heads, T, S]` or
-      what broadcasts to that.
+    bias: Added to the scaled products, float32, broadcast to `[B, heads, T,
+      S]`; None for none.
 
   Returns:
     `[B, heads, T, D]`, of the type of `value`; the softmax is in float32.
@@ -561,9 +559,9 @@ def attend(
 
 
 def gelu(x: jax.Array) -> jax.Array:
-  """The exact GELU, by erf: faster than by erfc, as `nn.gelu` has it.
+  """The exact GELU, by erf, which is faster than the erfc of `nn.gelu`.
 
-  Equal except for rounding where the result is below 1e-6 of x.
+  They differ only in rounding where the result is below 1e-6 of x.
 
   Reference:
     Hendrycks and Gimpel, Gaussian Error Linear Units, 2016, equation 1.
@@ -574,8 +572,8 @@ def gelu(x: jax.Array) -> jax.Array:
 def sincos_2d(dim: int, grid: tuple[int, int]) -> jax.Array:
   """Makes a table of positions in two dimensions.
 
-  The first half of the dimensions tells the column and the second the row, each
-  by sines, then cosines, of frequencies from 1 down to (almost) 1 / 10000.
+  The first half of the dimensions encodes the column and the second the row,
+  each by sines, then cosines, of frequencies from 1 down to almost 1 / 10000.
 
   Args:
     dim: Width of the table, a multiple of 4.
@@ -612,8 +610,8 @@ def sincos_2d(dim: int, grid: tuple[int, int]) -> jax.Array:
 def _resize_positions(table, grid):
   """Resizes a table `[h, w, D]` as DINO's code does.
 
-  It asks for sides longer by a tenth of a patch and gets the whole ones, so
-  that entries lie a little denser than those of a resized image would.
+  It asks for sides longer by a tenth of a patch and gets whole patches, so that
+  entries are slightly denser than those of a resized image.
   """
   box = [old * new / (new + 0.1) for old, new in zip(table.shape, grid)]
   return resampling.resized_crop(
@@ -624,10 +622,10 @@ def _resize_positions(table, grid):
 def _by_distance(size: int, new: int) -> np.ndarray:
   """Weights that resize one side of a relative table, `[new, size]`, both odd.
 
-  As in the code of BEiT and SimMIM: entries are taken to lie at distances that
-  grow by a constant factor, so that the largest is the new one's and those of
-  near patches stay what they are; between them by cubic splines. For smaller
-  images (almost) the entries of the distances that they have.
+  As in the code of BEiT and SimMIM: entries are placed at distances that grow
+  by a constant factor, so that the largest is that of the new size and near
+  patches keep their entries, with cubic splines between them. Smaller images
+  get (almost) the entries of their distances.
   """
   half = size // 2
   if not half:
@@ -647,7 +645,7 @@ def _by_distance(size: int, new: int) -> np.ndarray:
 
 
 # The width is bound by position, so that a config's "width" of a ResNet cannot
-# replace it; the rest can change: MoCo v3's small one has 12 heads.
+# replace it; the rest can change: MoCo v3's ViT-S has 12 heads.
 vit_micro = functools.partial(ViT, 96, depth=4, heads=3)  # Not published.
 vit_tiny = functools.partial(ViT, 192, depth=12, heads=3)
 vit_small = functools.partial(ViT, 384, depth=12, heads=6)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jssl import losses
-from jssl.nets import patches as patching
+from jssl.nets.patches import patchify
+from jssl.nets.patches import standardize
 
 TOLERANCE = 1e-5  # Of float32 sums in another order.
 
@@ -48,9 +49,7 @@ def _slow(name, prediction, target, mask):
 
 def test_masked_mse_agrees_with_the_reference(golden):
   data = golden("mae")
-  target = patching.standardize(
-      patching.patchify(data["images"], int(data["patch"]))
-  )
+  target = standardize(patchify(data["images"], int(data["patch"])))
   value, gradient = _value_and_gradient("mse")(
       data["prediction"], target, data["mask"]
   )

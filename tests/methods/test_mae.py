@@ -14,7 +14,9 @@ from jssl.masking import Split
 from jssl.method import Keys
 from jssl.methods import _one_net
 from jssl.methods import METHODS
-from jssl.nets import patches as patching
+from jssl.nets.patches import patchify
+from jssl.nets.patches import standardize
+from jssl.nets.patches import unpatchify
 import tiny
 
 # The package shows the constructor under the module's name.
@@ -153,9 +155,9 @@ def test_hidden_patches_are_not_seen():
   predict = jax.jit(mae_file.MaskedAutoencoder(tiny.vit(), 16, 1, 2).apply)
 
   def prediction(changed):
-    patches = patching.patchify(images, 2)
+    patches = patchify(images, 2)
     patches = jax.vmap(lambda x, i: x.at[i].add(1.0))(patches, changed)
-    new = patching.unpatchify(patches, images.shape[1:])
+    new = unpatchify(patches, images.shape[1:])
     return predict({"params": params}, mae_file.Inputs(new, split))
 
   before = predict({"params": params}, task.inputs)
@@ -169,9 +171,7 @@ def _shuffled_patches():
   """Images whose patches are of the same numbers, each in another order."""
   random = np.random.default_rng(0)
   numbers = np.tile(random.uniform(0, 1, 12), (4, 16, 1))
-  return patching.unpatchify(
-      np.float32(random.permuted(numbers, axis=-1)), (8, 8, 3)
-  )
+  return unpatchify(np.float32(random.permuted(numbers, axis=-1)), (8, 8, 3))
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -184,12 +184,10 @@ def test_a_perfect_prediction_is_the_original(channels, normalize):
   images += jnp.asarray(net.mean) - 0.5
   task = task._replace(inputs=task.inputs._replace(images=images))
   images, split = task.inputs
-  patches = patching.patchify(
-      (images - jnp.asarray(net.mean)) / jnp.asarray(net.std), 2
-  )
+  patches = patchify((images - jnp.asarray(net.mean)) / jnp.asarray(net.std), 2)
   answer = jnp.take_along_axis(patches, split.hidden[..., None], axis=1)
   if normalize:
-    answer = patching.standardize(answer, eps=0.0)
+    answer = standardize(answer, eps=0.0)
   method = _answering(answer, net, normalize=normalize)
   value, aux = method.loss({}, carried, task, KEYS, 0)
   assert value < 1e-4 < 0.01 < aux.metrics["chance_loss"]
@@ -209,11 +207,9 @@ def test_pictures_do_not_borrow_from_what_is_hidden(normalize):
   images, split = task.inputs
   answer = np.random.default_rng(0).normal(size=(4, 12, 12))
   method = _answering(answer, tiny.vit(), normalize=normalize)
-  patches = patching.patchify(images, 2)
+  patches = patchify(images, 2)
   changed = jax.vmap(lambda x, i: x.at[i].multiply(0.3))(patches, split.hidden)
-  other = task.inputs._replace(
-      images=patching.unpatchify(changed, images.shape[1:])
-  )
+  other = task.inputs._replace(images=unpatchify(changed, images.shape[1:]))
   draw = functools.partial(method.pictures, {}, carried)
   one, two = draw(task), draw(task._replace(inputs=other))
   np.testing.assert_array_equal(one.seen, two.seen)
@@ -240,7 +236,7 @@ def test_plain_pixels_are_compared_with_the_mean_color():
   loss = jax.jit(_method(normalize=False).loss)
   _, aux = loss(params, carried, task, KEYS, 0)
   images, split = jax.tree.map(np.asarray, task.inputs)
-  patches = np.asarray(patching.patchify(images, 2)).reshape(4, 16, 4, 3)
+  patches = np.asarray(patchify(images, 2)).reshape(4, 16, 4, 3)
   expected = []
   for x, visible, hidden in zip(patches, split.visible, split.hidden):
     color = x[visible].mean(axis=(0, 1))

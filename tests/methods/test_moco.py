@@ -13,7 +13,7 @@ from jssl import optim
 from jssl.embeddings import l2_normalize
 from jssl.method import Keys
 from jssl.methods import METHODS
-from jssl.methods import moco as module
+from jssl.methods import moco
 from jssl.step import init_state
 from jssl.step import make_step
 import tiny
@@ -277,10 +277,10 @@ def test_the_width_of_the_head_is_settable():
 
 
 def test_defaults_are_those_of_the_papers():
-  assert module.moco_v1.__kwdefaults__["temperature"] == 0.07
-  assert module.moco_v2.keywords["temperature"] == 0.2
+  assert moco.moco_v1.__kwdefaults__["temperature"] == 0.07
+  assert moco.moco_v2.keywords["temperature"] == 0.2
   for name, value in dict(dim=128, queue_size=65536, momentum=0.999).items():
-    assert module.moco.__kwdefaults__[name] == value
+    assert moco.moco.__kwdefaults__[name] == value
 
 
 def test_metrics_give_chance_and_the_spread():

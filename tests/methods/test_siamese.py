@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl import augment as augmentation
+from jssl import augment
 from jssl.methods import _branch
 from jssl.methods import _one_net
 from jssl.methods import _views
@@ -17,9 +17,9 @@ import tiny
 
 TWO_RECIPES = ["byol", "moco_v3", "barlow_twins", "vicreg"]
 ONE_RECIPE = {
-    "simclr": augmentation.simclr,
-    "simsiam": augmentation.moco_v2,
-    "supcon": augmentation.simclr,
+    "simclr": augment.simclr,
+    "simsiam": augment.moco_v2,
+    "supcon": augment.simclr,
 }
 
 
@@ -65,11 +65,11 @@ def test_default_recipes_are_those_of_the_papers():
     assert defaults(name)["augment"] is _views.FIRST_VIEW
     assert defaults(name)["second_augment"] is _views.SECOND_VIEW
   first = _views.FIRST_VIEW.__wrapped__
-  assert first is augmentation.byol
+  assert first is augment.byol
   expected = dict(blur_probability=1.0, solarize_probability=0.0)
   assert expected.items() <= first.__kwdefaults__.items()
   second = _views.SECOND_VIEW.__wrapped__
-  assert second.func is augmentation.byol
+  assert second.func is augment.byol
   expected = dict(blur_probability=0.1, solarize_probability=0.2)
   assert second.keywords == expected
   for name, recipe in ONE_RECIPE.items():

@@ -10,7 +10,8 @@ import pytest
 
 from jssl.method import Keys
 from jssl.methods import METHODS
-from jssl.nets import patches as patching
+from jssl.nets.patches import patchify
+from jssl.nets.patches import unpatchify
 import tiny
 
 # The package shows the constructor under the module's name.
@@ -86,7 +87,7 @@ def test_the_loss_is_the_error_of_masked_pixels(arguments):
   net = tiny.vit(**arguments)
   module = simmim_file.MaskedImageModel(net)
   prediction = np.asarray(module.apply({"params": params}, task.inputs))
-  prediction = np.asarray(patching.unpatchify(prediction, (8, 8, 3)))
+  prediction = np.asarray(unpatchify(prediction, (8, 8, 3)))
   mask = hidden.repeat(2, axis=1).repeat(2, axis=2)
   target = (images - np.float32(net.mean)) / np.float32(net.std)
   expected = np.abs(prediction - target)[mask].mean()
@@ -132,7 +133,7 @@ def test_the_pictures_of_a_perfect_prediction_are_the_original():
   class Answer(simmim_file.MaskedImageModel):
 
     def __call__(self, inputs, *, train=False):
-      return patching.patchify(pixels, 2)
+      return patchify(pixels, 2)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(simmim_file, "MaskedImageModel", Answer)
