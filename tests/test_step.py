@@ -475,7 +475,7 @@ def test_thawed_parameters_meet_an_optimizer_that_starts(
 
 
 @pytest.mark.parametrize("name", ["dino", "swav"])
-def test_others_do_not_notice_what_is_frozen(name):
+def test_frozen_parameters_do_not_affect_the_others(name):
   """Neither in their updates nor by the limit of the gradient's norm."""
   optimizer = optim.adamw(RATE, weight_decay=0.1, clip_norm=1e-2)
   frozen, rows = _train(_with_prototypes(name), optimizer, 2)
@@ -547,7 +547,7 @@ def test_an_optimizer_whose_updates_ignore_the_count_may_freeze():
     _train(_with_prototypes("dino"), optimizer, 1)
 
 
-def test_freezing_works_beside_a_rate_that_stays():
+def test_freezing_works_with_a_constant_learning_rate():
   """Whose optimizer is two, of parts of the parameters."""
   optimizer = optim.sgd(
       lambda step: 0.1 / (1 + step),

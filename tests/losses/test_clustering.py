@@ -71,7 +71,7 @@ def test_sinkhorn_of_equal_scores_is_uniform():
 
 def test_sinkhorn_is_finite_where_exponentials_underflow():
   scores = 100 * _scores()[0]
-  scores[0] -= 1000.0  # Its exponentials are 0 beside the others'.
+  scores[0] -= 1000.0  # Its exponentials are 0 next to the others'.
   scores[:, 1] -= 1000.0
   assignment = sinkhorn(scores, epsilon=0.05, iterations=3)
   np.testing.assert_allclose(assignment.sum(axis=1), 1.0, rtol=TOLERANCE)

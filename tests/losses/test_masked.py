@@ -105,7 +105,7 @@ def test_nothing_masked_gives_zero_and_no_gradient(name):
 def test_bfloat16_is_computed_in_float32(name):
   prediction, target, mask = _inputs()
   half = [jnp.asarray(x, jnp.bfloat16) for x in (prediction, target)]
-  # Op by op: a compiled program may keep more digits than it is told.
+  # Op by op: a compiled program may keep more digits than requested.
   value = LOSSES[name](*half, mask)
   exact, _ = _slow(name, *(np.asarray(x, np.float32) for x in half), mask)
   assert value.dtype == jnp.float32

@@ -179,7 +179,7 @@ def _answering(answer, **arguments):
     )
 
 
-def test_a_sure_answer_shows_its_color():
+def test_a_certain_prediction_shows_its_color():
   index = int(np.flatnonzero((BINS == [30, 20]).all(axis=1))[0])
   answer = 50.0 * jnp.tile(jax.nn.one_hot(index, len(BINS)), (4, 4, 4, 1))
   gray = _one_net.Task(jnp.full((4, 8, 8, 3), 0.6), jnp.zeros((4, 4, 4, 2)))
@@ -192,7 +192,7 @@ def test_a_sure_answer_shows_its_color():
 
 
 @pytest.mark.parametrize("temperature,share", [(1.0, 0.6), (0.5, 36 / 52)])
-def test_a_temperature_sharpens_what_is_shown(temperature, share):
+def test_a_temperature_sharpens_the_shown_colors(temperature, share):
   # Two colors, 3 to 2.
   first, second = np.float32([[30, 20], [-10, 0]])
   p = [0.6 * np.all(x == first) + 0.4 * np.all(x == second) for x in BINS]

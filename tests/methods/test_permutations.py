@@ -62,7 +62,7 @@ def test_permutations_are_farther_apart_than_by_chance(count):
 
 
 @pytest.mark.parametrize("count", [-1, 0, 1, 1001])
-def test_as_many_as_there_are_not_are_refused(count):
+def test_other_numbers_of_permutations_are_refused(count):
   message = f"permutations is {count}; expected 2 to 1000"
   with pytest.raises(ValueError, match=message):
     _permutations.load(count)

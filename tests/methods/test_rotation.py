@@ -115,7 +115,7 @@ def test_the_loss_is_the_cross_entropy_of_four_classes():
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_noise_does_not_tell_how_it_was_turned(recipe):
+def test_noise_does_not_reveal_the_rotation(recipe):
   # The four views of one image may all be right or wrong together: a binomial
   # of the images, not of the views, and four of its deviations.
   images = BATCH * (STEPS - STEPS // 2)
@@ -126,5 +126,5 @@ def test_noise_does_not_tell_how_it_was_turned(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_light_from_one_side_tells_how_it_was_turned(recipe):
+def test_light_from_one_side_reveals_the_rotation(recipe):
   assert _accuracy(recipe, _gradient) > 0.8

@@ -1,4 +1,4 @@
-"""SimMIM: one token stands for what is masked."""
+"""SimMIM: one token replaces the masked patches."""
 
 import functools
 import importlib
@@ -69,7 +69,7 @@ def test_masked_pixels_are_not_seen_but_the_token_is():
   assert np.abs(predict(other, images) - before).max() > 1e-4
 
 
-def test_masked_patches_are_told_apart_by_their_positions():
+def test_masked_patches_are_distinguished_by_their_positions():
   _, task, params, _ = _start()
   module = simmim_file.MaskedImageModel(tiny.vit())
   prediction = module.apply({"params": params}, task.inputs)

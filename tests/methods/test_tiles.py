@@ -86,7 +86,7 @@ def _noise(count, seed=0):
 
 
 def _bowl(count, seed=0):
-  """Images that get darker outwards: each tile's slope tells its cell."""
+  """Images that get darker outwards: each tile's slope reveals its cell."""
   axis = np.square(np.linspace(-1, 1, SIDE))
   light = 0.9 - 0.3 * (axis[:, None] + axis)
   return np.float32(light[..., None] + 0.1 * (_noise(count, seed) - 0.5))
@@ -181,7 +181,7 @@ def test_noise_does_not_tell_where_tiles_were(name, enlarged):
 
 @each_method
 @pytest.mark.parametrize("enlarged", [False, True])
-def test_a_pattern_across_the_image_tells_where_tiles_were(name, enlarged):
+def test_a_pattern_across_the_image_reveals_where_tiles_were(name, enlarged):
   accuracy = _accuracy(name, _bowl, enlarged)
   assert accuracy > 0.8
 

@@ -109,7 +109,7 @@ def test_draws_depend_on_the_place_in_the_global_batch_alone(make):
   jax.tree.map(np.testing.assert_array_equal, make(whole), make(_batch()))
 
 
-def test_every_recipe_is_told_the_extent():
+def test_every_recipe_gets_the_extent():
   expected = _batch()["extent"]
   views = _views.multi_crop(KEY, _batch(), (_extent, None), _extent, 2)
   for view in (*views.global_crops, *views.local_crops):

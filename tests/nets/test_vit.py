@@ -377,7 +377,7 @@ def test_the_position_of_the_class_token_is_its_own(positions, side):
   )
 
 
-def test_patches_are_pooled_beside_a_class_token():
+def test_patches_are_pooled_next_to_a_class_token():
   features = _apply(_images(), _variables(), pooling="patches")
   same = _apply(_images())
   np.testing.assert_array_equal(features["stage_2"], same["stage_2"])
@@ -389,7 +389,7 @@ def test_patches_are_pooled_beside_a_class_token():
 def test_pooling_is_of_the_class_token_or_of_the_patches():
   token, mean = _variables()["params"], _variables(pooling="mean")["params"]
   assert set(token) - set(mean) == {"class_token", "class_position"}
-  # The same numbers in both, but for the class token.
+  # The same numbers in both, except for the class token.
   mean = {"params": {name: token[name] for name in mean}}
   of_token, of_mean = _apply(_images()), _apply(_images(), mean, pooling="mean")
   for features, same in ((of_token, False), (of_mean, True)):
