@@ -1,5 +1,9 @@
 """The methods, by name.
 
+A method is made over a backbone of `jssl.nets`. Recipes of its views are
+`(key, image, *, extent) -> view` (see `jssl.augment`), by default at the size
+of the images; a recipe that is None is the same as that of the first view.
+
 Each is a file with its equation and a figure of its data flow, in which no
 gradient flows along dotted edges:
 

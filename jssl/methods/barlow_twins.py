@@ -50,8 +50,7 @@ def barlow_twins(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe of the first view, `(key, image, *, extent) -> view`; by
-      default the paper's, at the size of the images.
+    augment: The recipe of the first view; by default the paper's.
     second_augment: The recipe of the second view, None for the same.
     dim: Width of the projector's layers, and length of the embeddings.
     projector_layers: Number of layers of the projector.

@@ -61,8 +61,7 @@ def byol(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe of the first view, `(key, image, *, extent) -> view`; by
-      default the paper's, at the size of the images.
+    augment: The recipe of the first view; by default the paper's.
     second_augment: The recipe of the second view, None for the same.
     dim: Length of the embeddings.
     hidden_dim: Width of the hidden layer of projector and predictor.

@@ -92,8 +92,7 @@ def colorization(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe, `(key, image, *, extent) -> view`; by default a crop
-      and a flip, at the size of the images.
+    augment: The recipe; by default a crop and a flip.
     loss: "classification" of the ab plane's bins, or "regression" of a and b.
     bin_size: Side of a bin; 10 in the paper.
     stride: Side of the image over that of the prediction; 4 in the paper.

@@ -51,8 +51,7 @@ def denoising(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe, `(key, image, *, extent) -> view`; by default a crop
-      and a flip, at the size of the images.
+    augment: The recipe; by default a crop and a flip.
     noise: Standard deviation of the Gaussian noise, of images in [0, 1].
     decoder_width: See `nets.ConvDecoder`.
     axis_name: Axis that the batch is split over, or None.

@@ -104,8 +104,7 @@ def dino(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe of the first global view, `(key, image, *, extent) ->
-      view`; by default the paper's colors, at the size of the images.
+    augment: The recipe of the first global view; by default the paper's colors.
     second_augment: The recipe of the second global view, None for the same.
     local_augment: The recipe of the local views, which only the student sees.
     local_views: Number of local views: 8 in the paper.

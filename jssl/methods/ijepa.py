@@ -137,8 +137,7 @@ def ijepa(
 
   Args:
     net: A `ViT` of `jssl.nets`.
-    augment: The recipe, `(key, image, *, extent) -> view`; by default a crop
-      and a flip, at the size of the images. The paper only crops.
+    augment: The recipe; by default a crop and a flip. The paper only crops.
     targets: Number of target blocks.
     target_scale: See `masking.context_and_targets`.
     target_aspect: See `masking.context_and_targets`.

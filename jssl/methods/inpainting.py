@@ -78,8 +78,7 @@ def inpainting(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe, `(key, image, *, extent) -> view`; by default a crop
-      and a flip, at the size of the images.
+    augment: The recipe; by default a crop and a flip.
     hole: "center" (the central square), "squares" (four that may overlap), or
       "region" (of random outline).
     share: Fraction of the image that is hidden; of squares, at most.

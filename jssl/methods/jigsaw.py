@@ -58,8 +58,7 @@ def jigsaw(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe of the image that is cut, `(key, image, *, extent) ->
-      view`; by default a crop and a flip, at the size of the images.
+    augment: The recipe of the image that is cut; by default a crop and a flip.
     permutations: Number of orders, 2 to 1,000.
     puzzles: Number of orders drawn for each image at a step. The net encodes
       each tile once.

@@ -109,8 +109,7 @@ def mae(
 
   Args:
     net: A `ViT` of `jssl.nets`.
-    augment: The recipe, `(key, image, *, extent) -> view`; by default a crop
-      and a flip, at the size of the images.
+    augment: The recipe; by default a crop and a flip.
     mask_ratio: Fraction of the patches that is hidden, in (0, 1).
     normalize: Whether the targets are standardised patches, which the paper
       found to give better features. In pictures, where a patch's own brightness

@@ -97,8 +97,7 @@ def moco(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe of both views, `(key, image, *, extent) -> view`; by
-      default the paper's, at the size of the images.
+    augment: The recipe of both views; by default the paper's.
     dim: Length of the embeddings.
     hidden_layers: Number of hidden layers of the head: 0 in v1, 1 in v2.
     hidden_dim: Width of each of them, 0 for that of the features, as in the

@@ -65,8 +65,7 @@ def moco_v3(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe of the first view, `(key, image, *, extent) -> view`; by
-      default the paper's, at the size of the images.
+    augment: The recipe of the first view; by default the paper's.
     second_augment: The recipe of the second view, None for the same.
     dim: Length of the embeddings.
     hidden_dim: Width of the hidden layers of projector and predictor.

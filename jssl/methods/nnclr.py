@@ -86,8 +86,7 @@ def nnclr(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe of both views, `(key, image, *, extent) -> view`; by
-      default the paper's, at the size of the images.
+    augment: The recipe of both views; by default the paper's.
     dim: Length of the embeddings.
     hidden_dim: Width of the projector's hidden layers.
     projector_layers: Number of layers of the projector.

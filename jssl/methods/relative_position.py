@@ -52,8 +52,7 @@ def relative_position(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe of the image that is cut, `(key, image, *, extent) ->
-      view`; by default a crop and a flip, at the size of the images.
+    augment: The recipe of the image that is cut; by default a crop and a flip.
     tile_size: Side of a tile, None for 64 / 75 of a third of the image.
     channel_shift: Largest shift of a tile's color channels, in pixels.
     grayscale_probability: Probability that the image is gray; the default is

@@ -45,8 +45,7 @@ def rotation(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe, `(key, image, *, extent) -> view`, of square views; by
-      default a crop and a flip, at the size of the images.
+    augment: The recipe, of square views; by default a crop and a flip.
     axis_name: Axis that the batch is split over, or None.
 
   Returns:

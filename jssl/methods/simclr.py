@@ -70,8 +70,7 @@ def simclr(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe of both views, `(key, image, *, extent) -> view`; by
-      default the paper's, at the size of the images.
+    augment: The recipe of both views; by default the paper's.
     dim: Length of the embeddings.
     hidden_dim: Width of the projector's hidden layers, None for the width of
       the features.

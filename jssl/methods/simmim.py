@@ -101,8 +101,7 @@ def simmim(
 
   Args:
     net: A `ViT` of `jssl.nets`.
-    augment: The recipe, `(key, image, *, extent) -> view`; by default a crop
-      and a flip, at the size of the images.
+    augment: The recipe; by default a crop and a flip.
     mask_ratio: Fraction of the squares that is masked, in (0, 1); their number
       is rounded up.
     mask_unit: Side of the squares in patches: 2 in the paper, which is 32

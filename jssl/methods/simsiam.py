@@ -52,8 +52,7 @@ def simsiam(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe of both views, `(key, image, *, extent) -> view`; by
-      default the paper's, at the size of the images.
+    augment: The recipe of both views; by default the paper's.
     dim: Width of the projector's layers, and length of the embeddings.
     projector_layers: Number of layers of the projector; 2 in the paper for
       CIFAR.

@@ -49,8 +49,7 @@ def supcon(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe of both views, `(key, image, *, extent) -> view`; by
-      default the paper's, at the size of the images.
+    augment: The recipe of both views; by default the paper's.
     dim: Length of the embeddings.
     hidden_layers: Hidden layers of the projector, each as wide as the features.
     temperature: Divisor of the cosine similarities, above 0.

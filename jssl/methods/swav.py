@@ -95,8 +95,7 @@ def swav(
 
   Args:
     net: A backbone of `jssl.nets`.
-    augment: The recipe of the two global views, `(key, image, *, extent) ->
-      view`; by default SimCLR's, at the size of the images.
+    augment: The recipe of the two global views; by default SimCLR's.
     local_augment: The recipe of the local views.
     local_views: Number of local views: 6 in the paper.
     dim: Length of the embeddings.
