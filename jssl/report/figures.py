@@ -284,20 +284,19 @@ def _shorten(line):
   return line if len(line) <= _LONGEST else "..." + line[3 - _LONGEST :]
 
 
-def _map_axes(xy: Any, side: float) -> Any:
-  """Makes axes as large as the map, and half an image at each side."""
-  (left, top), (right, bottom) = xy.min(axis=0), xy.max(axis=0)
-  width, height = max(right - left, 1), bottom - top
-  inches = _WIDTH / 72
-  figure = new(inches, 0.5 + inches * min(1, height / width))
-  margin = _MARGIN + side / 2 * width / _WIDTH
+def _map_axes(xy: np.ndarray, side: float) -> Any:
+  """Makes axes in the map's proportions, with half an image at each side."""
+  low, high = xy.min(axis=0), xy.max(axis=0)
+  largest = max((high - low).max(), 1)
+  scale = (_WIDTH - side) / (largest + 2 * _MARGIN)  # Points per unit.
+  margin = _MARGIN + side / 2 / scale
+  low, high = low - margin, high + margin
+  missing = max(72 * _NARROWEST / scale - (high - low)[0], 0)
+  low[0], high[0] = low[0] - missing / 2, high[0] + missing / 2
+  width, height = scale * (high - low) / 72
+  figure = new(width, height + 0.5)
   axes = figure.subplots()
-  axes.set(
-      xlim=(left - margin, right + margin),
-      ylim=(bottom + margin, top - margin),
-      xticks=[],
-      yticks=[],
-  )
+  axes.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), xticks=[], yticks=[])
   return axes
 
 

@@ -407,6 +407,19 @@ def test_a_figure_of_a_map_shows_every_image(tmp_path):
     assert _colored(path, color) > 0.01, color
 
 
+def test_a_figure_of_a_map_has_the_proportions_of_the_map(
+    tmp_path, monkeypatch
+):
+  place = lambda x: (np.array([[0, 0], [1, 4], [0, 9]]), "t-SNE")
+  monkeypatch.setattr(embedding_map, "project", place)
+  colors = [_GREEN, _BLUE, _GREEN]
+  figures.embedding_map(_split(np.eye(3), _flat(colors)), tmp_path / "map.png")
+  with Image.open(tmp_path / "map.png") as image:
+    assert image.height > 1.3 * image.width
+    edge = np.asarray(image.convert("RGB"))[-2]
+  assert not np.all(edge == _GREEN, axis=-1).any()  # No image is cut off.
+
+
 def test_no_figure_of_a_map_is_drawn_of_collapsed_features(tmp_path):
   with pytest.raises(ValueError, match="3 embeddings are equal"):
     figures.embedding_map(_split(np.ones((3, 2))), tmp_path / "map.png")
