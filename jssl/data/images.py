@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 import concurrent.futures
 import contextlib
+import dataclasses
 import os
-from typing import NamedTuple
 import warnings
 import zlib
 
@@ -29,7 +29,8 @@ _GIB = 2**30
 _SAMPLED = 64  # Pictures in a fingerprint.
 
 
-class Images(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Images:
   """The decoded pictures of one split.
 
   Attributes:
@@ -50,12 +51,13 @@ class Images(NamedTuple):
   classes: tuple[str, ...]
   skipped: tuple[str, ...]
   notes: tuple[str, ...] = ()
-  remarks: Mapping[str, Tally] = {}
+  remarks: Mapping[str, Tally] = dataclasses.field(default_factory=dict)
 
   def take(self, index: np.ndarray) -> "Images":
     """Returns the pictures at an int `[n]` or bool `[N]` index."""
     pick = lambda x: None if x is None else x[index]
-    return self._replace(
+    return dataclasses.replace(
+        self,
         image=self.image[index],
         label=pick(self.label),
         extent=pick(self.extent),
@@ -108,7 +110,7 @@ def open_source(
     name: "digits" or "photos", which need no network; a name of TensorFlow
       Datasets such as "cifar10", "imagenet2012" or
       "cifar10_corrupted/brightness_1:1.0.0"; or "folder:PATH", with a
-      sub-folder a class or unlabelled pictures.
+      sub-folder per class or unlabelled pictures.
     split: "train"; "test" for the held-out part, which is the validation
       split if there is no labelled test split; a slice of either such as
       "train[:10%]"; or "all" splits.
@@ -309,7 +311,7 @@ def sample(source: Source, count: int) -> Source:
   def read(indices: Sequence[int]) -> list[Record]:
     return source.read([int(chosen[index]) for index in indices])
 
-  return source._replace(length=count, read=read, fingerprint=None)
+  return dataclasses.replace(source, length=count, read=read, fingerprint=None)
 
 
 def fingerprint(source: Source) -> int:

@@ -1,6 +1,7 @@
 """A source: random access to encoded pictures, wherever they come from."""
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import errno
 import os
 import time
@@ -41,7 +42,8 @@ class Record(NamedTuple):
   name: str
 
 
-class Source(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Source:
   """Random access to the pictures of one split.
 
   Attributes:

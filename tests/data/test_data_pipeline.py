@@ -1,5 +1,6 @@
 """Input pipelines: streamed and resident data train alike."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -159,7 +160,7 @@ def _with_labels(monkeypatch, known):
           for index, record in zip(indices, source.read(indices))
       ]
 
-    return source._replace(read=read)
+    return dataclasses.replace(source, read=read)
 
   monkeypatch.setattr(data, "open_source", open_source)
 

@@ -1,5 +1,6 @@
 """Streaming: order, broken pictures, worker processes, and the cache."""
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -334,7 +335,9 @@ def test_two_sets_of_one_name_are_kept_apart(tmp_path):
 
   def cached(name):
     source = _source(tmp_path / name)
-    source = source._replace(name="cifar10 (train)", fingerprint=None)
+    source = dataclasses.replace(
+        source, name="cifar10 (train)", fingerprint=None
+    )
     geometry = data.measure(source, 8)
     read = reader.make_reader(source, geometry)
     return cache.cached(read, source, geometry, tmp_path / "cache")

@@ -1,5 +1,6 @@
 """Evaluating a finished run."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -318,7 +319,7 @@ def test_pictures_without_a_label_are_left_out_and_counted(
     images = load(config, source)
     labels = images.label.copy()
     labels[:3] = -1
-    return images._replace(label=labels)
+    return dataclasses.replace(images, label=labels)
 
   monkeypatch.setattr(evaluation.experiment, "load_images", unlabelled)
   found = evaluation.evaluate(

@@ -425,7 +425,9 @@ def test_reports_of_many_classes_and_images_stay_small(tmp_path, monkeypatch):
   made = _untrained(classes=names, train=6000, test=2000, summary=_summary())
   random = np.random.default_rng(0)
   large = random.integers(0, 256, (2000, 64, 64, 3), np.uint8)
-  made = dataclasses.replace(made, test=made.test._replace(image=large))
+  made = dataclasses.replace(
+      made, test=dataclasses.replace(made.test, image=large)
+  )
   report.write(made, tmp_path / "report.html")
   parsed = _check(tmp_path / "report.html")
   assert "1,500 of the 2,000 held-out images" in parsed.words

@@ -1,6 +1,7 @@
 """Views, thumbnails, map, neighbours, feature maps and figures."""
 
 import base64
+import dataclasses
 import io
 import itertools
 
@@ -228,7 +229,7 @@ def test_different_classes_are_separate_on_the_map():
   random = np.random.default_rng(0)
   features = np.repeat(np.eye(4)[:2], 20, axis=0)
   features = features + 0.1 * random.normal(size=features.shape)
-  images = _images(40)._replace(label=np.repeat([0, 1], 20))
+  images = dataclasses.replace(_images(40), label=np.repeat([0, 1], 20))
   drawn = embedding_map.make_map(_split(features, images))
   assert [group.name for group in drawn.classes] == ["cat", "dog"]
   assert len({group.color for group in drawn.classes}) == 2
@@ -253,7 +254,7 @@ def test_unlabelled_and_unknown_points_are_on_the_map():
       _split(features, _images(6, classes=()))
   ).classes
   assert group.name == "" and len(group.points) == 6
-  images = _images(6)._replace(label=np.array([0, 0, 1, 1, -1, -1]))
+  images = dataclasses.replace(_images(6), label=np.array([0, 0, 1, 1, -1, -1]))
   names = [
       c.name for c in embedding_map.make_map(_split(features, images)).classes
   ]
@@ -269,9 +270,9 @@ def test_a_hundred_classes_have_different_colors():
 def test_nearest_neighbours_are_in_order_and_wrong_ones_marked():
   train = _split(
       [[1, 0], [0.9, 0.1], [0, 1], [-1, 0], [5, 1]],
-      _images(5)._replace(label=np.array([0, 1, 1, 0, -1])),
+      dataclasses.replace(_images(5), label=np.array([0, 1, 1, 0, -1])),
   )
-  test = _split([[1, 0]], _images(1)._replace(label=np.array([0])))
+  test = _split([[1, 0]], dataclasses.replace(_images(1), label=np.array([0])))
   (row,) = neighbours.find_nearest(train, test)
   captions = [p.caption for p in row.nearest]
   assert captions == ["cat", "dog", "0.98", "dog", "cat"]
@@ -298,12 +299,14 @@ def test_queries_are_spread_over_a_sorted_set():
 def test_confusion_counts_true_and_predicted_classes():
   train = _split(
       np.eye(3),
-      _images(3, classes=("a", "b", "c"))._replace(label=np.array([0, 1, 2])),
+      dataclasses.replace(
+          _images(3, classes=("a", "b", "c")), label=np.array([0, 1, 2])
+      ),
   )
   test = _split(
       np.eye(3)[[0, 0, 1, 2, 2]],
-      _images(5, classes=("a", "b", "c"))._replace(
-          label=np.array([0, 1, 1, 0, -1])
+      dataclasses.replace(
+          _images(5, classes=("a", "b", "c")), label=np.array([0, 1, 1, 0, -1])
       ),
   )
   found = neighbours.confuse(train, test, k=50, temperature=0.01)
@@ -378,7 +381,9 @@ def _colored(path, color):
 def _flat(colors):
   """An image of each color."""
   colors = np.asarray(colors, np.uint8)[:, None, None]
-  return _images(len(colors))._replace(image=np.tile(colors, (1, 8, 8, 1)))
+  return dataclasses.replace(
+      _images(len(colors)), image=np.tile(colors, (1, 8, 8, 1))
+  )
 
 
 _RED_FRAME, _GREEN, _BLUE = (214, 39, 40), (0, 255, 0), (0, 0, 255)
@@ -390,9 +395,10 @@ def test_a_figure_of_neighbours_shows_them_and_frames_wrong_ones(
 ):
   path = tmp_path / "neighbours.png"
   same = np.array([0])
-  train = _split(np.eye(2)[:1], _flat([_BLUE])._replace(label=same))
+  train = _split(np.eye(2)[:1], dataclasses.replace(_flat([_BLUE]), label=same))
   test = _split(
-      np.eye(2)[:1], _flat([_GREEN])._replace(label=np.array([label]))
+      np.eye(2)[:1],
+      dataclasses.replace(_flat([_GREEN]), label=np.array([label])),
   )
   figures.neighbours(train, test, path)
   assert _colored(path, _GREEN) > 0.1 and _colored(path, _BLUE) > 0.1
@@ -456,7 +462,7 @@ def test_a_figure_of_reconstructions_needs_a_generative_method(tmp_path):
 
 def test_gray_levels_of_a_figure_are_exact(tmp_path):
   images = _images(3, channels=1)
-  images = images._replace(image=np.full_like(images.image, 100))
+  images = dataclasses.replace(images, image=np.full_like(images.image, 100))
   features = np.eye(3)
   figures.embedding_map(_split(features, images), tmp_path / "map.png")
   assert _colored(tmp_path / "map.png", 100) > 0.05
