@@ -103,7 +103,7 @@ def on_terminal(arguments, watch=None, **options):
   while True:
     try:
       part = os.read(ours, 2**16)
-    except OSError:  # As Linux says that nobody writes any more.
+    except OSError:  # Linux: all writers have closed it.
       part = b""
     if not part:
       break

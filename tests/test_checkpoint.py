@@ -72,7 +72,7 @@ def _truncate(path):
 @pytest.mark.parametrize(
     "damage", [_flip, _truncate, lambda path: path.unlink()]
 )
-def test_damage_of_any_file_is_told_or_does_not_matter(saved, tmp_path, damage):
+def test_damage_of_any_file_is_detected_or_harmless(saved, tmp_path, damage):
   at = saved / "checkpoints" / "2"
   names = [p.relative_to(saved) for p in at.rglob("*") if p.is_file()]
   names = [name for name in names if (saved / name).stat().st_size]
@@ -206,6 +206,6 @@ def test_another_format_is_refused(saved, tmp_path):
     _restore(folder)
 
 
-def test_an_empty_folder_is_told(tmp_path):
+def test_an_empty_folder_is_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match="train first"):
     _restore(tmp_path)

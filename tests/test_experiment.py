@@ -1,4 +1,4 @@
-"""Runs: the encoder they leave, the export of their step, their batches."""
+"""Experiments: their encoder, the export of their step, their batches."""
 
 import os
 import re
@@ -19,8 +19,10 @@ from jssl import experiment
 from jssl import load_encoder
 from jssl import loop
 from jssl import make_step
+from jssl.evals import summary
 from jssl.recorder import read_metrics
 from jssl.recorder import Recorder
+from jssl.report import run as report_run
 from jssl.step import init_state
 import tiny
 
@@ -32,22 +34,22 @@ def _config(data_dir, **changes):
   return config
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  return tmp_path_factory.mktemp("tfds")
+def _short(data_dir, *, epochs=1.0, every_steps=4):
+  """A config of a tiny net that trains for a moment."""
+  return _config(
+      data_dir,
+      epochs=epochs,
+      net={"width": 8},
+      method={"queue_size": 256},
+      log={"every_steps": every_steps},
+  )
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data_dir):
   """The folder of a short run, and its state as it was restored."""
   workdir = tmp_path_factory.mktemp("run")
-  config = _config(
-      data_dir,
-      epochs=1.0,
-      net={"width": 8},
-      method={"queue_size": 256},
-      log={"every_steps": 4},
-  )
+  config = _short(data_dir)
   loop.train(config, str(workdir))
   return str(workdir), config
 
@@ -120,7 +122,7 @@ def test_devices_share_a_batch_without_overlap(finished):
 @pytest.mark.parametrize(
     ("epochs", "expected"), [(1.0, 11), (3.0, 11), (13 / 11, 13), (23 / 11, 20)]
 )
-def test_steps_a_call_divide_the_training_if_they_can(
+def test_steps_per_call_divide_the_training_if_possible(
     finished, epochs, expected
 ):
   config = finished[1].copy_and_resolve_references()
@@ -142,13 +144,7 @@ def test_a_call_chosen_by_jssl_is_no_longer_than_an_epoch(
 
 
 def test_an_epoch_has_a_row_however_small_the_set_is(tmp_path, data_dir):
-  config = _config(
-      data_dir,
-      epochs=3.0,
-      net={"width": 8},
-      method={"queue_size": 256},
-      log={"every_steps": 50},
-  )
+  config = _short(data_dir, epochs=3.0, every_steps=50)
   loop.train(config, str(tmp_path))
   rows = [row for row in read_metrics(str(tmp_path)) if "loss" in row]
   assert [row["epoch"] for row in rows] == [1, 2, 3]
@@ -167,7 +163,7 @@ def test_steps_in_one_call_equal_steps_in_many(finished):
   tiny.assert_trees_close(results[0], results[1], 1e-4)
 
 
-def test_numbers_that_mean_nothing_are_refused(data_dir):
+def test_numbers_out_of_range_are_refused(data_dir):
   for changes, name in (
       ({"log": {"every_steps": 0}}, "log.every_steps is 0"),
       ({"eval": {"every_epochs": 0.0}}, "eval.every_epochs is 0"),
@@ -178,7 +174,7 @@ def test_numbers_that_mean_nothing_are_refused(data_dir):
       experiment.make(_config(data_dir, **changes))
 
 
-def test_reading_leaves_what_is_being_written(finished, tmp_path):
+def test_reading_keeps_unfinished_checkpoints(finished, tmp_path):
   shutil.copytree(finished[0], tmp_path / "run")
   unfinished = tmp_path / "run" / "checkpoints" / "99.orbax-checkpoint-tmp"
   unfinished.mkdir()
@@ -285,20 +281,50 @@ def test_a_set_smaller_than_the_devices_is_refused(mistaken, monkeypatch):
     experiment.make(config)
 
 
+def test_the_method_is_made_once(data_dir, monkeypatch):
+  made, real = [], build.method
+
+  def counted(*arguments, **keywords):
+    made.append(keywords["steps_per_epoch"])
+    return real(*arguments, **keywords)
+
+  monkeypatch.setattr(build, "method", counted)
+  assert experiment.make(_short(data_dir)).steps_per_epoch == 11
+  assert made == [11]
+
+
+def test_features_of_the_last_state_are_computed_once(
+    tmp_path, data_dir, monkeypatch
+):
+  computed = []
+
+  def count(module):
+    real = module.compute
+
+    def counted(encode, params, *arguments, **keywords):
+      computed.append(module.__name__.rpartition(".")[2])
+      return real(encode, params, *arguments, **keywords)
+
+    monkeypatch.setattr(module, "compute", counted)
+
+  for module in (loop, summary, report_run):
+    count(module)
+  loop.train(_short(data_dir), str(tmp_path))
+  # The loop for the trained encoder, the summary for its two baselines.
+  assert computed == ["loop", "summary", "summary"]
+  assert (tmp_path / "report.html").exists()
+  loop.train(_short(data_dir), str(tmp_path))  # Evaluates again.
+  assert computed[3:] == ["loop", "summary", "summary"]
+
+
 def test_a_watch_sees_each_row_as_it_is_written(tmp_path, data_dir):
-  config = _config(
-      data_dir,
-      epochs=1.0,
-      net={"width": 8},
-      method={"queue_size": 256},
-      log={"every_steps": 4},
-  )
+  config = _short(data_dir)
   seen = []
   loop.train(config, str(tmp_path), watch=lambda rows: seen.append(len(rows)))
   rows = read_metrics(str(tmp_path))
   # Three of metrics, and the evaluation at the end.
   assert seen == [1, 2, 3, 4] and len(rows) == 4 and "rank" in rows[-1]
-  # A run that goes on, or is done, shows what there was at once.
+  # A run that is resumed, or finished, shows its earlier rows at once.
   loop.train(config, str(tmp_path), watch=lambda rows: seen.append(len(rows)))
   assert seen == [1, 2, 3, 4, 4]
 
@@ -328,7 +354,7 @@ def test_a_batch_of_one_is_refused_before_a_step_is_compiled(
   assert done.returncode == 1
   assert f"config.batch_size is 1: {reason}" in done.stderr
   compiled = set(re.findall(r"Compiling \w+\(([^)]*)\)", done.stderr))
-  assert compiled  # Small things are, and are said to be.
+  assert compiled  # Small programs are, and are logged.
   assert not compiled & {"step", "dispatch", "<lambda>"}
 
 

@@ -251,7 +251,7 @@ def _files(workdir):
     [(x, False) for x in _MOMENTS if x not in ("summary", "report")]
     + [("compiling", True), ("summary", True), ("report", True)],
 )
-def test_what_a_stop_says_is_true(
+def test_the_message_of_a_stop_is_true(
     short, tmp_path, data_dir, monkeypatch, capfd, number, moment, resuming
 ):
   workdir, epochs = tmp_path / "run", 1.0
@@ -276,7 +276,7 @@ def test_what_a_stop_says_is_true(
   else:
     assert train() is None
     assert f"stopped by SIGTERM {said}" in capfd.readouterr().err
-  # Nothing is lost, and nothing says what was not done.
+  # Nothing is lost, and no file claims what was not done.
   latest = Checkpoints(str(workdir)).latest if workdir.exists() else None
   assert latest == (11 if resuming else None)
   if moment == "report":
@@ -299,7 +299,7 @@ def test_a_stop_on_a_full_disk_does_not_say_saved(
   assert "saved at step" not in capfd.readouterr().err
 
 
-def test_a_second_ctrl_c_is_not_waited_with(tmp_path, data_dir):
+def test_a_second_ctrl_c_stops_at_once(tmp_path, data_dir):
   """In a notebook, whose kernel must not end."""
 
   def stop(rows):
@@ -308,11 +308,11 @@ def test_a_second_ctrl_c_is_not_waited_with(tmp_path, data_dir):
 
   with pytest.raises(KeyboardInterrupt) as raised:
     loop.train(_config(data_dir), str(tmp_path), watch=stop)
-  assert raised.type is KeyboardInterrupt  # Not one that says what is saved.
+  assert raised.type is KeyboardInterrupt  # Not one with the saved step.
   assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_settings_count_when_something_was_trained_with_them(
+def test_settings_are_saved_when_something_was_trained_with_them(
     short, tmp_path, data_dir, capfd
 ):
   workdir = tmp_path / "run"
@@ -353,7 +353,7 @@ def test_settings_count_when_something_was_trained_with_them(
         ),
     ],
 )
-def test_a_finished_run_keeps_what_is_true_of_it(
+def test_the_files_of_a_finished_run_stay_true(
     short, data_dir, changes, expected
 ):
   before = {
@@ -469,7 +469,7 @@ def test_a_request_just_before_a_block_ends_it():
       pass
 
 
-def test_sigterm_leaves_an_evaluation_that_is_made_up_for(
+def test_sigterm_interrupts_an_evaluation_that_the_next_run_repeats(
     tmp_path, data_dir, monkeypatch
 ):
   config = _config(data_dir)
@@ -560,9 +560,7 @@ def test_a_folder_has_one_run_at_a_time(tmp_path, data_dir):
   assert json.loads((tmp_path / "config.json").read_text())["epochs"] == 1000
 
 
-def test_a_folder_that_cannot_be_written_is_told(
-    tmp_path, data_dir, monkeypatch
-):
+def test_a_read_only_folder_is_refused(tmp_path, data_dir, monkeypatch):
   config = _config(data_dir)
   exp = experiment.make(config)
   monkeypatch.setattr(experiment, "make", lambda config: exp)
@@ -585,7 +583,7 @@ def _as_a_user():
     os.seteuid(before)
 
 
-def test_pictures_are_not_worth_a_run(tmp_path, data_dir, capfd):
+def test_unwritable_pictures_do_not_end_a_run(tmp_path, data_dir, capfd):
   config = configs.of_method("denoising", "digits")
   config.data.data_dir = str(data_dir)
   config.update(epochs=2.0, net={"width": 8})
@@ -594,7 +592,7 @@ def test_pictures_are_not_worth_a_run(tmp_path, data_dir, capfd):
   assert "pictures could not be written" in capfd.readouterr().err
 
 
-def test_divergence_stops_and_keeps_what_was_saved(whole, tmp_path, data_dir):
+def test_divergence_stops_and_keeps_the_checkpoints(whole, tmp_path, data_dir):
   shutil.copytree(whole[0], tmp_path / "run")
   output = command.train(
       tmp_path / "run",
@@ -632,9 +630,7 @@ def test_full_disk_costs_a_checkpoint_and_no_more(whole, tmp_path, data_dir):
   assert command.last_checkpoint(tmp_path / "run")[0] == saved
 
 
-def test_a_net_made_to_collapse_is_called_so(
-    tmp_path, data_dir, monkeypatch, capfd
-):
+def test_a_collapsed_net_gets_a_warning(tmp_path, data_dir, monkeypatch, capfd):
   real = build.method
 
   def attracting(*arguments, **keywords):

@@ -218,7 +218,7 @@ def test_when_one_fails_the_others_end(tmp_path, data_dir):
   assert "jssl: " in outputs[0] and "Traceback" not in outputs[0]
 
 
-def test_processes_that_do_not_meet_say_what_is_missing(tmp_path, data_dir):
+def test_processes_that_do_not_meet_name_what_is_missing(tmp_path, data_dir):
   output = command.train(
       tmp_path / "run", data_dir, "--num_processes=2", code=1
   )

@@ -31,13 +31,13 @@ def test_rows_after_the_checkpoint_are_dropped_on_resume(tmp_path):
   ]
 
 
-def test_line_cut_short_by_a_kill_is_left_out(tmp_path):
+def test_a_line_cut_short_by_a_kill_is_ignored(tmp_path):
   whole = json.dumps({"step": 1, "loss": 1.0})
   (tmp_path / "metrics.jsonl").write_text(whole + "\n" + whole[:9])
   assert read_metrics(tmp_path) == [{"step": 1, "loss": 1.0}]
 
 
-def test_what_is_not_a_number_is_refused(tmp_path):
+def test_values_that_are_not_finite_are_refused(tmp_path):
   log = MetricsLog(tmp_path, step=0)
   with pytest.raises(ValueError, match="JSON"):
     log.write({"step": 1, "loss": float("nan")})

@@ -17,7 +17,7 @@ from jssl import loop
 from jssl.step import make_step
 
 
-def test_folder_holds_what_the_readme_says(whole):
+def test_a_run_has_the_files_that_the_readme_lists(whole):
   workdir, _ = whole
   names = {path.name for path in workdir.iterdir()}
   assert {
@@ -32,7 +32,7 @@ def test_folder_holds_what_the_readme_says(whole):
   assert (workdir / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_summary_stands_beside_its_baselines(whole):
+def test_the_summary_has_its_baselines(whole):
   workdir, output = whole
   summary = json.loads((workdir / "summary.json").read_text())
   for values in (summary, *summary["baselines"].values()):

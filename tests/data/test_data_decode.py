@@ -16,7 +16,7 @@ from jssl.data.decode import KINDS
 from jssl.data.decode import read_size
 
 _ORIENTATION = 0x0112
-# From the upright picture to the stored one, by the tag that says so.
+# From the upright picture to the stored one, by the orientation tag.
 _STORED = {
     1: lambda x: x,
     2: lambda x: x[:, ::-1],
@@ -243,7 +243,7 @@ def _pnm(kind, white, values):
 
 
 @pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
-def test_a_pnm_is_dark_by_what_it_says_is_white(kind):
+def test_a_pnm_is_dark_relative_to_its_own_white(kind):
   deep = np.array([0, 16, 4000, 4095, 4000, 16])
   pixels = decode(_pnm(kind, 65535, deep))[0]
   found = _remarks(_pnm(kind, 65535, deep))

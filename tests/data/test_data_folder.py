@@ -394,7 +394,7 @@ def test_only_pictures_are_to_be_converted(tmp_path, endings, converted):
     (tmp_path / f"b{ending}").unlink()
 
 
-def test_a_folder_of_other_files_alone_says_which(tmp_path):
+def test_a_folder_of_other_files_alone_lists_them(tmp_path):
   for i in range(3):
     (tmp_path / f"{i}.heic").write_bytes(b"")
   with pytest.raises(ValueError, match="no pictures.*3 ending in .heic"):

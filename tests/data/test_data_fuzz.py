@@ -59,7 +59,7 @@ def _spoilt():
 
 
 def _bomb(side):
-  """A PNG of a few bytes that says it is huge."""
+  """A PNG of a few bytes whose header claims a huge size."""
   header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
   chunk = lambda kind, content: (
       struct.pack(">I", len(content))
@@ -132,7 +132,7 @@ def folder(tmp_path_factory):
 _LINKED = {"pipe.png", "endless.png", "itself.png", "gone.png"}
 
 
-def test_an_odd_folder_is_loaded_but_for_what_is_named(folder):
+def test_an_odd_folder_is_loaded_except_for_named_files(folder):
   source = data.open_source(f"folder:{folder}", "all")
   names = {record.name for record in source.read(range(source.length))}
   whole = set(WHOLE) - {"two\nlines.png"}

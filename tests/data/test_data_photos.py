@@ -119,7 +119,7 @@ def test_photos_are_prepared_once_and_without_a_network(tmp_path, monkeypatch):
   assert os.listdir(tmp_path / "photos") == ["1.0.0"]
 
 
-def test_the_source_says_that_the_pictures_are_small_and_in_color(data_dir):
+def test_the_source_declares_small_pictures_in_color(data_dir):
   source = open_source("photos", "test", data_dir=data_dir)
   assert (source.length, source.channels, source.size) == (104, 3, (32, 32))
   (record,) = source.read([3])

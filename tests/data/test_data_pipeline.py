@@ -86,7 +86,7 @@ def test_sets_that_do_not_fit_are_streamed(photos, monkeypatch):
     experiment.make(config)
 
 
-def test_some_images_of_a_stream_are_looked_at(photos):
+def test_some_images_of_a_stream_are_evaluated(photos):
   config = _config(photos, **{"data.stream": "always", "eval.max_images": 7})
   exp = experiment.make(config)
   assert (len(exp.train.image), exp.pipeline.size) == (7, 53)
@@ -186,7 +186,7 @@ def test_labels_that_are_all_unknown_are_none(photos, monkeypatch, stream):
 
 
 @pytest.mark.parametrize("stream", ["always", "never"])
-def test_some_unknown_labels_are_said_and_trained_with(
+def test_some_unknown_labels_are_reported_and_trained_with(
     photos, monkeypatch, tmp_path, capfd, stream
 ):
   _with_labels(monkeypatch, 40)
@@ -197,7 +197,7 @@ def test_some_unknown_labels_are_said_and_trained_with(
 
 
 @pytest.mark.parametrize("stream", ["always", "never"])
-def test_what_is_remarked_is_said_once(photos, tmp_path, capfd, stream):
+def test_remarks_are_reported_once(photos, tmp_path, capfd, stream):
   folder = tmp_path / "photos"
   shutil.copytree(photos, folder)
   for i in range(6):
@@ -215,7 +215,7 @@ def test_what_is_remarked_is_said_once(photos, tmp_path, capfd, stream):
   assert "6 ending in .heic" in others and "convert" in others
 
 
-def test_a_stream_remarks_what_its_sample_did_not_show(photos, tmp_path, capfd):
+def test_a_stream_reports_remarks_beyond_its_sample(photos, tmp_path, capfd):
   folder = tmp_path / "photos"
   shutil.copytree(photos, folder)
   for i in range(10, 30, 2):

@@ -134,7 +134,7 @@ def test_a_source_of_broken_pictures_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_the_system_refuses_ends_the_stream(photos, workers):
+def test_an_error_of_the_system_ends_the_stream(photos, workers):
   _, read = _reader(photos)
 
   def refused(indices):
@@ -347,9 +347,7 @@ def test_two_sets_of_one_name_are_kept_apart(tmp_path):
       assert cached(name)([3]).image[0, 0, 0, 0] == 100 * i + 3
 
 
-def test_what_the_system_refuses_is_not_the_fault_of_the_cache(
-    photos, tmp_path
-):
+def test_an_error_of_the_system_is_not_one_of_the_cache(photos, tmp_path):
   source, _ = _reader(photos)
   geometry = data.measure(source, 8)
   tries = []
@@ -366,7 +364,7 @@ def test_what_the_system_refuses_is_not_the_fault_of_the_cache(
 
 
 @pytest.mark.parametrize("damage", ["half a picture", "no pixels", "shorter"])
-def test_what_an_interruption_left_is_decoded_again(photos, tmp_path, damage):
+def test_half_written_pictures_are_decoded_again(photos, tmp_path, damage):
   _, plain = _reader(photos)
   read, seen = _cached(photos, tmp_path)
   read([0, 1])

@@ -116,7 +116,7 @@ def test_slices_are_those_of_tfds(data_dir):
   np.testing.assert_array_equal(both.image[0], whole.image[-1])
 
 
-def test_validation_stands_in_for_a_test_split_without_labels(data_dir):
+def test_validation_replaces_a_test_split_without_labels(data_dir):
   for split, count in (("test", 7), ("test[:3]", 3), ("validation", 7)):
     images = load("jssl_tiny", split, data_dir=data_dir)
     assert len(images.image) == count
