@@ -1,4 +1,4 @@
-"""What the tests of the methods of several views share: a branch by hand."""
+"""What tests of methods of several views share: a branch by hand."""
 
 import functools
 
@@ -19,7 +19,7 @@ KEYS = Keys(jax.random.key(1), jax.random.key(2))
 
 @pytest.fixture(autouse=True, scope="module")
 def compile_fast():
-  """Most time goes to compiling; a file that imports this does it faster."""
+  """Compiles with few optimizations in the file that imports this."""
   before = jax.config.read("jax_disable_most_optimizations")
   jax.config.update("jax_disable_most_optimizations", True)
   yield
@@ -32,7 +32,7 @@ class Pixels(nn.Module):
   @nn.compact
   def __call__(self, images, *, train=False, views=1):
     pixels = images.reshape(len(images), -1) - 0.5
-    # A weight each: a norm would undo a common one, or a shift.
+    # One weight per pixel: a norm would cancel a common weight or shift.
     weight = self.param("weight", nn.initializers.ones, pixels.shape[-1:])
     return {"pooled": pixels * weight}
 
@@ -68,7 +68,7 @@ def views():
 
 
 def noisy(tree, seed):
-  """A tree whose leaves all differ from where they began, and from zero."""
+  """A tree whose leaves all differ from the given ones and from zero."""
   leaves, structure = jax.tree.flatten(tree)
   keys = jax.random.split(jax.random.key(seed), len(leaves))
   return structure.unflatten(
@@ -78,7 +78,7 @@ def noisy(tree, seed):
 
 
 def start(method, views):
-  """Parameters and what is carried, as far from the start as after training."""
+  """Parameters and the carried tree, perturbed as if by training."""
   params, carried = jax.jit(method.init)(jax.random.key(0), views)
   return noisy(params, 1), noisy(carried, 2)
 
@@ -121,7 +121,7 @@ def _head(params, batch_stats, name, x):
   for i in range(1, count + 1):
     layer = layers[f"layer_{i}"]
     x = x @ layer["kernel"] + layer.get("bias", 0.0)
-    if f"norm_{i}" in norms:  # By statistics of this batch.
+    if f"norm_{i}" in norms:  # With statistics of this batch.
       affine = layers.get(f"norm_{i}", {})
       x = (x - x.mean(axis=0)) / jnp.sqrt(x.var(axis=0) + 1e-5)
       x = x * affine.get("scale", 1.0) + affine.get("bias", 0.0)

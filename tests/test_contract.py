@@ -1,4 +1,4 @@
-"""What every method must do."""
+"""The contract that every method fulfils."""
 
 import functools
 
@@ -162,15 +162,15 @@ def test_everything_is_finite(name):
 
 @each_method
 def test_the_loss_falls_on_one_batch(name):
-  # What is carried is held, and so are the views: a queue that fills with keys
-  # of these few images makes the task harder while the encoder gets better.
+  # The carried tree and the views are fixed: a queue that fills with keys of
+  # these few images makes the task harder while the encoder gets better.
   state = start = _start(name)
   losses = []
   for _ in range(30):
     state = state._replace(carried=start.carried, step=start.step)
     state, row = _step(name)[0](state, BATCH)
     losses.append(float(row["loss"]))
-  # By 15 % at least; about a third was seen.
+  # By at least 15%; about a third is typical.
   assert losses[0] - losses[-1] > 0.15 * abs(losses[0]), losses
 
 
@@ -206,7 +206,7 @@ def test_a_resumed_run_is_identical_to_the_bit(name, tmp_path):
   state = checkpoints.restore(like)
   checkpoints.close()
   assert _bits(state) == _bits(_run(name, 2)[0])
-  # Onto one device, as the compiled step of this test expects.
+  # To one device, as the compiled step of this test expects.
   state = jax.device_put(state, jax.devices()[0])
   for _ in range(2):
     state, _ = _step(name)[0](state, BATCH)
@@ -307,7 +307,7 @@ def test_the_step_exports_for_tpu_and_gpu(name):
       (state._replace(key=jax.random.key_data(state.key)), BATCH)
   )
 
-  def flat(*leaves):  # Serialised files know arrays, no typed PRNG keys.
+  def flat(*leaves):  # Exports support arrays, but no typed PRNG keys.
     state, batch = tree.unflatten(leaves)
     state = state._replace(key=jax.random.wrap_key_data(state.key))
     state, metrics = step(state, batch)
@@ -318,7 +318,7 @@ def test_the_step_exports_for_tpu_and_gpu(name):
       *inputs
   )
   assert set(exported.platforms) == {"tpu", "cuda"}
-  # The state comes out as it went in.
+  # The state keeps its structure.
   states = exported.out_avals[: len(jax.tree.leaves(state))]
   assert [x.shape for x in states] == [x.shape for x in inputs[: len(states)]]
   assert len(exported.mlir_module_serialized) > 10_000

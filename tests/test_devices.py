@@ -1,4 +1,4 @@
-"""Every method on eight devices: as on one, and no more talk than needed."""
+"""Every method on eight devices: as on one, with the fewest collectives."""
 
 import functools
 import re
@@ -30,7 +30,7 @@ def make_method(name, axis_name):
   else:
     net = tiny.Net(groups=groups, axis_name=axis_name)
   arguments = ARGUMENTS[name]
-  if "tile_size" in arguments:  # Each device drops activations of its own.
+  if "tile_size" in arguments:  # Dropout differs from device to device.
     arguments = arguments | dict(dropout=0.0)
   return METHODS[name](net, axis_name=axis_name, **arguments)
 
@@ -48,7 +48,7 @@ def start(name):
 
 @functools.cache
 def _compiled(name):
-  """The step on eight devices, its outputs not taken for equal."""
+  """The step on eight devices, with the outputs of each."""
   method = make_method(name, parallel.AXIS_NAME)
   step = jax.pmap(
       make_step(method, OPTIMIZER, parallel.AXIS_NAME),

@@ -1,4 +1,4 @@
-"""What is hidden from a net."""
+"""Masks of patches and pixels."""
 
 import functools
 
@@ -16,7 +16,7 @@ def _many(name, draws, /, *arguments, **settings):
   """Draws of many keys, as NumPy arrays; compiled once."""
   draw = lambda key: getattr(masking, name)(key, *arguments, **settings)
   keys = jax.random.split(KEY, draws)
-  # Integers come out the same, and compiling takes a third of the time.
+  # Integers are the same, and compiling takes a third of the time.
   options = {"xla_backend_optimization_level": 0}
   draw = jax.jit(jax.vmap(draw), compiler_options=options)
   return jax.tree.map(np.asarray, draw(keys))
@@ -33,7 +33,7 @@ def _distinct(rows):
 def test_mae_hides_147_of_196_patches():
   assert masking.hidden_count(196, 0.75) == 147
   assert masking.hidden_count(16, 0.75) == 12
-  # 1.25 of 5 and 1.5 of 6 are left: MAE rounds what is left down.
+  # 1.25 of 5 and 1.5 of 6 remain: MAE rounds down the visible ones.
   assert masking.hidden_count(5, 0.75) == 4
   assert masking.hidden_count(6, 0.75) == 5
 
@@ -73,7 +73,7 @@ def test_a_split_hides_each_patch_as_often_as_others():
   # Chi square of 15 degrees, of counts that vary by p (1 - p) each.
   chi = np.sum((counts - 1500) ** 2) / (2000 * 0.75 * 0.25) * 15 / 16
   assert 3.5 < chi < 38  # Each end: about 1 in 1000.
-  # Pairs too: a window that is rolled would be even over single patches.
+  # Pairs too: a rolled window would be uniform over single patches.
   shown = np.ones((2000, 16), bool)
   np.put_along_axis(shown, hidden, False, axis=1)
   together = shown.T.astype(int) @ shown
@@ -96,7 +96,7 @@ def test_a_random_mask_hides_whole_squares_in_the_ratio(unit):
   squares = masks.reshape(300, 8 // unit, unit, 12 // unit, unit)
   share = squares.mean((2, 4))
   assert set(np.unique(share)) == {0, 1}
-  # Each as likely as the others: 0.5, sigma 0.03.
+  # All are equally likely: 0.5, sigma 0.03.
   np.testing.assert_allclose(share.mean(0), 0.5, atol=0.13)
 
 
@@ -198,7 +198,7 @@ def test_blocks_are_rectangles_anywhere(grid, shape, to_edges):
   inside = _places(index, grid)
   rows, columns = _heights_and_widths(inside)
   assert set(rows) == {shape[0]} and set(columns) == {shape[1]}
-  # Each place is as likely as the others, and the last ones belong to them.
+  # All positions are equally likely, the last ones included.
   top, left = index[:, 0] // grid[1], index[:, 0] % grid[1]
   for start, length, side in zip((top, left), grid, shape):
     counts = np.bincount(start, minlength=length)
@@ -410,7 +410,7 @@ def test_a_region_is_smooth():
   scattered = _boundary(scattered.reshape(regions.shape))
   smooth = _boundary(regions)
   assert smooth.max() < 0.5 * scattered.min()
-  # But not a square each time, nor made of the bumps' cells.
+  # But not always a square, nor made of the bumps' cells.
   assert smooth.max() > 1.5 * smooth.min()
   in_cells = regions.reshape(200, 4, 6, 4, 6).mean((2, 4))
   assert np.all(np.any((in_cells > 0.1) & (in_cells < 0.9), axis=(1, 2)))

@@ -108,7 +108,7 @@ def moco(
       of the step.
     temperature: Divisor of the cosine similarities, above 0.
     symmetric: Whether each view is the query once, at twice the cost.
-    shuffle: Whether BatchNorm groups the keys differently than the queries
+    shuffle: Whether BatchNorm groups the keys differently from the queries
       (ShuffleBN), so that statistics do not reveal the positive.
     axis_name: Axis that the batch is split over, or None.
 
