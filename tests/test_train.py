@@ -11,9 +11,9 @@ import pytest
 import command
 import jssl
 from jssl import config as configs
-from jssl import data
 from jssl import experiment
 from jssl import loop
+from jssl.data import pipeline
 from jssl.step import make_step
 
 
@@ -47,7 +47,7 @@ def test_the_summary_has_its_baselines(whole):
   assert summary["versions"]["jssl"] == jssl.__version__
 
 
-def test_a_log_file_has_a_line_for_each_stage_and_the_verdict(whole):
+def test_a_log_file_has_a_line_for_each_stage_and_the_conclusion(whole):
   workdir, output = whole
   lines = [line for line in output.splitlines() if "WARNING" not in line]
   stages = [
@@ -63,34 +63,34 @@ def test_a_log_file_has_a_line_for_each_stage_and_the_verdict(whole):
   ]
   assert [line for line in lines if line in stages] == stages
   assert "\r" not in output
-  (sentence,) = re.findall(r"^.*kNN gets .* by chance\.$", output, re.MULTILINE)
+  (sentence,) = re.findall(r"^.*: kNN accuracy .* chance\.$", output, re.M)
   assert html.escape(sentence) in (workdir / "report.html").read_text()
 
 
-def test_metrics_have_a_row_a_log_step_and_signs_of_life(whole):
+def test_metrics_have_a_row_per_log_step_and_evaluation(whole):
   rows = command.rows(whole[0])
   training = [row for row in rows if "loss" in row]
-  looks = [row for row in rows if "knn" in row]
+  evaluated = [row for row in rows if "knn" in row]
   assert {4, 8, 12, 16, 20, 24, 28, 32} <= {row["step"] for row in training}
-  assert [row["step"] for row in looks] == [11, 22, 33]
+  assert [row["step"] for row in evaluated] == [11, 22, 33]
   assert all(
       row["chance_loss"] == pytest.approx(np.log(257)) for row in training
   )
   assert {"accuracy", "feature_std", "learning_rate"} <= set(training[0])
-  assert {"rank", "encoder_std"} <= set(looks[0])
+  assert {"rank", "encoder_std"} <= set(evaluated[0])
 
 
 def test_step_is_traced_once_and_sees_every_batch(
     tmp_path, data_dir, monkeypatch
 ):
   traces, asked = [], []
-  batch_indices = data.batch_indices
+  batch_indices = pipeline.batch_indices
 
   def noted(seed, step, **sizes):
     asked.append(step)
     return batch_indices(seed, step, **sizes)
 
-  monkeypatch.setattr(data, "batch_indices", noted)
+  monkeypatch.setattr(pipeline, "batch_indices", noted)
 
   def counted(*arguments):
     step = make_step(*arguments)
