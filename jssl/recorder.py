@@ -248,9 +248,9 @@ class Recorder:
     self.log("  ".join(parts))
     if wrong:
       self.log(f"WARNING: of the features, {', '.join(wrong)} is not finite")
-    warning = quality.collapse_warning(
-        {**loss, **scores}, images=len(self._exp.test.image)
-    )
+    # Features that overflow have diverged, whatever their spread.
+    known = loss if wrong else {**loss, **scores}
+    warning = quality.collapse_warning(known, images=len(self._exp.test.image))
     if warning:
       self.log(f"WARNING: {warning}")
     self.start_clock()
