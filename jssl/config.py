@@ -20,7 +20,7 @@ from jssl.data.datasets import facts
 from jssl.data.datasets import set_name
 from jssl.files import write_json
 
-# Where a config lacks an entry of another.
+# In a difference: the config that lacks the entry.
 ABSENT = "(absent)"
 # For a short run on a CPU.
 _EMBEDDED = {
@@ -38,50 +38,51 @@ _PER_DATASET = {
 
 
 def base(dataset: str) -> ConfigDict:
-  """Returns what every method's config for a data set has in common.
+  """Returns the settings that all methods share, for a data set.
 
   Args:
     dataset: "digits", "photos", a TFDS name such as "cifar10" or
       "imagenet2012", or "folder:PATH".
 
   Returns:
-    A config with method, augmentation and optimizer left to be set.
+    A config that lacks the method, the augmentation and the optimizer.
   """
   known = facts(dataset)
   config = ConfigDict({
       "seed": 0,
       "epochs": 200.0,
-      # Images a step, over all devices.
+      # Images per step, over all devices.
       "batch_size": known.batch_size,
-      # Steps whose gradients are averaged to one update. A loss that looks
-      # across the batch sees one step's; of net.micro_batches it sees all.
+      # Steps whose gradients are averaged into one update. A loss across the
+      # batch sees the images of one step; with net.micro_batches it sees all.
       "accumulate_steps": 1,
-      # Steps in a row without a finite loss and gradient that end training;
-      # each changes nothing.
+      # Training ends after this many steps in a row whose loss or gradient is
+      # not finite; such steps change nothing.
       "max_skipped": 20,
-      # Height and width of the images that the net sees.
+      # Height and width of the net's images.
       "image_size": known.image_size,
-      # Of the computation: float32, bfloat16, or auto (bfloat16 on TPU, GPU).
+      # Of the computation: "float32", "bfloat16" or "auto" (bfloat16 on TPU and
+      # GPU, float32 on CPU).
       "precision": "auto",
-      # Steps compiled into one call, at most; 0 chooses (1 on CPU, else 20).
+      # Most steps per compiled call; 0 for 1 on CPU, 20 on TPU and GPU.
       "steps_per_dispatch": 0,
       "data": {
           "name": dataset,
-          # Where TFDS keeps its sets; empty for its own default.
+          # Folder of TFDS's data sets; empty for its default.
           "data_dir": "",
           "train": "train",
           "test": "test",
-          # Side of the square that pictures of many sizes are put on, longer
-          # sides shrunk to it and shorter ones kept; 0 for sets of one size.
+          # Side of the square on which pictures of different sizes are placed;
+          # longer sides are shrunk to it. 0 if all pictures have one size.
           "canvas": known.canvas,
-          # "always" decodes images as they are needed, "never" keeps them on
-          # the device, "auto" does that if they fit.
+          # "never" keeps all images on the device, "always" decodes them when
+          # they are needed, "auto" does so if they do not fit.
           "stream": "auto",
-          # Of a stream: processes that decode, 0 for threads, -1 to choose.
+          # For a stream: processes that decode; 0 for threads, -1 to choose.
           "workers": -1,
-          # Of a stream: a folder that keeps decoded images; empty for none.
+          # For a stream: a folder that keeps decoded images; empty for none.
           "cache": "",
-          # Largest share of broken pictures that is put up with.
+          # Largest fraction of damaged pictures that is tolerated.
           "max_broken": 0.1,
       },
       "net": {
@@ -91,18 +92,20 @@ def base(dataset: str) -> ConfigDict:
           "width": 64,
           "mean": known.mean,
           "std": known.std,
-          # Whether each block of a ResNet starts as the identity.
+          # Whether each residual block starts as the identity.
           "zero_init_residual": False,
-          # Groups of the global batch that BatchNorm takes statistics of.
+          # Groups of the global batch with BatchNorm statistics of their own.
           "groups": 1,
-          # Of vision transformers: side of a patch; "learned", "sincos" or
-          # "relative" positions; class "token" or "mean" of the patches is
-          # pooled; the method whose authors' code starts weights so.
+          # Entries of vision transformers: the side of a patch,
           "patch_size": min(known.image_size // 8, 16),
-          # Attention heads; 0 for the net's own number.
+          # attention heads, 0 for the net's own number,
           "heads": 0,
+          # "learned", "sincos" or "relative",
           "positions": "learned",
+          # pooled: the class "token", or "mean" or "patches" (see
+          # `jssl.nets.ViT`),
           "pooling": "token",
+          # the method whose code the initial weights follow.
           "weight_init": "dino",
           # Parts of a device's batch that the net computes in turn, to save
           # memory (see `jssl.nets.MicroBatched`).
@@ -111,13 +114,16 @@ def base(dataset: str) -> ConfigDict:
       "log": {"every_steps": 50},
       "eval": {
           "every_epochs": 10.0,
+          # Neighbours and temperature of kNN.
           "k": 200,
           "temperature": 0.1,
-          # Side of the central crop that is encoded, relative to the picture.
+          # Side of the central crop that is encoded, relative to the picture's
+          # shorter side.
           "crop_fraction": known.crop_fraction,
-          # Of a split that is streamed, so many images are looked at.
+          # Of a split that is streamed, at most this many images are used.
           "max_images": 10_000,
       },
+      # The newest checkpoints are kept.
       "checkpoint": {"every_epochs": 5.0, "keep": 2},
   })
   if known.embedded:
@@ -171,13 +177,13 @@ def sgd(
     warmup_epochs: float = 0.0,
     nesterov: bool = False,
 ) -> dict[str, Any]:
-  """Returns an optimizer section: SGD with momentum 0.9, and a cosine.
+  """Returns an optimizer section: SGD with momentum 0.9, cosine schedule.
 
   Args:
     learning_rate: The peak, for batches of `reference_batch_size`.
     weight_decay: See `jssl.optim.sgd`.
-    reference_batch_size: The rate grows with the batch in proportion; 0 for a
-      rate that does not.
+    reference_batch_size: The learning rate is proportional to the batch size; 0
+      for one that is not.
     warmup_epochs: Epochs of linear warm-up.
     nesterov: See `jssl.optim.sgd`.
   """
@@ -200,7 +206,7 @@ def lars(
     warmup_epochs: float = 0.0,
     end: float = 0.0,
 ) -> dict[str, Any]:
-  """Returns an optimizer section: LARS, and a cosine from peak to `end`."""
+  """Returns an optimizer section: LARS, cosine schedule from peak to `end`."""
   return _optimizer(
       "lars",
       learning_rate,
@@ -222,7 +228,7 @@ def adamw(
     end: float = 0.0,
     clip_norm: float = 0.0,
 ) -> dict[str, Any]:
-  """Returns an optimizer section: AdamW, and a cosine from peak to `end`."""
+  """Returns an optimizer section: AdamW, cosine schedule from peak to `end`."""
   return _optimizer(
       "adamw",
       learning_rate,
@@ -257,13 +263,13 @@ def byol_views(
     operations: str = "torchvision",
     blur: bool = True,
 ) -> dict[str, Any]:
-  """Returns the sections of BYOL's two views: blurred, or solarized at times.
+  """Returns the sections of BYOL's two views, see `jssl.augment.byol`.
 
   Args:
-    scale: Range of the crop's area, as a share of the picture's.
-    method: Of resizing crops, "bilinear" or "bicubic".
+    scale: Range of the crop's area, relative to the picture's.
+    method: How crops are resized, "bilinear" or "bicubic".
     operations: Whose image operations: "torchvision", "simclr" or "byol".
-    blur: Whether to blur at all; usually not for CIFAR.
+    blur: Whether to blur; usually not for CIFAR.
   """
   view = {
       "name": "byol",
@@ -328,11 +334,11 @@ def simclr_view(
 
 
 def files(configs: pathlib.Path | None = None) -> dict[str, pathlib.Path]:
-  """Returns config files by their names, most of which are those of methods.
+  """Returns config files by name, usually that of a method.
 
   Args:
-    configs: Their folder; None for `configs` here and, for what is not there,
-      jssl's own.
+    configs: Their folder; None for jssl's own configs, and `configs` in the
+      working directory, whose files take precedence.
   """
   package = pathlib.Path(__file__).parent
   # As installed, and in a checkout.
@@ -357,7 +363,7 @@ def of_method(
 
   Raises:
     ValueError: If there is no such file.
-    FileNotFoundError: If the folder holds none.
+    FileNotFoundError: If the folder contains none.
 
   Example:
     >>> config = of_method("moco_v2", "digits")
@@ -366,7 +372,9 @@ def of_method(
   """
   known = files(configs)
   if not known:
-    raise FileNotFoundError(f"{configs} holds no configs; name their folder.")
+    raise FileNotFoundError(
+        f"{configs} contains no configs; give their folder."
+    )
   path = known[lookup("The config", method, known)]
   return runpy.run_path(str(path))["get_config"](dataset)
 
@@ -375,12 +383,12 @@ def lookup(where: str, name: str, table: Iterable[str]) -> str:
   """Returns the name if the table has it.
 
   Args:
-    where: What the name stands for, for the message.
+    where: What the name is, for the message.
     name: The name.
     table: All valid names.
 
   Raises:
-    ValueError: If not, with the nearest valid names.
+    ValueError: If not, with the closest valid names.
   """
   table = list(table)
   if name in table:
@@ -395,7 +403,7 @@ def lookup(where: str, name: str, table: Iterable[str]) -> str:
 def difference(old: ConfigDict, new: ConfigDict) -> list[tuple[str, Any, Any]]:
   """Returns (key, old value, new value) of every entry that differs.
 
-  The value of an entry that one of them lacks is `ABSENT`.
+  The value is `ABSENT` in the config that lacks the entry.
   """
   old, new = _flat(old), _flat(new)
   return [
@@ -406,7 +414,7 @@ def difference(old: ConfigDict, new: ConfigDict) -> list[tuple[str, Any, Any]]:
 
 
 def save(config: ConfigDict, workdir: str) -> None:
-  """Writes `WORKDIR/config.json`, whole or not at all."""
+  """Writes `WORKDIR/config.json` atomically."""
   write_json(config.to_dict(), pathlib.Path(workdir) / "config.json")
 
 
@@ -449,16 +457,17 @@ def _optimizer(
   return {
       "name": name,
       "learning_rate": learning_rate,
-      # The rate is for batches of this size and grows in proportion; 0: as is.
+      # The learning rate is for batches of this size, and proportional to the
+      # batch size; 0 for one that is not.
       "reference_batch_size": reference_batch_size,
       "weight_decay": weight_decay,
-      # Longest gradient, 0 for no limit; of all parameters, or of each.
+      # Largest gradient norm, 0 for no limit; over all parameters, or of each.
       "clip_norm": clip_norm,
       "clip_per_parameter": False,
       "schedule": {
           "name": "cosine",
           "warmup_epochs": float(warmup_epochs),
-          # Not multiplied by the batch, nor is the end.
+          # Unlike the peak, start and end do not depend on the batch size.
           "start": 0.0,
           "end": end,
       },
@@ -467,7 +476,7 @@ def _optimizer(
 
 
 def _flat(config, prefix=""):
-  """Returns `{"a.b": value}`, values as JSON has them."""
+  """Returns `{"a.b": value}`, values as in JSON."""
   flat = {}
   for key, value in config.items():
     if isinstance(value, ConfigDict):

@@ -56,7 +56,6 @@ ORDER = (
     "cli",
     "report",
     "loop",
-    "benchmarks",
     "train",
     "evaluate",
     "embed",

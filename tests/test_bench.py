@@ -13,15 +13,15 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from benchmarks import imports
+from benchmarks import peers
+from benchmarks import start
 from jssl import config as configs
-from jssl.benchmarks import augment as bench_augment
-from jssl.benchmarks import data as bench_data
-from jssl.benchmarks import imports
-from jssl.benchmarks import knn
-from jssl.benchmarks import methods
-from jssl.benchmarks import peers
-from jssl.benchmarks import start
-from jssl.benchmarks import step
+from jssl.bench import augment
+from jssl.bench import data
+from jssl.bench import knn
+from jssl.bench import methods
+from jssl.bench import step
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _TINY = {"epochs": 3.0, "net.width": 8, "data.data_dir": ""}
@@ -186,7 +186,7 @@ def test_a_wrong_name_is_told_before_anything_starts(tmp_path):
   for arguments, message in (
       (["--methods=simcrl"], "Did you mean 'simclr'"),
       (["--seeds=0"], "--seeds is 0"),
-      ([f"--configs={tmp_path}"], "holds no configs; name their folder"),
+      ([f"--configs={tmp_path}"], "contains no configs; give their folder"),
   ):
     done = subprocess.run(
         [*command, f"--output={tmp_path / 'out'}", *arguments],
@@ -235,7 +235,7 @@ def _picture(height, width, *, detailed):
 
 def test_detail_is_what_a_canvas_keeps_of_it():
   pictures = [_picture(60, 80, detailed=True), _picture(80, 60, detailed=True)]
-  kept = {c: bench_data.detail(pictures, c, 28) for c in (30, 70, 80)}
+  kept = {c: data.detail(pictures, c, 28) for c in (30, 70, 80)}
   names = {"0.08", "0.2", "local_0.05", "evaluation"}
   assert set(kept[80]) == {f"detail_of_{name}" for name in names}
   # A canvas as long as the picture keeps every pixel; others less and less.
@@ -243,15 +243,15 @@ def test_detail_is_what_a_canvas_keeps_of_it():
     assert kept[80][name] == pytest.approx(1.0, abs=1e-4)
     assert kept[30][name] < kept[70][name] < 0.95
   assert kept[30]["detail_of_0.08"] < 0.3
-  assert bench_data.detail([_picture(60, 80, detailed=False)], 30, 28)
+  assert data.detail([_picture(60, 80, detailed=False)], 30, 28)
 
 
 @pytest.mark.parametrize("dataset", ["imagenet2012", "folder:x"])
 def test_the_default_canvas_keeps_the_detail_of_the_papers_crops(dataset):
   """At least three quarters, for pictures of ImageNet's sizes."""
   config = configs.base(dataset)
-  pictures = bench_data._detailed_pictures()[:4]
-  kept = bench_data.detail(pictures, config.data.canvas, config.image_size)
+  pictures = data._detailed_pictures()[:4]
+  kept = data.detail(pictures, config.data.canvas, config.image_size)
   assert min(kept.values()) >= 0.75, kept
   # Evaluation's crop is not enlarged.
   assert config.data.canvas >= config.image_size / config.eval.crop_fraction
@@ -261,7 +261,7 @@ def test_a_stream_is_timed_beside_the_bare_decoder(tmp_path):
   for i in range(20):
     Image.new("RGB", (40, 30 + i), (i, 0, 0)).save(tmp_path / f"{i}.jpg")
   settings = dict(canvas=16, batch_size=4, workers=0, image_size=14)
-  result = bench_data.measure(f"folder:{tmp_path}", **settings)
+  result = data.measure(f"folder:{tmp_path}", **settings)
   assert result["images_per_second"] > 0
   assert result["bytes_per_image"] == 16 * 16 * 3
   assert 0 <= result["detail_of_0.08"] < 1
@@ -271,13 +271,13 @@ def test_a_stream_is_timed_beside_the_bare_decoder(tmp_path):
   assert result["workers"] == 0 and result["replaced"] == 0
   (tmp_path / "3.jpg").write_bytes(b"")  # Another one takes its place.
   settings["cache"] = str(tmp_path / "5.jpg")  # A file, where folders go.
-  result = bench_data.measure(f"folder:{tmp_path}", **settings)
+  result = data.measure(f"folder:{tmp_path}", **settings)
   assert result["replaced"] > 0
   assert any("nothing more can be kept" in note for note in result["notes"])
   with pytest.raises(ValueError, match="workers is -2"):
-    bench_data.measure(f"folder:{tmp_path}", **settings | {"workers": -2})
+    data.measure(f"folder:{tmp_path}", **settings | {"workers": -2})
   with pytest.raises(ValueError, match="20 images, fewer than one batch of 64"):
-    bench_data.measure(f"folder:{tmp_path}", canvas=16, batch_size=64)
+    data.measure(f"folder:{tmp_path}", canvas=16, batch_size=64)
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +312,7 @@ def test_a_step_is_timed_and_counted(step_config):
 
 
 def test_views_are_timed(step_config):
-  result = bench_augment.measure(step_config)
+  result = augment.measure(step_config)
   assert result["views"] == [[2, 8, 8, 8, 3]] and result["seconds"] > 0
 
 
@@ -343,7 +343,7 @@ def test_without_pytorch_the_remedy_is_told(step_config):
     peers._torch("no_such.module")
   step_config = step_config.copy_and_resolve_references()
   step_config.augment.name = "moco_v2"
-  with pytest.raises((ValueError, ImportError), match="--method=simclr|torch"):
+  with pytest.raises((ValueError, ImportError), match="config=simclr|torch"):
     peers.transforms(step_config, np.zeros((1, 8, 8, 3), np.uint8))
 
 

@@ -1,4 +1,4 @@
-"""What the image operations require of their arguments."""
+"""Checks of the arguments of image operations."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# What rounding may add to floats in [0, 1].
+# Rounding may take floats in [0, 1] this far outside.
 _ROUNDING = 1e-3
 
 
@@ -26,7 +26,7 @@ def check_image(image: jax.Array) -> None:
 
 
 def check_array(images: Any) -> None:
-  """Raises ValueError, with the remedy, unless `images` is an array."""
+  """Raises ValueError, with a remedy, unless `images` is an array."""
   if isinstance(images, (jax.Array, np.ndarray)):
     return
   if isinstance(images, (list, tuple)):
@@ -42,9 +42,9 @@ def check_array(images: Any) -> None:
 
 
 def check_values(images: jax.Array | np.ndarray) -> None:
-  """Raises ValueError if float images have values outside of [0, 1], or NaN.
+  """Raises ValueError if float images are NaN or outside [0, 1].
 
-  Only arrays of values can be checked: tracers pass.
+  Tracers, whose values are unknown, pass.
   """
   if (
       isinstance(images, jax.core.Tracer)
@@ -54,17 +54,17 @@ def check_values(images: jax.Array | np.ndarray) -> None:
   ):
     return
   low, high = float(images.min()), float(images.max())
-  if low >= -_ROUNDING and high <= 1 + _ROUNDING:  # Not so with NaN.
+  if low >= -_ROUNDING and high <= 1 + _ROUNDING:  # False for NaN.
     return
   if math.isnan(low):
     raise ValueError(
         "images hold NaN; expected floats in [0, 1]: check how they were made."
     )
   raise ValueError(
-      f"images hold values from {low:.4g} to {high:.4g}; expected floats in"
-      " [0, 1]. Pass pictures of 0 to 255 as uint8 or divide them by 255, clip"
-      " what a resize has overshot, and do not subtract a mean: nets do that"
-      " themselves."
+      f"images hold values from {low:.4g} to {high:.4g}; expected floats in [0,"
+      " 1]. Pass pictures of 0 to 255 as uint8 or divide them by 255, clip"
+      " values that a resize took out of range, and do not subtract a mean:"
+      " nets do that themselves."
   )
 
 

@@ -1,4 +1,4 @@
-"""The CIE Lab color space, as scikit-image has it: sRGB, D65, 2 degrees."""
+"""The CIE Lab color space, as in scikit-image: sRGB, D65, 2 degrees."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ _XYZ_FROM_RGB = np.array([
     [0.019334, 0.119193, 0.950227],
 ])
 _WHITE = np.array([0.95047, 1.0, 1.08883])
-_LINEAR = 0.008856  # Below, the cube root is replaced by a line.
+_LINEAR = 0.008856  # Below it, a line replaces the cube root.
 
 
 def rgb_to_lab(image: jax.Array) -> jax.Array:
@@ -34,7 +34,7 @@ def rgb_to_lab(image: jax.Array) -> jax.Array:
   """
   check_rgb(image)
   image = image.astype(jnp.float32)
-  # The unused branch of each `where` is kept finite, for the gradient's sake.
+  # The unused branch of each `where` is finite, and so is the gradient.
   linear = jnp.where(
       image > 0.04045,
       ((jnp.maximum(image, 0.04045) + 0.055) / 1.055) ** 2.4,
@@ -58,7 +58,7 @@ def lab_to_rgb(lab: jax.Array) -> jax.Array:
     lab: float `[..., 3]`.
 
   Returns:
-    float32 `[..., 3]` in [0, 1]; colors that sRGB does not have are clipped.
+    float32 `[..., 3]` in [0, 1]; colors outside sRGB are clipped.
 
   Example:
     >>> import jax.numpy as jnp
@@ -82,13 +82,13 @@ def lab_to_rgb(lab: jax.Array) -> jax.Array:
 
 
 def color_bins(*, step: int = 10) -> np.ndarray:
-  """Returns the centres of the squares of the ab plane that sRGB reaches.
+  """Returns the centers of the squares of the ab plane that sRGB covers.
 
   Args:
     step: Side of a square; 10 in the paper.
 
   Returns:
-    float32 `[Q, 2]`, each a multiple of the step, in order of a, then b.
+    float32 `[Q, 2]`, multiples of the step, ordered by a, then b.
 
   Reference:
     Zhang et al., Colorful Image Colorization, 2016, section 2.1.
@@ -98,7 +98,7 @@ def color_bins(*, step: int = 10) -> np.ndarray:
     >>> augment.color_bins().shape
     (261, 2)
   """
-  # The cube's faces reach all that its inside does.
+  # The faces of the RGB cube cover what its inside covers.
   side = np.linspace(0, 1, 256, dtype=np.float32)
   u, v = (x.ravel() for x in np.meshgrid(side, side))
   faces = [
@@ -116,6 +116,6 @@ def check_rgb(image: jax.Array) -> None:
   if image.shape[-1] != 3:
     raise ValueError(
         f"Color needs images of 3 channels (RGB), got the shape {image.shape};"
-        " gray images have none to predict. Take a set of color pictures, such"
-        " as photos or cifar10."
+        " gray images have no color to predict. Use a data set of color images,"
+        " such as photos or cifar10."
     )

@@ -2,8 +2,8 @@
 
 Map them over a batch with `jax.vmap`: all arguments except sizes and modes may
 be traced, so each image may have its own. Values agree with torchvision's
-operations on float tensors; the color operations also come in TensorFlow's
-form, on which SimCLR and BYOL were built.
+operations on float tensors; color operations also have TensorFlow's variant,
+which SimCLR and BYOL use.
 """
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jssl.augment import checks
 from jssl.augment.resampling import PRECISION
 
-# Channels differing by less are gray: their hue would be rounding noise.
+# Channels that differ by less are gray: their hue would be rounding noise.
 _GRAY = 1e-6
 
 
@@ -21,7 +21,7 @@ def adjust_brightness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
 
   Args:
     image: float [H, W, C] in [0, 1].
-    factor: Scalar, 0 or more.
+    factor: Scalar, at least 0.
 
   Returns:
     float [H, W, C] in [0, 1].
@@ -72,7 +72,7 @@ def adjust_contrast(
 
   Args:
     image: float [H, W, C] in [0, 1], C = 1 or 3.
-    factor: Scalar, 0 or more: 0 gives an even color, 1 the image itself.
+    factor: Scalar, at least 0: 0 gives an even color, 1 the image itself.
     per_channel: Whether each channel moves away from its own mean, as in
       `tf.image.adjust_contrast`, rather than from the mean luma, as in
       torchvision.
@@ -103,7 +103,7 @@ def adjust_saturation(
 
   Args:
     image: float [H, W, C] in [0, 1], C = 1 (returned as it is) or 3.
-    factor: Scalar, 0 or more: 0 gives a gray picture, 1 the image itself.
+    factor: Scalar, at least 0: 0 gives a gray picture, 1 the image itself.
     hsv: Whether to multiply the saturation of HSV and keep its value, as in
       `tf.image.adjust_saturation` (the gray of a pixel is its largest
       channel), rather than to blend with the luma, as in torchvision.
@@ -131,7 +131,7 @@ def adjust_saturation(
 
 
 def adjust_hue(image: jax.Array, delta: float | jax.Array) -> jax.Array:
-  """Turns the hue of every pixel, keeping HSV saturation and value.
+  """Rotates the hue of every pixel, keeping HSV saturation and value.
 
   Args:
     image: float [H, W, C] in [0, 1], C = 1 (returned as it is) or 3.
@@ -210,17 +210,17 @@ def gaussian_blur(
 ) -> jax.Array:
   """Blurs with a sampled Gaussian of `kernel_size` taps.
 
-  A banded matrix product on each side: with a sigma for each image, a vmapped
-  depthwise convolution would run far slower.
+  By a banded matrix product on each side: with a sigma per image, a vmapped
+  depthwise convolution would be far slower.
 
   Args:
     image: float [H, W, C].
     sigma: Scalar > 0, the standard deviation in pixels.
-    kernel_size: Static odd number of taps along each axis. Less than about six
-      sigma cuts the Gaussian short, so that it blurs less.
-    padding: What lies outside the image: "reflect", its mirror image without
-      the edge (torchvision); "edge", its outermost pixels (Pillow); "zero",
-      black (a convolution with SAME padding, in SimCLR's and BYOL's code).
+    kernel_size: Static odd number of taps along each axis. Fewer than about six
+      sigma truncate the Gaussian, which blurs less.
+    padding: Values outside the image: "reflect", its mirror image without the
+      edge (torchvision); "edge", its outermost pixels (Pillow); "zero", black
+      (a convolution with SAME padding, in SimCLR's and BYOL's code).
 
   Returns:
     float32 [H, W, C].
@@ -248,37 +248,39 @@ def gaussian_blur(
         'gaussian_blur expects the padding "reflect", "edge" or "zero", got'
         f" {padding!r}."
     )
-  height, width, _ = image.shape
-  radius = kernel_size // 2
+  (height, width), radius = image.shape[:2], kernel_size // 2
   if padding == "reflect" and radius >= min(height, width):
     raise ValueError(
         f"kernel_size {kernel_size} reflects {radius} pixels at each edge, but"
         f" the image is {height} x {width}; take at most"
         f" {2 * min(height, width) - 1}, or another padding."
     )
+  rows, columns = (
+      _blur_weights(length, sigma, radius, padding)
+      for length in (height, width)
+  )
+  return jnp.einsum("ih,hwc,jw->ijc", rows, image, columns, precision=PRECISION)
+
+
+def _blur_weights(length, sigma, radius, padding):
+  """Weights [length, length] of one axis; row i are those of output pixel i."""
 
   def taps(offset: jax.Array) -> jax.Array:
     weights = jnp.exp(-0.5 * (offset / sigma) ** 2)
     return jnp.where(jnp.abs(offset) <= radius, weights, 0.0)
 
-  def band(length: int) -> jax.Array:
-    # Row i holds the weights of output pixel i: [length, length].
-    i, j = jnp.arange(length)[:, None], jnp.arange(length)
-    weights = taps(j - i)
-    if padding == "reflect":
-      weights += jnp.where(j > 0, taps(i + j), 0.0)
-      end = 2 * (length - 1)
-      weights += jnp.where(j < length - 1, taps(end - i - j), 0.0)
-    elif padding == "edge":
-      outside = jnp.arange(1, radius + 1)
-      before = jnp.sum(taps(i + outside), axis=1, keepdims=True)
-      weights += jnp.where(j == 0, before, 0.0)
-      weights += jnp.where(j == length - 1, before[::-1], 0.0)
-    return weights / jnp.sum(taps(jnp.arange(-radius, radius + 1)))
-
-  return jnp.einsum(
-      "ih,hwc,jw->ijc", band(height), image, band(width), precision=PRECISION
-  )
+  i, j = jnp.arange(length)[:, None], jnp.arange(length)
+  weights = taps(j - i)
+  if padding == "reflect":
+    weights += jnp.where(j > 0, taps(i + j), 0.0)
+    end = 2 * (length - 1)
+    weights += jnp.where(j < length - 1, taps(end - i - j), 0.0)
+  elif padding == "edge":
+    outside = jnp.arange(1, radius + 1)
+    before = jnp.sum(taps(i + outside), axis=1, keepdims=True)
+    weights += jnp.where(j == 0, before, 0.0)
+    weights += jnp.where(j == length - 1, before[::-1], 0.0)
+  return weights / jnp.sum(taps(jnp.arange(-radius, radius + 1)))
 
 
 def solarize(image: jax.Array, threshold: float | jax.Array) -> jax.Array:
@@ -327,11 +329,11 @@ def rotate90(image: jax.Array, turns: int | jax.Array) -> jax.Array:
 
   Args:
     image: [..., H, W, C], of any dtype.
-    turns: Number of quarter turns, of either sign. A Python int may turn any
-      image; a scalar array, which may be traced, a square one only.
+    turns: Number of quarter turns, of either sign. A Python int works for any
+      image; a scalar array, which may be traced, for square ones only.
 
   Returns:
-    [..., H, W, C], H and W exchanged by an odd number of turns.
+    [..., H, W, C], H and W swapped if the number of turns is odd.
 
   Raises:
     ValueError: If `turns` is an array and the image is not square.
@@ -348,8 +350,9 @@ def rotate90(image: jax.Array, turns: int | jax.Array) -> jax.Array:
   height, width = image.shape[-3:-1]
   if height != width:
     raise ValueError(
-        "an array of turns needs a square image, whose shape does not depend"
-        f" on it, got {height} x {width}; pass a Python int, or crop first."
+        "an array of turns needs a square image, so that the shape does not"
+        f" depend on it, got {height} x {width}; pass a Python int, or crop"
+        " first."
     )
   rotations = [
       lambda x, turns=k: jnp.rot90(x, turns, axes=(-3, -2)) for k in range(4)
@@ -363,7 +366,7 @@ def luma(image: jax.Array) -> jax.Array:
   if image.shape[-1] == 1:
     return image
   red, green, blue = image[..., 0:1], image[..., 1:2], image[..., 2:3]
-  # Spelled out: elementwise work fuses, a reduction of 3 channels does not.
+  # Elementwise operations fuse, a reduction of 3 channels does not.
   return 0.2989 * red + 0.587 * green + 0.114 * blue
 
 
@@ -380,7 +383,7 @@ def hsv_factor(image: jax.Array, factor: float | jax.Array) -> jax.Array:
 
   Args:
     image: float [H, W, C] in [0, 1].
-    factor: Scalar, 0 or more.
+    factor: Scalar, at least 0.
 
   Returns:
     [H, W, 1]: the factor of each channel's distance from the largest one.

@@ -25,19 +25,18 @@ def random_resized_crop(
   """Crops a box of random area and shape, and resizes it to `size`.
 
   The box is drawn as in Szegedy et al. (2015), https://arxiv.org/abs/1409.4842,
-  by torchvision's rules, in the true geometry of the picture: where a picture
-  was shrunk to fit this canvas, the crop shows it with its true proportions and
-  its area is counted in true pixels.
+  by torchvision's rules, in the true geometry of the picture: if it was
+  shrunk to fit a canvas, the crop still has its true proportions and counts its
+  area in true pixels.
 
   Args:
     key: A PRNG key.
     image: float [H, W, C].
     size: Static height and width of the result; an int means a square.
-    scale: Lowest and highest part of the picture's area that the box covers.
-    ratio: Lowest and highest width / height of the box; its logarithm is drawn.
-    extent: The true (height, width) of the picture in pixels, [2], may be
-      traced, of which the top left corner of `image` holds what fits (see
-      `make_views`). None means the image's own.
+    scale: Smallest and largest area of the box, relative to the picture's.
+    ratio: Lowest and highest width / height of the box, drawn log-uniformly.
+    extent: The true (height, width) of a picture on a canvas, [2], may be
+      traced (see `make_views`). None for the image's own.
     method: See `resized_crop`.
     antialias: See `resized_crop`.
 
@@ -45,8 +44,8 @@ def random_resized_crop(
     float32 [h, w, C].
 
   Raises:
-    ValueError: If `scale` or `ratio` is out of order or out of range, or for
-      what `resized_crop` refuses.
+    ValueError: As `resized_crop`, or if `scale` or `ratio` is out of order or
+      out of range.
 
   Example:
     >>> import jax
@@ -61,7 +60,7 @@ def random_resized_crop(
   canvas = jnp.asarray(image.shape[:2], jnp.float32)
   extent = canvas if extent is None else jnp.asarray(extent, jnp.float32)
   box = sample_crop_box(key, extent, scale=scale, ratio=ratio)
-  box *= jnp.tile(resampling.held_size(canvas, extent) / extent, 2)
+  box *= jnp.tile(resampling.size_on_canvas(canvas, extent) / extent, 2)
   return resampling.resized_crop(
       image, box, size, method=method, antialias=antialias
   )
@@ -74,7 +73,7 @@ def random_pad_and_crop(
     *,
     padding: int = 0,
 ) -> jax.Array:
-  """Cuts out a window at a random place, after padding with black.
+  """Crops a window at a random place, after padding with black.
 
   Args:
     key: A PRNG key.
@@ -132,14 +131,15 @@ def sample_crop_box(
 ) -> jax.Array:
   """Draws the box of a random resized crop by torchvision's rules.
 
-  Ten tries of a uniform area and a log-uniform ratio, rounded to whole pixels;
-  the first that fits is placed uniformly. If none fits, the largest central box
-  within `ratio`. All ten are drawn at once, as no loop under vmap can stop.
+  Of ten boxes with a uniform area and a log-uniform ratio, rounded to whole
+  pixels, the first that fits is placed uniformly; if none fits, it is the
+  largest central box within `ratio`. All ten are drawn at once: under vmap a
+  loop cannot stop early.
 
   Args:
     key: A PRNG key.
     extent: Height and width of the picture in pixels, [2].
-    scale: Lowest and highest part of the picture's area.
+    scale: Smallest and largest area, relative to the picture's.
     ratio: Lowest and highest width / height.
 
   Returns:

@@ -1,7 +1,8 @@
-"""Random operations on one image, key first; the settings are Python numbers.
+"""Random operations on one image; the settings are Python numbers.
 
-Each draws from `key` alone, so the same key gives the same view. Map over a
-batch with `jax.vmap` and one key an image.
+The same key gives the same result. Map over a batch with `jax.vmap` and one key
+per image. `probability` is how often an image is changed at all; the operations
+raise ValueError if it or another setting is out of its range.
 """
 
 from collections.abc import Callable
@@ -34,29 +35,28 @@ def random_color_jitter(
   Each image draws its own factors, uniform in [max(0, 1 - x), 1 + x] for the
   first three and in [-x, x] turns for hue, and its own order of the four.
 
-  The operations of the papers' code differ. "torchvision" takes the contrast
-  from the mean luma and the saturation from each pixel's luma. "simclr" is
-  TensorFlow's: the contrast from the mean of each channel, the saturation that
-  of HSV. "byol" is the same with a brightness that is added, in [-x, x] (also
-  in the first version of SimCLR's code). All clip after each operation.
+  The operations of the papers' code differ. "torchvision" changes contrast
+  around the mean luma and saturation around each pixel's luma. "simclr" is
+  TensorFlow's: contrast around the mean of each channel, saturation in HSV.
+  "byol" is the same with a brightness that is added, in [-x, x] (as in the
+  first version of SimCLR's code). All clip after each operation.
 
   Args:
     key: A PRNG key.
     image: float [H, W, C] in [0, 1], C = 1 (hue and saturation change nothing)
       or 3.
-    brightness: Largest change of the factor, 0 or more.
-    contrast: Largest change of the factor, 0 or more.
-    saturation: Largest change of the factor, 0 or more.
-    hue: Largest turn, in [0, 0.5].
-    probability: How often the image is changed at all.
+    brightness: Largest change of the factor, at least 0.
+    contrast: Largest change of the factor, at least 0.
+    saturation: Largest change of the factor, at least 0.
+    hue: Largest rotation of the hue, in [0, 0.5] turns.
+    probability: See the module.
     operations: "torchvision", "simclr" or "byol".
 
   Returns:
     float [H, W, C] in [0, 1].
 
   Raises:
-    ValueError: If a strength or `probability` is out of range, or `operations`
-      is unknown.
+    ValueError: If a setting is out of range, or `operations` is unknown.
 
   Example:
     >>> import jax
@@ -88,9 +88,9 @@ def random_color_jitter(
     order, due_before_hue, factors, turn = _draw_jitter(
         key, (brightness, contrast, saturation), hue
     )
-    # Under vmap a switch computes all its branches at each of four positions.
-    # Three are blends that differ in their target only: blend before the hue
-    # and again after it, each time in the positions that are due.
+    # Under vmap a switch would compute all four operations at each of four
+    # positions. Three are blends that differ in their target only: blend once
+    # before the hue and once after it, only at the positions that are due.
     image = _blend_in_order(image, order, factors, due_before_hue, operations)
     if hue > 0:
       image = ops.adjust_hue(image, turn)
@@ -102,18 +102,15 @@ def random_color_jitter(
 def random_grayscale(
     key: jax.Array, image: jax.Array, *, probability: float = 0.2
 ) -> jax.Array:
-  """Takes the color away with `probability`; the channels stay.
+  """Replaces the color by gray, in all channels, with `probability`.
 
   Args:
     key: A PRNG key.
     image: float [H, W, C] in [0, 1], C = 1 or 3.
-    probability: How often.
+    probability: See the module.
 
   Returns:
     float [H, W, C] in [0, 1].
-
-  Raises:
-    ValueError: If `probability` is out of range.
 
   Example:
     >>> import jax
@@ -144,15 +141,14 @@ def random_gaussian_blur(
     image: float [H, W, C].
     kernel_size: Static odd number of taps along each axis.
     sigma: Lowest and highest standard deviation in pixels, drawn uniformly.
-    probability: How often.
+    probability: See the module.
     padding: See `gaussian_blur`.
 
   Returns:
     float32 [H, W, C].
 
   Raises:
-    ValueError: If `sigma` or `probability` is out of range, or for what
-      `gaussian_blur` refuses.
+    ValueError: As `gaussian_blur`, or if a setting is out of range.
 
   Example:
     >>> import jax
@@ -188,13 +184,10 @@ def random_solarize(
     key: A PRNG key.
     image: float [H, W, C] in [0, 1].
     threshold: In [0, 1].
-    probability: How often.
+    probability: See the module.
 
   Returns:
     float [H, W, C] in [0, 1].
-
-  Raises:
-    ValueError: If `threshold` or `probability` is out of range.
 
   Example:
     >>> import jax
@@ -218,13 +211,10 @@ def random_flip(
   Args:
     key: A PRNG key.
     image: [H, W, C], of any dtype.
-    probability: How often.
+    probability: See the module.
 
   Returns:
     [H, W, C], of the same dtype.
-
-  Raises:
-    ValueError: If `probability` is out of range.
 
   Example:
     >>> import jax
@@ -250,29 +240,30 @@ def random_affine(
     fill: float = 0.0,
     extent: jax.Array | None = None,
 ) -> jax.Array:
-  """Rotates, moves, zooms and slants about the center, and resizes to `size`.
+  """Rotates, shifts, zooms and shears around the center, and resizes.
 
-  One bilinear resampling does it all. Rotation and slant act in pixels, so
-  that an image that is not square is not distorted by them.
+  All in one bilinear resampling. Rotation and shear act in pixels, so they do
+  not distort an image that is not square.
 
   Args:
     key: A PRNG key.
     image: float [H, W, C].
     size: Static height and width of the result; an int means a square.
     degrees: Largest rotation in either direction.
-    translate: Largest shift of the content in either direction, on each axis,
-      as a part of the image's side.
-    scale: Lowest and highest magnification; its logarithm is drawn.
-    shear: Largest slant of the vertical, in degrees below 90, either direction.
-    fill: What lies outside the image.
+    translate: Largest shift in either direction, on each axis, relative to the
+      image's side.
+    scale: Lowest and highest magnification, drawn log-uniformly.
+    shear: Largest slant of the vertical in either direction, in degrees below
+      90.
+    fill: Value outside the image.
     extent: The true (height, width) of a picture on a canvas, [2], may be
-      traced, as in `random_resized_crop`. None means the image's own.
+      traced, as in `random_resized_crop`. None for the image's own.
 
   Returns:
     float32 [h, w, C].
 
   Raises:
-    ValueError: If an argument is out of range, or for what `affine` refuses.
+    ValueError: As `affine`, or if a setting is out of range.
 
   Example:
     >>> import jax
@@ -286,29 +277,12 @@ def random_affine(
   checks.check_limit("translate", translate, highest=1.0)
   checks.check_limit("shear", shear, highest=89.0)
   checks.check_range("scale", scale)
-  angle, slant, zoom, x, y = jax.random.uniform(
-      key, (5,), minval=-1.0, maxval=1.0
-  )
-  angle *= math.radians(degrees)
-  slant = jnp.tan(slant * math.radians(shear))
-  middle = math.log(scale[0] * scale[1]) / 2
-  zoom = jnp.exp(middle + zoom * math.log(scale[1] / scale[0]) / 2)
-  # The inverse map, from the result to the image: R(angle) Shear / zoom.
-  cos, sin = jnp.cos(angle) / zoom, jnp.sin(angle) / zoom
   height, width = image.shape[:2] if extent is None else extent
-  aspect = height / width
-  linear = jnp.array([
-      [cos, (cos * slant - sin) * aspect],
-      [sin / aspect, sin * slant + cos],
-  ])
-  # A shift of the content by t shows at a point what lay at the point minus t.
-  shift = 2 * translate * jnp.stack([x, y])
-  offset = -jnp.sum(linear * shift, axis=1, keepdims=True)
-  matrix = jnp.concatenate([linear, offset], axis=1)
+  matrix = _draw_affine(key, height / width, degrees, translate, scale, shear)
   if extent is not None:
     # From the picture to its part of the canvas: x and y from -1 to 1 there.
     canvas = jnp.asarray(image.shape[:2], jnp.float32)
-    held = resampling.held_size(canvas, extent)
+    held = resampling.size_on_canvas(canvas, extent)
     share = (held / canvas)[::-1, None]
     matrix = share * matrix + jnp.pad(share - 1, ((0, 0), (2, 0)))
     row, column = jnp.indices(image.shape[:2])[..., None]
@@ -316,19 +290,40 @@ def random_affine(
   return resampling.affine(image, matrix, size, fill=fill)
 
 
+def _draw_affine(key, aspect, degrees, translate, scale, shear):
+  """Draws the matrix [2, 3] from the result's points to the image's."""
+  angle, slant, zoom, x, y = jax.random.uniform(
+      key, (5,), minval=-1.0, maxval=1.0
+  )
+  angle *= math.radians(degrees)
+  slant = jnp.tan(slant * math.radians(shear))
+  middle = math.log(scale[0] * scale[1]) / 2
+  zoom = jnp.exp(middle + zoom * math.log(scale[1] / scale[0]) / 2)
+  # The inverse map: R(angle) Shear / zoom.
+  cos, sin = jnp.cos(angle) / zoom, jnp.sin(angle) / zoom
+  linear = jnp.array([
+      [cos, (cos * slant - sin) * aspect],
+      [sin / aspect, sin * slant + cos],
+  ])
+  # A shift by t shows at a point what was at the point minus t.
+  shift = 2 * translate * jnp.stack([x, y])
+  offset = -jnp.sum(linear * shift, axis=1, keepdims=True)
+  return jnp.concatenate([linear, offset], axis=1)
+
+
 def _draw_jitter(
     key: jax.Array, strengths: tuple[float, float, float], hue: float
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-  """Draws a jitter: the order of the blends, where hue falls, and how much.
+  """Draws the order of the blends, the hue's place in it, and the amounts.
 
   Args:
     key: A PRNG key.
     strengths: Largest change of brightness, contrast and saturation.
-    hue: Largest turn.
+    hue: Largest rotation of the hue.
 
   Returns:
     order: int [3], brightness (0), contrast (1), saturation (2), shuffled.
-    due_before_hue: bool [3], the positions of `order` that precede the hue.
+    due_before_hue: bool [3], the positions of `order` before the hue.
     factors: float [3], of brightness, contrast, saturation.
     turn: scalar, of the hue.
   """
@@ -350,11 +345,11 @@ def _blend_in_order(
     due: jax.Array,
     operations: str,
 ) -> jax.Array:
-  """Adjusts brightness (0), contrast (1), saturation (2) as `order` has it.
+  """Adjusts brightness (0), contrast (1) and saturation (2) in an order.
 
   Args:
     image: float [H, W, C] in [0, 1].
-    order: Int [3], which of them each position holds.
+    order: Int [3], the operation at each position.
     factors: float [3], of brightness, contrast, saturation.
     due: Bool [3], the positions to apply.
     operations: See `random_color_jitter`.

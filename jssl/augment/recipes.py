@@ -1,22 +1,28 @@
 """The augmentations of the papers, each one function of a key and an image.
 
-A recipe takes one float image [H, W, C] in [0, 1], the size of the view, and
-optionally the true (height, width) of a picture on a canvas. Fix the size with
-`functools.partial(moco_v2, size=224)` to pass it to `make_views`.
+What the recipes have in common:
 
-Where a recipe takes them:
-
-- `method` resizes crops: "bilinear", or "bicubic", clipped to [0, 1] after it
-  as 8-bit pictures are.
-- `operations` says whose image library to follow. "torchvision" is that of the
+- `key`: A PRNG key.
+- `image`: float [H, W, C] in [0, 1]; C = 1 or 3 where colors change.
+- `size`: Static side of the view.
+- `extent`: The true (height, width) of a picture on a canvas, [2], or None.
+- `scale`: Range of the crop's area, relative to the picture's.
+- `method`: How crops are resized: "bilinear", or "bicubic", whose result is
+  clipped to [0, 1] as that of 8-bit pictures is.
+- `operations`: Whose image library to follow. "torchvision" is that of the
   methods written in PyTorch: crops with antialiasing, torchvision's color
   operations, a blur that repeats the edge (Pillow's). "simclr" and "byol" are
   those of the official code of SimCLR and BYOL: crops without antialiasing
   (TensorFlow's), their color operations (see `random_color_jitter`), a blur
   that sees black outside the view.
 
-Blurs take sigma from 0.1 to 2 and never cut the Gaussian short: SimCLR's and
-BYOL's kernel of a tenth of the side (23 taps at 224), and 13 taps at least.
+They return the view, float32 [size, size, C] in [0, 1], and raise ValueError if
+the image is not [H, W, C] or a setting is out of range. Fix the size with
+`functools.partial(moco_v2, size=224)` to pass a recipe to `make_views`.
+
+Blurs draw sigma from 0.1 to 2 and never truncate the Gaussian: the kernel has a
+tenth of the view's side, as in SimCLR and BYOL (23 taps at 224 pixels), but at
+least 13 taps.
 """
 
 from collections.abc import Callable
@@ -47,18 +53,15 @@ def moco_v1(
   official code: crop, grayscale, jitter, flip.
 
   Args:
-    key: A PRNG key.
-    image: float [H, W, C] in [0, 1], C = 1 or 3.
-    size: Static side of the view.
-    extent: The true (height, width) of the picture, [2], or None.
-    scale: Range of the crop's share of the picture's area.
-    method: Of resizing crops, see the module.
+    key: See the module.
+    image: See the module.
+    size: See the module.
+    extent: See the module.
+    scale: See the module.
+    method: See the module.
 
   Returns:
-    float32 [size, size, C] in [0, 1].
-
-  Raises:
-    ValueError: If the image is no [H, W, C], or a setting is out of range.
+    The view.
 
   Example:
     >>> import functools
@@ -90,24 +93,20 @@ def moco_v2(
 ) -> jax.Array:
   """The augmentation of MoCo v2 (Chen et al., 2020).
 
-  See https://arxiv.org/abs/2003.04297 and its official code: a weaker hue than
-  SimCLR's, which it otherwise follows.
+  See https://arxiv.org/abs/2003.04297 and its official code: SimCLR's, with a
+  smaller change of hue.
 
   Args:
-    key: A PRNG key.
-    image: float [H, W, C] in [0, 1], C = 1 or 3.
-    size: Static side of the view.
-    extent: The true (height, width) of the picture, [2], or None.
-    scale: Range of the crop's share of the picture's area; (0.08, 1.0) is
-      usual for CIFAR.
+    key: See the module.
+    image: See the module.
+    size: See the module.
+    extent: See the module.
+    scale: See the module; (0.08, 1.0) is usual for CIFAR.
     blur_probability: How often to blur; 0 is usual for CIFAR.
-    method: Of resizing crops, see the module.
+    method: See the module.
 
   Returns:
-    float32 [size, size, C] in [0, 1].
-
-  Raises:
-    ValueError: If the image is no [H, W, C], or a setting is out of range.
+    The view.
 
   Example:
     >>> import functools
@@ -148,23 +147,20 @@ def simclr(
   crops are bicubic.
 
   Args:
-    key: A PRNG key.
-    image: float [H, W, C] in [0, 1], C = 1 or 3.
-    size: Static side of the view.
-    extent: The true (height, width) of the picture, [2], or None.
-    scale: Range of the crop's share of the picture's area.
-    strength: Of the color jitter; the paper takes 1 for ImageNet and 0.5 for
-      CIFAR.
-    blur_probability: How often to blur; the paper takes 0 for CIFAR.
-    method: Of resizing crops, see the module.
-    operations: See the module. The paper's own are "simclr", its first version
-      adds brightness as "byol" does; SwAV and others take "torchvision".
+    key: See the module.
+    image: See the module.
+    size: See the module.
+    extent: See the module.
+    scale: See the module.
+    strength: Strength of the color jitter; in the paper 1 for ImageNet and 0.5
+      for CIFAR.
+    blur_probability: How often to blur; in the paper 0 for CIFAR.
+    method: See the module.
+    operations: See the module. The paper's own are "simclr"; its first version
+      adds brightness as "byol" does. SwAV and others use "torchvision".
 
   Returns:
-    float32 [size, size, C] in [0, 1].
-
-  Raises:
-    ValueError: If the image is no [H, W, C], or a setting is out of range.
+    The view.
 
   Example:
     >>> import functools
@@ -208,21 +204,18 @@ def byol(
   operations; crops are bicubic in all of them except MoCo v3.
 
   Args:
-    key: A PRNG key.
-    image: float [H, W, C] in [0, 1], C = 1 or 3.
-    size: Static side of the view.
-    extent: The true (height, width) of the picture, [2], or None.
-    scale: Range of the crop's share of the picture's area.
+    key: See the module.
+    image: See the module.
+    size: See the module.
+    extent: See the module.
+    scale: See the module.
     blur_probability: How often to blur.
     solarize_probability: How often to invert the values above 0.5.
-    method: Of resizing crops, see the module.
+    method: See the module.
     operations: See the module. The paper's own are "byol".
 
   Returns:
-    float32 [size, size, C] in [0, 1].
-
-  Raises:
-    ValueError: If the image is no [H, W, C], or a setting is out of range.
+    The view.
 
   Example:
     >>> import functools
@@ -262,20 +255,17 @@ def crop_and_flip(
   """The augmentation of MAE (He et al., 2022), and of pretext tasks.
 
   Args:
-    key: A PRNG key.
-    image: float [H, W, C] in [0, 1].
-    size: Static side of the view.
-    extent: The true (height, width) of the picture, [2], or None.
-    scale: Range of the crop's share of the picture's area; SimMIM takes
+    key: See the module.
+    image: See the module.
+    size: See the module.
+    extent: See the module.
+    scale: See the module; SimMIM takes
       (0.67, 1.0) and I-JEPA (0.3, 1.0).
-    method: Of resizing crops, see the module; MAE takes "bicubic".
-    flip_probability: How often to mirror; I-JEPA takes 0.
+    method: See the module; MAE takes "bicubic".
+    flip_probability: How often to flip; I-JEPA takes 0.
 
   Returns:
-    float32 [size, size, C] in [0, 1].
-
-  Raises:
-    ValueError: If the image is no [H, W, C], or a setting is out of range.
+    The view.
 
   Example:
     >>> import functools
@@ -299,23 +289,21 @@ def pad_crop_and_flip(
     extent: jax.Array | None = None,
     padding: int = 4,
 ) -> jax.Array:
-  """The usual augmentation of CIFAR, which RotNet (Gidaris et al., 2018) takes.
+  """The usual augmentation of CIFAR, as in RotNet (Gidaris et al., 2018).
 
-  Pads with black, cuts out a window of the size before, and flips. A picture of
-  another size than `size` is first resized, its central square if need be.
+  Pads with black, cuts out a window of the former size, and flips. A picture of
+  another size than `size` is first resized, cut to its central square if it is
+  not square.
 
   Args:
-    key: A PRNG key.
-    image: float [H, W, C] in [0, 1].
-    size: Static side of the view.
-    extent: The true (height, width) of the picture, [2], or None.
-    padding: Black pixels added at each edge, so the largest shift.
+    key: See the module.
+    image: See the module.
+    size: See the module.
+    extent: See the module.
+    padding: Black pixels added at each edge, which is the largest shift.
 
   Returns:
-    float32 [size, size, C] in [0, 1].
-
-  Raises:
-    ValueError: If the image is no [H, W, C], or `padding` is negative.
+    The view.
 
   Example:
     >>> import functools
@@ -341,19 +329,14 @@ def multi_crop(
     *,
     extent: jax.Array | None = None,
 ) -> jax.Array:
-  """Several views of one image by one recipe, as the multi-crop of SwAV.
-
-  Example:
-    small = functools.partial(byol, size=96, scale=(0.05, 0.4))
-    local = functools.partial(multi_crop, recipe=small, count=8)
-    first, second, local_views = make_views(key, batch, (one, other, local))
+  """Several views of one image by one recipe, such as SwAV's local crops.
 
   Args:
-    key: A PRNG key.
-    image: float [H, W, C] in [0, 1].
-    recipe: Function (key, image, *, extent) -> view.
+    key: See the module.
+    image: See the module.
+    recipe: A function (key, image, *, extent) -> view.
     count: Number of views.
-    extent: The true (height, width) of the picture, [2], or None.
+    extent: See the module.
 
   Returns:
     float32 [count, h, w, C].
@@ -367,8 +350,8 @@ def multi_crop(
     >>> import jax
     >>> from jssl import augment
     >>> image = jax.random.uniform(jax.random.key(0), (32, 32, 3))
-    >>> small = functools.partial(augment.moco_v2, size=12, scale=(0.05, 0.2))
-    >>> crops = functools.partial(augment.multi_crop, recipe=small, count=6)
+    >>> local = functools.partial(augment.moco_v2, size=12, scale=(0.05, 0.2))
+    >>> crops = functools.partial(augment.multi_crop, recipe=local, count=6)
     >>> jax.jit(crops)(jax.random.key(1), image).shape
     (6, 12, 12, 3)
   """
@@ -387,22 +370,19 @@ def digits(
 ) -> jax.Array:
   """A mild augmentation for small handwritten digits, 8 x 8 to 16 x 16.
 
-  Small moves and changes of stroke intensity. No flip, no large rotation and no
-  tight crop: they turn one digit into another.
+  Small shifts and changes of stroke intensity. No flip, large rotation or tight
+  crop, which would turn one digit into another.
 
   Args:
-    key: A PRNG key.
+    key: See the module.
     image: float [H, W, C] in [0, 1], light strokes on black.
-    size: Static side of the view.
-    extent: The true (height, width) of the picture, [2], or None.
+    size: See the module.
+    extent: See the module.
     scale: Range of the digit's size in the view; above 1 its edges are cut.
     shear: Largest slant, in degrees; 0 treats both axes alike.
 
   Returns:
-    float32 [size, size, C] in [0, 1].
-
-  Raises:
-    ValueError: If the image is no [H, W, C], or a setting is out of range.
+    The view.
 
   Example:
     >>> import functools
@@ -436,14 +416,14 @@ def evaluation(
     crop_fraction: float = 1.0,
     extent: jax.Array | None = None,
 ) -> jax.Array:
-  """The central square of the picture; nothing is random.
+  """Resizes the central square of the picture; nothing is random.
 
   Args:
     image: float [H, W, C].
     size: Static side of the result.
-    crop_fraction: Side of the square as a part of the picture's shorter side,
-      in (0, 1]. ImageNet's "resize to 256, crop 224" is 0.875.
-    extent: The true (height, width) of the picture, [2], or None.
+    crop_fraction: Side of the square relative to the picture's shorter side, in
+      (0, 1]. ImageNet's "resize to 256, crop 224" is 0.875.
+    extent: See the module.
 
   Returns:
     float32 [size, size, C].
@@ -465,16 +445,16 @@ def evaluation(
     )
   canvas = jnp.asarray(image.shape[:2], jnp.float32)
   extent = canvas if extent is None else jnp.asarray(extent, jnp.float32)
-  held = resampling.held_size(canvas, extent)
+  held = resampling.size_on_canvas(canvas, extent)
   sides = crop_fraction * jnp.min(extent) * held / extent
   box = jnp.concatenate([(held - sides) / 2, sides])
   return resampling.resized_crop(image, box, size)
 
 
 def blur_kernel_size(size: int) -> int:
-  """Returns the odd number nearest a tenth of `size`, 13 or more (224: 23).
+  """Returns an odd number near a tenth of `size`, at least 13 (224: 23).
 
-  13 taps hold three times the largest sigma of the papers, 2, on either side.
+  13 taps cover three times the papers' largest sigma, 2, on either side.
   """
   return max(13, 2 * (size // 20) + 1)
 
@@ -483,7 +463,7 @@ def _crop(key, image, size, scale, extent, method, operations="torchvision"):
   """The random resized crop that recipes begin with, in [0, 1]."""
   settings = {"method": method}
   if operations != "torchvision":
-    # TensorFlow's bicubic is another one, and it does not low-pass.
+    # TensorFlow's bicubic is another one, without antialiasing.
     if method == "bicubic":
       settings["method"] = "keys_cubic"
     settings["antialias"] = False
@@ -506,7 +486,7 @@ def _standard(
     method="bilinear",
     operations="torchvision",
 ):
-  """What SimCLR began and others followed; they differ in the numbers."""
+  """SimCLR's augmentation, which others use with other numbers."""
   crop_key, jitter_key, gray_key, blur_key, flip_key = jax.random.split(key, 5)
   image = _crop(crop_key, image, size, scale, extent, method, operations)
   brightness, contrast, saturation, hue = jitter
@@ -535,14 +515,14 @@ def _standard(
 
 
 def keep_size(recipe: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-  """Binds a recipe's `size` to the height of each image it is given.
+  """Sets a recipe's `size` to the height of each image.
 
   Args:
     recipe: A recipe, `(key, image, size, *, extent) -> view`.
 
   Returns:
-    `(key, image, *, extent) -> view`, as `make_views` takes it: of float
-    [H, W, C] a float32 [H, H, C].
+    A function `(key, image, *, extent) -> view` for `make_views`: from float
+    [H, W, C] to float32 [H, H, C].
 
   Example:
     >>> import jax

@@ -1,4 +1,4 @@
-"""Resampling one image: a crop resized by matrix products, and a warp."""
+"""Resampling one image: crops resized by matrix products, and a warp."""
 
 from collections.abc import Callable, Sequence
 import functools
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from jssl.augment import checks
 
-# A TPU multiplies in bfloat16 (8 bits) by default, too coarse for 8-bit
-# sources; HIGH keeps the error below a quarter of a gray level everywhere.
+# TPUs multiply in bfloat16 (8 bits) by default, too coarse for 8-bit images;
+# with HIGH the error is below a quarter of a gray level.
 PRECISION = jax.lax.Precision.HIGH
 
 
@@ -23,13 +23,13 @@ def resized_crop(
 ) -> jax.Array:
   """Crops `image` to `box` and resizes the crop, as torchvision does.
 
-  The crop comes first: no sample reaches outside the box. With `antialias`
-  the kernel widens with the reduction, each pixel weighs by the part of it
-  that the box covers, and weights cut off at the edge are renormalised.
+  The crop comes first: no sample is taken from outside the box. With
+  `antialias` the kernel widens with the reduction, each pixel is weighted by
+  the part of it that the box covers, and weights at the edge are renormalized.
   Without, the taps are clamped to the outermost pixels that the box touches.
 
-  Costs two dense matrix products with weights built from the box, so that the
-  box may be traced, fractional, and differentiated.
+  It takes two dense matrix products with weights built from the box, so the box
+  may be traced and fractional, and gradients flow to it.
 
   Args:
     image: float [H, W, C].
@@ -39,14 +39,14 @@ def resized_crop(
     method: "bilinear"; "bicubic", PyTorch's (a = -0.5 with antialias, else
       -0.75 with clamped taps); or "keys_cubic", that of TensorFlow and JAX
       (a = -0.5, taps outside the box left out; the same as "bicubic" with
-      antialias). The cubic ones may overshoot the range of their input.
-    antialias: Whether to low-pass what is reduced.
+      antialias). The cubic kernels may exceed the range of their input.
+    antialias: Whether to low-pass when reducing.
 
   Returns:
     float32 [h, w, C].
 
   Raises:
-    ValueError: If `image`, `size` or `method` is not one of the above.
+    ValueError: If `image`, `size` or `method` is invalid.
 
   Example:
     >>> import jax.numpy as jnp
@@ -69,11 +69,11 @@ def resized_crop(
   return jnp.einsum("ih,hwc,jw->ijc", rows, image, columns, precision=PRECISION)
 
 
-def held_size(canvas: jax.Array, extent: jax.Array) -> jax.Array:
-  """Returns the (height, width) of the part of a canvas that holds a picture.
+def size_on_canvas(canvas: jax.Array, extent: jax.Array) -> jax.Array:
+  """Returns the (height, width) of a picture on its canvas.
 
-  A side that is longer than the canvas was shrunk to it, a shorter one was
-  kept; the picture lies in the top left corner (see `jssl.data`).
+  The picture is in the top left corner of the canvas; sides longer than the
+  canvas were shrunk to it (see `jssl.data`).
 
   Args:
     canvas: Height and width of the canvas, [2].
@@ -89,26 +89,25 @@ def affine(
     *,
     fill: float = 0.0,
 ) -> jax.Array:
-  """Warps `image` bilinearly, sampling straight into the output size.
+  """Warps `image` bilinearly, directly into the output size.
 
   Coordinates are (x, y), x to the right and y down, and run from -1 to 1
   between the outer edges of the image and of the result alike. `matrix` maps a
   point of the result to the point of `image` that it shows (the convention of
   `torch.nn.functional.affine_grid` with align_corners=False), so the identity
-  [[1, 0, 0], [0, 1, 0]] resizes the whole image. Nothing is low-passed: a
-  result much smaller than what it shows aliases.
+  [[1, 0, 0], [0, 1, 0]] resizes the whole image. There is no antialiasing.
 
   Args:
     image: float [H, W, C].
     matrix: [2, 3], may be traced.
     size: Static height and width of the result; an int means a square.
-    fill: What lies outside the image.
+    fill: Value outside the image.
 
   Returns:
     float32 [h, w, C].
 
   Raises:
-    ValueError: If `image`, `matrix` or `size` has another shape.
+    ValueError: If the shape of `image`, `matrix` or `size` is invalid.
 
   Example:
     >>> import jax.numpy as jnp
@@ -128,7 +127,7 @@ def affine(
     )
   x = (2 * jnp.arange(width) + 1) / width - 1
   y = (2 * jnp.arange(height) + 1) / height - 1
-  # Spelled out: three products need no matrix unit and no rounding to bf16.
+  # Elementwise: a matrix product would be rounded to bfloat16 on a TPU.
   source_x = matrix[0, 0] * x + matrix[0, 1] * y[:, None] + matrix[0, 2]
   source_y = matrix[1, 0] * x + matrix[1, 1] * y[:, None] + matrix[1, 2]
   row = (source_y + 1) * image.shape[0] / 2 - 0.5
@@ -172,9 +171,9 @@ def _renormalized_weights(
     *,
     widen: bool,
 ) -> jax.Array:
-  """Weights [out_size, in_size] of one axis, without pixels outside the box.
+  """Weights [out_size, in_size] of one axis, 0 for pixels outside the box.
 
-  With `widen` the kernel grows with the reduction, which is the low-pass.
+  With `widen` the kernel grows with the reduction, as a low-pass filter.
   """
   scale = length / out_size
   center = start + (jnp.arange(out_size) + 0.5) * scale
@@ -195,7 +194,7 @@ def _clamped_weights(
 ) -> jax.Array:
   """Weights [out_size, in_size] of one axis, taps clamped to the box."""
   position = start + (jnp.arange(out_size) + 0.5) * length / out_size - 0.5
-  # Rounding may carry the end of a box past the last pixel.
+  # Rounding may move the end of a box past the last pixel.
   first = jnp.maximum(jnp.floor(start), 0)
   last = jnp.minimum(jnp.ceil(start + length), in_size) - 1
   pixel = jnp.arange(in_size)

@@ -1,4 +1,4 @@
-"""Tiles of an image, cut so that their edges do not fit together."""
+"""Tiles of an image, cut so that their edges do not match."""
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +16,17 @@ def cut_tiles(
 ) -> jax.Array:
   """Cuts one tile out of each cell of a grid, at a random place in the cell.
 
-  The room that a tile leaves in its cell is a gap to its neighbours, so that
-  lines do not go on from one to the next; the random place hides how wide it
-  is. Shifted channels hide how far the lens moved the colors apart, which would
-  tell the place in the picture.
+  Tiles are smaller than cells, so that lines do not continue from one tile to
+  the next; random places vary the gap. Shifted channels hide the chromatic
+  aberration of the lens, which would reveal the place in the picture.
 
   Args:
     key: A PRNG key.
     image: float [H, W, C].
-    grid: Cells a side. What the division leaves is cut off on the far side.
+    grid: Cells per side. Pixels left over by the division are ignored.
     size: Side of a tile; None for 64 / 75 of the cell, as in the paper.
     channel_shift: Largest shift of each channel of a tile, within its cell, in
-      pixels; the paper takes 2.
+      pixels; 2 in the paper.
 
   Returns:
     float [grid * grid, size, size, C], row after row.
@@ -85,7 +84,7 @@ def tile_size_of(height: int, width: int, *, grid: int = 3) -> int:
   Args:
     height: Of the image, in pixels.
     width: Of the image.
-    grid: Cells a side.
+    grid: Cells per side.
 
   Example:
     >>> from jssl import augment
@@ -98,15 +97,15 @@ def tile_size_of(height: int, width: int, *, grid: int = 3) -> int:
 def standardize(
     image: jax.Array, *, mean: float = 0.5, std: float = 0.25
 ) -> jax.Array:
-  """Gives an image, or each of many, the same mean and deviation.
+  """Gives an image, or each of many, the same mean and standard deviation.
 
-  Brightness and contrast would tell which tiles belong to one image and where
-  its light comes from.
+  Brightness and contrast would reveal which tiles belong to one image, and the
+  direction of the light.
 
   Args:
     image: float [..., H, W, C].
     mean: Mean of the result, over pixels and channels.
-    std: Its standard deviation. An even image stays even.
+    std: Its standard deviation; 0 for an image of one color.
 
   Returns:
     float32 [..., H, W, C].
@@ -122,5 +121,5 @@ def standardize(
   axes = (-3, -2, -1)
   centered = image - jnp.mean(image, axis=axes, keepdims=True)
   variance = jnp.mean(jnp.square(centered), axis=axes, keepdims=True)
-  # Below a gray level or so there is nothing but noise to stretch.
+  # The 1e-4 keeps noise of about a gray level from being amplified.
   return mean + std * centered * jax.lax.rsqrt(variance + 1e-4)

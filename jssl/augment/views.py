@@ -17,16 +17,16 @@ def make_views(
 
   The key of an image's view is `fold_in(fold_in(key, view), position)`: the
   index of the recipe and the image's position in the global batch. So a batch
-  split over devices, given its positions, draws bit for bit what one device
-  draws; pixels then agree to the rounding of the two compiled programs. (With
-  threefry keys, JAX's default: "rbg" ones depend on the size of a vmap.)
+  that is split over devices draws the same random numbers as on one device;
+  pixels agree up to the rounding of the compiled programs. (This needs threefry
+  keys, JAX's default: "rbg" ones depend on the size of a vmap.)
 
   Args:
     key: A PRNG key, the same on every device.
     batch: "image" [B, H, W, C], uint8 or float in [0, 1]; optionally "extent"
-      [B, 2], the true (height, width) of pictures on a canvas, in whose top
-      left corner a side longer than it was shrunk to it and a shorter one kept;
-      optionally "position" int [B], in the global batch, arange(B) if missing.
+      [B, 2], the true (height, width) of pictures that are in the top left
+      corner of a canvas, sides longer than the canvas shrunk to it; optionally
+      "position" int [B] in the global batch, arange(B) if missing.
     recipes: Functions (key, image, *, extent) -> view of one float32 image.
 
   Returns:
@@ -34,7 +34,7 @@ def make_views(
 
   Raises:
     ValueError: If an array of `batch` has another shape or dtype, or floats
-      outside of [0, 1] (where values are known: not under `jax.jit`).
+      are outside [0, 1] (only checked outside `jax.jit`).
 
   Example:
     >>> import functools
@@ -54,7 +54,7 @@ def make_views(
   if images.ndim != 4:
     raise ValueError(
         f"make_views expects images [B, H, W, C], got {images.shape}; add the"
-        " axis that is missing."
+        " missing axis."
     )
   checks.check_values(images)
   size = len(images)
@@ -73,14 +73,14 @@ def make_views(
 
 
 def image_keys(key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
-  """Returns a PRNG key `[B]` for each image, by its place in the global batch.
+  """Returns a PRNG key `[B]` per image, from its place in the global batch.
 
   Args:
     key: A PRNG key, the same on every device.
     batch: As in `make_views`.
 
   Raises:
-    ValueError: If there is not one position for each image.
+    ValueError: If there is not one position per image.
 
   Example:
     >>> import jax
@@ -108,14 +108,14 @@ def to_float(images: jax.Array) -> jax.Array:
   """Returns images of any shape as float32 in [0, 1].
 
   Args:
-    images: uint8, divided by 255, or a float type, in [0, 1] already.
+    images: uint8, which is divided by 255, or a float type in [0, 1].
 
   Returns:
     float32, of the same shape.
 
   Raises:
-    ValueError: If the dtype is another, or floats are outside of [0, 1] (where
-      values are known: not under `jax.jit`).
+    ValueError: If the dtype is another, or floats are outside [0, 1] (only
+      checked outside `jax.jit`).
 
   Example:
     >>> import jax.numpy as jnp

@@ -125,4 +125,4 @@ def test_images_without_color_are_refused(shape):
   with pytest.raises(ValueError) as error:
     augment.rgb_to_lab(jnp.zeros(shape))
   assert str(shape) in str(error.value)
-  assert "gray images have none to predict" in str(error.value)
+  assert "gray images have no color to predict" in str(error.value)

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from jssl.benchmarks.timing import median_seconds
+from jssl.bench._timing import median_seconds
 from jssl.evals import knn
 from jssl.evals import linear
 

@@ -1,5 +1,11 @@
-"""How long it takes from the command to the first step, cold and warm."""
+"""How long it takes from the command to the first step, cold and warm.
 
+  python tests/benchmarks/start.py --config=moco_v2:digits
+
+Arguments are those of `python -m jssl.train`, without --workdir.
+"""
+
+import json
 import os
 import pathlib
 import subprocess
@@ -24,7 +30,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     ("warm").
 
   Raises:
-    ValueError: If training ends before its first step, with what it said.
+    ValueError: If training ends before its first step, with its message.
   """
   with tempfile.TemporaryDirectory() as cache:
     return {
@@ -64,3 +70,7 @@ def _wait_for_row(process, metrics, start):
     if time.monotonic() - start > _LIMIT_SECONDS:
       raise ValueError(f"no step was taken in {_LIMIT_SECONDS} seconds.")
     time.sleep(_POLL_SECONDS)
+
+
+if __name__ == "__main__":
+  print(json.dumps(measure(sys.argv[1:])))

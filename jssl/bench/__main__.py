@@ -1,25 +1,19 @@
 """Measures jssl.
 
   python -m jssl.bench step --method=simclr --net=resnet18 --image_size=32
-  python -m jssl.bench augment --method=simclr --image_size=32 --peer
+  python -m jssl.bench augment --method=simclr --image_size=32
   python -m jssl.bench data --dataset=folder:PHOTOS --canvas=512
   python -m jssl.bench knn --queries=10000 --bank=50000 --dim=512 --k=200
   python -m jssl.bench loop --config=FILE:DATASET
-  python -m jssl.bench endurance --config=FILE:DATASET --steps=10000
-  python -m jssl.bench start --config=FILE:DATASET
-  python -m jssl.bench imports
   python -m jssl.bench methods --dataset=digits --output=runs/methods
 
-`step` times the compiled train step on random images and tells how near it is
-to the limits of the device; `augment` times the views alone; `data` the stream
-of a set beside the bare decoder (without --dataset, of photographs that it
-makes), and how much of the pictures' detail views keep that are cut from
---canvas; `knn` the search for neighbours, and the grid of linear probes against
-one setting. `loop` trains for ten epochs as `python -m jssl.train` does and
-tells which share of the time is spent outside the compiled step; `endurance`
-trains for many steps and tells whether memory or the time of a step grow.
-`start` tells how long such a command takes to its first step, `imports` what
-`import jssl` adds to importing JAX, Flax and Optax. `methods` trains every
+`step` times the compiled train step on random images and shows how close it
+comes to the limits of the device; `augment` times the views alone. `data` times
+the stream of a data set against the bare decoder (without --dataset, of
+photographs that it makes), and measures how much detail views keep that are cut
+from --canvas. `knn` times kNN, and the grid of linear probes against one
+setting. `loop` trains for ten epochs as `python -m jssl.train` does and shows
+the fraction of the time spent outside the compiled step. `methods` trains every
 method with several seeds and compares them in a table and a chart.
 
 The last line is a JSON object.
@@ -28,7 +22,6 @@ The last line is a JSON object.
 import contextlib
 import json
 import pathlib
-import sys
 from typing import Any
 
 from absl import app
@@ -38,54 +31,52 @@ from ml_collections import config_flags
 
 from jssl import cli
 from jssl import nets
-from jssl.benchmarks import augment
-from jssl.benchmarks import data
-from jssl.benchmarks import endurance
-from jssl.benchmarks import imports
-from jssl.benchmarks import knn
-from jssl.benchmarks import loop
-from jssl.benchmarks import methods
-from jssl.benchmarks import peers
-from jssl.benchmarks import start
-from jssl.benchmarks import step
+from jssl.bench import augment
+from jssl.bench import data
+from jssl.bench import knn
+from jssl.bench import loop
+from jssl.bench import methods
+from jssl.bench import step
+from jssl.bench._timing import show
 from jssl.config import ConfigDict
 from jssl.config import lookup
 from jssl.config import of_method
+from jssl.data.datasets import CANVAS
 from jssl.methods import METHODS
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, cli.CONFIG_HELP)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.")
 _DATASET = flags.DEFINE_string(
-    "dataset", None, "As in a config; or digits, of methods."
+    "dataset", None, "Of data and methods: as in a config; methods: digits."
 )
 _METHODS = flags.DEFINE_list("methods", list(METHODS), "Names, in this order.")
 _METHOD = flags.DEFINE_string("method", "simclr", "Of step and augment.")
 _CONFIGS = flags.DEFINE_string(
-    "configs", None, "Folder of the configs; by default jssl's."
+    "configs", None, "Folder of the configs; jssl's by default."
 )
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds, from 0.")
 _OUTPUT = flags.DEFINE_string(
     "output", "runs/methods", "Folder of the table and the chart."
 )
 _NET = flags.DEFINE_enum(
-    "net", None, sorted(nets.NETS), "By default the config's."
+    "net", None, sorted(nets.NETS), "The config's by default."
 )
 _WIDTH = flags.DEFINE_integer(
-    "width", None, "Its width; by default the config's.", lower_bound=1
+    "width", None, "Its width; the config's by default.", lower_bound=1
 )
 _EPOCHS = flags.DEFINE_float(
     "epochs",
     None,
-    "By default the config's; of a ResNet on digits, 15 at most.",
+    "The config's by default; for a ResNet on digits, at most 15.",
 )
 _IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", None, "Side of what the net sees; by default the config's."
+    "image_size", None, "Side of the net's images; the config's by default."
 )
 _PRECISION = flags.DEFINE_enum(
     "precision",
     None,
     ["auto", "float32", "bfloat16"],
-    "Of the computation; by default the config's.",
+    "Of the computation; the config's by default.",
 )
 _MICRO_BATCHES = flags.DEFINE_integer(
     "micro_batches", None, "As config.net.micro_batches.", lower_bound=1
@@ -99,17 +90,17 @@ _STEPS_PER_DISPATCH = flags.DEFINE_integer(
 _PROFILE = flags.DEFINE_string(
     "profile", None, "Folder for a trace, to look at with XProf."
 )
-_PEER = flags.DEFINE_bool("peer", False, "Compare with PyTorch, in turn.")
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     None,
-    "By default the config's; of data, 128.",
+    "The config's by default; 128 for data.",
     lower_bound=1,
 )
 _CANVAS = flags.DEFINE_integer(
     "canvas",
     None,
-    "As config.data.canvas, 0: none; by default the config's, of data 512.",
+    "As config.data.canvas, 0 for none; the config's by default,"
+    f" {CANVAS} for data.",
     lower_bound=0,
 )
 _WORKERS = flags.DEFINE_integer(
@@ -119,7 +110,6 @@ _CACHE = flags.DEFINE_string("cache", None, "As config.data.cache.")
 _QUERIES = flags.DEFINE_integer("queries", 10_000, "Features to classify.")
 _BANK = flags.DEFINE_integer("bank", 50_000, "Labelled features.")
 _DIM = flags.DEFINE_integer("dim", 512, "Size of a feature.")
-_STEPS = flags.DEFINE_integer("steps", 10_000, "Of endurance.", lower_bound=100)
 _K = flags.DEFINE_integer("k", 200, "Neighbours that vote.")
 
 _EXAMPLE = "python -m jssl.bench loop --config=moco_v2:digits"
@@ -131,44 +121,36 @@ def main(argv: list[str]) -> None:
   """Runs the command."""
   measures = {
       "step": _step,
-      "augment": _augment,
+      "augment": lambda: augment.measure(_random_config()),
       "data": _data,
       "knn": _knn,
       "loop": _loop,
-      "endurance": _endurance,
-      "start": _start,
-      "imports": lambda: _shown(imports.measure()),
       "methods": _methods,
   }
   with cli.plain_errors():
     if not argv[1:]:
       raise ValueError(
           f"give one of {', '.join(measures)}, as in python -m jssl.bench step;"
-          " --help tells what they do."
+          " --help describes them."
       )
     name = lookup("the benchmark", argv[1], measures)
     cli.use_compilation_cache()
     with _traced(name):
       result = measures[name]()
+    if name != "methods":  # It has printed a table.
+      show(result)
   print(json.dumps(result))
 
 
 def _traced(name: str) -> contextlib.AbstractContextManager:
-  """Writes a trace, if it is asked for; `step` writes one of its window."""
+  """Writes a trace if asked to; `step` writes one of a window by itself."""
   if _PROFILE.value is None or name == "step":
     return contextlib.nullcontext()
   return jax.profiler.trace(_PROFILE.value)
 
 
 def _step() -> dict[str, Any]:
-  config = _random_config()
-  if _PEER.value:
-    return _shown(peers.compare_steps(config))
-  return _shown(step.measure(config, profile=_PROFILE.value))
-
-
-def _augment() -> dict[str, Any]:
-  return _shown(augment.measure(_random_config(), peer=_PEER.value))
+  return step.measure(_random_config(), profile=_PROFILE.value)
 
 
 def _random_config() -> ConfigDict:
@@ -198,7 +180,7 @@ def _configs() -> pathlib.Path | None:
 
 
 def _overrides() -> dict[str, Any]:
-  """What the flags say of a config."""
+  """The entries of a config that flags set."""
   overrides = {
       "data.data_dir": _DATA_DIR.value,
       "net.name": _NET.value,
@@ -218,41 +200,24 @@ def _loop() -> dict[str, Any]:
   config.epochs = float(_LOOP_EPOCHS)
   if _DATA_DIR.value is not None:
     config.data.data_dir = _DATA_DIR.value
-  return _shown(loop.measure(config))
-
-
-def _endurance() -> dict[str, Any]:
-  config = cli.required(_CONFIG, example=_EXAMPLE)
-  if _DATA_DIR.value is not None:
-    config.data.data_dir = _DATA_DIR.value
-  return _shown(endurance.measure(config, steps=_STEPS.value))
-
-
-def _start() -> dict[str, Any]:
-  cli.required(_CONFIG, example=_EXAMPLE)
-  names = ("--config", "--data_dir")
-  return _shown(start.measure([x for x in sys.argv if x.startswith(names)]))
+  return loop.measure(config)
 
 
 def _data() -> dict[str, Any]:
-  return _shown(
-      data.measure(
-          _DATASET.value,
-          data_dir=_DATA_DIR.value,
-          canvas=512 if _CANVAS.value is None else _CANVAS.value,
-          image_size=_IMAGE_SIZE.value or 224,
-          batch_size=_BATCH_SIZE.value or 128,
-          workers=_WORKERS.value,
-          cache=_CACHE.value,
-      )
+  return data.measure(
+      _DATASET.value,
+      data_dir=_DATA_DIR.value,
+      canvas=CANVAS if _CANVAS.value is None else _CANVAS.value,
+      image_size=_IMAGE_SIZE.value or 224,
+      batch_size=_BATCH_SIZE.value or 128,
+      workers=_WORKERS.value,
+      cache=_CACHE.value,
   )
 
 
 def _knn() -> dict[str, Any]:
-  return _shown(
-      knn.measure(
-          queries=_QUERIES.value, bank=_BANK.value, dim=_DIM.value, k=_K.value
-      )
+  return knn.measure(
+      queries=_QUERIES.value, bank=_BANK.value, dim=_DIM.value, k=_K.value
   )
 
 
@@ -269,15 +234,6 @@ def _methods() -> dict[str, Any]:
       seeds=_SEEDS.value,
       overrides=_overrides(),
   )
-
-
-def _shown(result: dict[str, Any]) -> dict[str, Any]:
-  """Prints a row for each value."""
-  width = max(map(len, result))
-  for name, value in result.items():
-    text = f"{value:.4g}" if isinstance(value, float) else value
-    print(f"{name:{width}}  {text}")
-  return result
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from sklearn.datasets import load_sample_images
 from jssl import augment
 from jssl import data
 from jssl.augment.random_crop import sample_crop_box
-from jssl.augment.resampling import held_size
+from jssl.augment.resampling import size_on_canvas
 from jssl.data import reader
 from jssl.data.cache import cached
 from jssl.data.datasets import split_source
@@ -148,7 +148,7 @@ def _boxes(key, extent, area):
 def _energies(image, extent, boxes, size):
   """Energy of the Laplacian of each view, `[N]`."""
   canvas = jnp.asarray(image.shape[:2], jnp.float32)
-  scale = jnp.tile(held_size(canvas, extent) / extent, 2)
+  scale = jnp.tile(size_on_canvas(canvas, extent) / extent, 2)
 
   def energy(box):
     view = augment.resized_crop(augment.to_float(image), box * scale, size)

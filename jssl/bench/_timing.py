@@ -1,6 +1,6 @@
-"""How long a compiled function takes."""
+"""How long a compiled function takes, and how results are printed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import statistics
 import time
 from typing import Any
@@ -18,7 +18,7 @@ def seconds_of(function: Callable[[], Any]) -> float:
 def median_seconds(
     function: Callable[[], Any], *, windows: int = 5, calls: int = 1
 ) -> float:
-  """Returns seconds a call: the median of windows, each synchronised.
+  """Returns seconds per call: the median of windows, each synchronized.
 
   Args:
     function: What is timed. It is called once before, to compile.
@@ -26,11 +26,18 @@ def median_seconds(
     calls: Number of calls in a window.
   """
   jax.block_until_ready(function())
-  seconds = []
-  for _ in range(windows):
-    start = time.perf_counter()
+
+  def window():
     for _ in range(calls):
       result = function()
-    jax.block_until_ready(result)
-    seconds.append((time.perf_counter() - start) / calls)
-  return statistics.median(seconds)
+    return result
+
+  return statistics.median(seconds_of(window) / calls for _ in range(windows))
+
+
+def show(result: Mapping[str, Any]) -> None:
+  """Prints one row per value."""
+  width = max(map(len, result))
+  for name, value in result.items():
+    text = f"{value:.4g}" if isinstance(value, float) else value
+    print(f"{name:{width}}  {text}")

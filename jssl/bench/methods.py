@@ -14,7 +14,7 @@ from jssl import build
 from jssl import encoder
 from jssl import experiment
 from jssl import parallel
-from jssl.benchmarks.limits import planned_bytes
+from jssl.bench._limits import planned_bytes
 from jssl.config import of_method
 from jssl.data import Batches
 from jssl.data import Pipeline

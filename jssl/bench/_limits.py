@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jssl.benchmarks.timing import median_seconds
+from jssl.bench._timing import median_seconds
 
 # Side of a square matrix product, and bytes of an array: large enough to keep
 # every core busy, and small enough for a laptop.

@@ -1,5 +1,9 @@
-"""How long `import jssl` takes beside the libraries that it stands on."""
+"""How long `import jssl` takes, compared with the libraries it builds on.
 
+python tests/benchmarks/imports.py
+"""
+
+import json
 import statistics
 import subprocess
 import sys
@@ -15,7 +19,7 @@ def measure() -> dict[str, Any]:
 
   Returns:
     "jssl_seconds" and "without_seconds", medians; and "ratio", the median of
-    the ratios of neighbours, which is 1 if jssl adds nothing.
+    the ratios of consecutive runs, which is 1 if jssl adds nothing.
   """
   _seconds(_WITHOUT)  # Reads files for the first time.
   pairs = [(_seconds("import jssl"), _seconds(_WITHOUT)) for _ in range(_RUNS)]
@@ -31,3 +35,7 @@ def _seconds(code):
   start = time.perf_counter()
   subprocess.run([sys.executable, "-c", code], check=True)
   return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+  print(json.dumps(measure()))

@@ -1,27 +1,47 @@
 """Whether a long training grows in memory, or slows down.
 
+  python tests/benchmarks/endurance.py --config=moco_v2:digits --steps=10000
+
 Trains as `python -m jssl.train` does, evaluations and checkpoints included, and
-compares its first third with its last.
+compares the first third with the last. The last line is a JSON object.
 """
 
 from collections.abc import Iterator
 import contextlib
+import json
 import pathlib
 import statistics
 import tempfile
 import threading
 from typing import Any, NamedTuple
 
+from absl import app
+from absl import flags
 import jax
+from ml_collections import config_flags
 
+from jssl import cli
 from jssl import data
 from jssl import experiment
-from jssl.benchmarks import loop
+from jssl.bench import loop
+from jssl.bench._timing import show
 from jssl.config import ConfigDict
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, cli.CONFIG_HELP)
+_STEPS = flags.DEFINE_integer("steps", 10_000, "Number.", lower_bound=100)
 
 _EVERY_SECONDS = 1.0
 _PAGE = 4096
 _STATM = pathlib.Path("/proc/self/statm")
+
+
+def main(argv: list[str]) -> None:
+  """Runs the command."""
+  del argv
+  with cli.plain_errors():
+    result = measure(cli.required(_CONFIG), steps=_STEPS.value)
+  show(result)
+  print(json.dumps(result))
 
 
 class Sample(NamedTuple):
@@ -109,3 +129,7 @@ def _medians(values):
   if None in values:
     return None
   return [round(statistics.median(part)) for part in _thirds(values)]
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=cli.parse)

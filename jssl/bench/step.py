@@ -17,9 +17,9 @@ import numpy as np
 from jssl import build
 from jssl import data
 from jssl import experiment
-from jssl.benchmarks import limits
-from jssl.benchmarks.limits import planned_bytes
-from jssl.benchmarks.timing import seconds_of
+from jssl.bench import _limits
+from jssl.bench._limits import planned_bytes
+from jssl.bench._timing import seconds_of
 from jssl.config import ConfigDict
 
 _WINDOWS = 5
@@ -69,8 +69,8 @@ def measure(
   flops, traffic = cost.get("flops"), cost.get("bytes accessed")
   dtype = build.precision(config.precision)
   fractions = {
-      "fraction_of_peak": flops / seconds / limits.flops_per_second(dtype),
-      "fraction_of_bandwidth": traffic / seconds / limits.bytes_per_second(),
+      "fraction_of_peak": flops / seconds / _limits.flops_per_second(dtype),
+      "fraction_of_bandwidth": traffic / seconds / _limits.bytes_per_second(),
   }
   return {
       "images_per_second": config.batch_size / seconds,

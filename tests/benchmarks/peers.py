@@ -1,30 +1,105 @@
-"""The same work in PyTorch, to compare with: an optional dependency."""
+"""The same work here and in PyTorch, which `pip install torch torchvision`.
+
+  python tests/benchmarks/peers.py step --config=simclr:cifar10 \
+    --config.net.name=vit_tiny --config.batch_size=32
+  python tests/benchmarks/peers.py augment --config=simclr:imagenet2012
+
+`step` times SimCLR's step of the same net, without augmentation; `augment` two
+views of each image by torchvision's transforms, as a data loader draws them.
+The last line is a JSON object.
+"""
 
 from collections.abc import Callable
 import functools
 import importlib
+import json
 import statistics
 import time
 from typing import Any
 
+from absl import app
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import config_flags
 import numpy as np
 import optax
 
 from jssl import build
+from jssl import cli
 from jssl.augment.recipes import blur_kernel_size
-from jssl.benchmarks.timing import seconds_of
+from jssl.bench import step as bench_step
+from jssl.bench._timing import seconds_of
+from jssl.bench._timing import show
 from jssl.config import ConfigDict
+from jssl.config import lookup
 from jssl.losses import nt_xent
 
+_CONFIG = config_flags.DEFINE_config_file("config", None, cli.CONFIG_HELP)
+_EXAMPLE = "python tests/benchmarks/peers.py step --config=simclr:cifar10"
 _WINDOWS = 5
-SETTLE_SECONDS = 0.5
+# PyTorch's threads wait busily for a while.
+_SETTLE_SECONDS = 0.5
 _TEMPERATURE = 0.5
 _RATE = 1e-3
 _MOMENTUM = 0.9
 _WIDTH = 128  # Of the projection.
+
+
+def main(argv: list[str]) -> None:
+  """Runs the command."""
+  measures = {"step": compare_steps, "augment": compare_views}
+  with cli.plain_errors():
+    name = lookup("the benchmark", "".join(argv[1:]), measures)
+    result = measures[name](cli.required(_CONFIG, example=_EXAMPLE))
+  show(result)
+  print(json.dumps(result))
+
+
+def compare_views(config: ConfigDict) -> dict[str, Any]:
+  """Times two views of each image here and by torchvision, in turn.
+
+  Args:
+    config: Of SimCLR; torchvision's operations on both sides.
+
+  Returns:
+    Seconds of both, and "speed_over_torchvision", the median ratio of five.
+
+  Raises:
+    ValueError: If the config is of another method.
+    ImportError: If torchvision is not installed.
+  """
+  config.augment.operations = "torchvision"
+  exp = bench_step.random_experiment(config)
+  batch = dict(exp.pipeline.resident())
+  views = jax.jit(exp.method.views)
+  ours, theirs = _in_turn(
+      lambda: views(jax.random.key(0), batch),
+      transforms(config, np.asarray(batch["image"])),
+  )
+  return {
+      "seconds": statistics.median(ours),
+      "torchvision_seconds": statistics.median(theirs),
+      "speed_over_torchvision": _speed(ours, theirs),
+      "batch_size": config.batch_size,
+      "torch_threads": threads(),
+  }
+
+
+def _in_turn(own, other):
+  """Returns the seconds of two functions, each timed five times."""
+  jax.block_until_ready(own())
+  other()
+  seconds: tuple[list[float], list[float]] = ([], [])
+  for _ in range(_WINDOWS):
+    for function, times in zip((own, other), seconds):
+      time.sleep(_SETTLE_SECONDS)
+      times.append(seconds_of(function))
+  return seconds
+
+
+def _speed(ours, theirs):
+  return statistics.median(b / a for a, b in zip(ours, theirs))
 
 
 def transforms(config: ConfigDict, images: np.ndarray) -> Callable[[], Any]:
@@ -36,17 +111,17 @@ def transforms(config: ConfigDict, images: np.ndarray) -> Callable[[], Any]:
 
   Raises:
     ValueError: If the config is of another method or other operations.
-    ImportError: If torchvision is not there.
+    ImportError: If torchvision is not installed.
   """
   torch, v2 = _torch("torch"), _torch("torchvision.transforms.v2")
   if config.augment.name != "simclr":
     raise ValueError(
-        f"--peer knows the augmentation simclr, not {config.augment.name!r}:"
-        " pass --method=simclr."
+        "torchvision draws the views of simclr alone, not of"
+        f" {config.augment.name!r}: pass --config=simclr:cifar10."
     )
   if config.augment.operations != "torchvision":
     raise ValueError(
-        "--peer compares torchvision's operations, but"
+        "torchvision has its own operations only, but"
         f" config.augment.operations is {config.augment.operations!r}."
     )
   strength = config.augment.strength
@@ -93,9 +168,9 @@ def compare_steps(config: ConfigDict) -> dict[str, Any]:
     Seconds of both, and "speed_over_torch", the median ratio of five.
 
   Raises:
-    ValueError: If PyTorch's side does not know the net, or it came out with
-      another number of parameters.
-    ImportError: If PyTorch is not there.
+    ValueError: If PyTorch's side lacks the net, or its number of parameters
+      differs.
+    ImportError: If PyTorch is not installed.
   """
   shape = (config.batch_size, config.image_size, config.image_size, 3)
   random = np.random.default_rng(0)
@@ -106,19 +181,11 @@ def compare_steps(config: ConfigDict) -> dict[str, Any]:
     raise ValueError(
         f"the nets differ: {size:,} parameters here, {other_size:,} in PyTorch."
     )
-  own(), other()
-  ours: list[float] = []
-  theirs: list[float] = []
-  for _ in range(_WINDOWS):
-    for step, seconds in ((own, ours), (other, theirs)):
-      time.sleep(SETTLE_SECONDS)  # PyTorch's threads wait busily for a while.
-      seconds.append(seconds_of(step))
+  ours, theirs = _in_turn(own, other)
   return {
       "seconds": statistics.median(ours),
       "torch_seconds": statistics.median(theirs),
-      "speed_over_torch": statistics.median(
-          b / a for a, b in zip(ours, theirs)
-      ),
+      "speed_over_torch": _speed(ours, theirs),
       "net": config.net.name,
       "parameters": size,
       "batch_size": config.batch_size,
@@ -178,7 +245,8 @@ def _torch_step(config, views):
     model, dim = _torch_vit(torch, build.net(config), config)
   else:
     raise ValueError(
-        f"--peer knows the nets resnet18 and vit_*, not {config.net.name!r}."
+        "PyTorch's side has the nets resnet18 and vit_*, not"
+        f" {config.net.name!r}."
     )
   head = torch.nn.Linear(dim, _WIDTH, bias=False)
   params = [*model.parameters(), *head.parameters()]
@@ -201,7 +269,7 @@ def _torch_step(config, views):
 def _torch_resnet18(torch, config):
   if (config.net.stem, config.net.width) != ("cifar", 64):
     raise ValueError(
-        "--peer knows resnet18 with CIFAR's stem and width 64, not stem"
+        "PyTorch's resnet18 has CIFAR's stem and width 64, not stem"
         f" {config.net.stem!r} and width {config.net.width}."
     )
   model = _torch("torchvision.models").resnet18()
@@ -250,5 +318,9 @@ def _torch(name):
     return importlib.import_module(name)
   except ImportError as error:
     raise ImportError(
-        f"--peer needs {name.partition('.')[0]}: pip install torch torchvision"
+        f"This needs {name.partition('.')[0]}: pip install torch torchvision"
     ) from error
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=lambda argv: cli.parse(argv, words=1))

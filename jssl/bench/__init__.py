@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m jssl.bench --help` lists them."""

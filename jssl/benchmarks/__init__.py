@@ -1,1 +1,0 @@
-"""Measurements, each a function from settings to a table."""
