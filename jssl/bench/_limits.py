@@ -1,4 +1,4 @@
-"""What the device can do at most, measured, and what a program needs."""
+"""The limits of the device, measured, and the memory that a program needs."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _CALLS = 3
 
 
 def flops_per_second(dtype: Any) -> float:
-  """Returns operations a second of a large matrix product of this type."""
+  """Returns operations per second of a large matrix product of this type."""
   side = _SIDES.get(jax.default_backend(), _SIDE)
   x = jnp.ones((side, side), dtype)
   product = jax.jit(jnp.matmul)
@@ -26,7 +26,7 @@ def flops_per_second(dtype: Any) -> float:
 
 
 def bytes_per_second() -> float:
-  """Returns bytes read and written a second, of a large array that changes."""
+  """Returns bytes read and written per second by an update of a large array."""
   size = _BYTES.get(jax.default_backend(), _BYTES_ELSEWHERE)
   x = jnp.zeros((size // 4,), jnp.float32)
   change = jax.jit(lambda x: x + 1)
@@ -34,7 +34,7 @@ def bytes_per_second() -> float:
 
 
 def planned_bytes(compiled: Any) -> int | None:
-  """Returns the memory of a compiled program, where the backend tells it."""
+  """Returns the bytes a compiled program needs; None if they are not known."""
   plan = compiled.memory_analysis()
   if plan is None:
     return None

@@ -1,4 +1,4 @@
-"""How fast a data set streams, and what its canvas keeps of the detail."""
+"""How fast a data set streams, and how much detail its canvas keeps."""
 
 from collections.abc import Sequence
 import concurrent.futures
@@ -28,18 +28,18 @@ from jssl.data.cache import cached
 from jssl.data.datasets import split_source
 
 _WINDOWS = 5
-_SETTLE_SECONDS = 2.0  # Until what is read ahead is there.
+_SETTLE_SECONDS = 2.0  # For batches that are read ahead.
 # Of ImageNet: 400 x 350 on average, and most are 500 x 375.
 _SIZES = ((500, 375), (375, 500), (400, 300), (500, 333))
 _COUNT = 512
-# Pictures whose detail is measured, crops of each, and the longest side that
-# they are compared at.
+# Pictures whose detail is measured, crops of each, and the longest side at
+# which they are compared.
 _COMPARED = 16
 _CROPS = 4
 _LONGEST = 2048
+_NO_ENERGY = 1e-6  # Of a view of one color.
 # Areas of the smallest crops in the papers: of SimCLR and BYOL, of MoCo and
 # MAE, and of the local crops of SwAV and DINO. Zero is evaluation's crop.
-_NO_ENERGY = 1e-6  # Of an even view.
 _AREAS = {"0.08": 0.08, "0.2": 0.2, "local 0.05": 0.05, "evaluation": 0.0}
 
 
@@ -53,29 +53,27 @@ def measure(
     workers: int = -1,
     cache: str | None = None,
 ) -> dict[str, Any]:
-  """Times both in turn, in windows of two batches at least.
-
-  With a canvas, it also measures what views keep of the pictures' detail.
+  """Times a stream and the bare decoder in turn, and measures the detail.
 
   Args:
-    dataset: As in `jssl.data.open_source`; None for 512 photographs of the
-      sizes of ImageNet, made on the spot.
-    data_dir: As there.
+    dataset: As in `jssl.data.open_source`; None for 512 generated photographs
+      of ImageNet's sizes.
+    data_dir: As in `jssl.data.open_source`.
     canvas: As `config.data.canvas`; 0 to leave pictures as they are.
     image_size: Side of the views, whose detail is measured.
-    batch_size: Pictures of a batch.
+    batch_size: Pictures per batch.
     workers: See `jssl.data.stream`.
-    cache: A folder that keeps decoded pictures, of the stream alone.
+    cache: A folder that keeps the stream's decoded pictures.
 
   Returns:
-    Images a second of the stream and of the decoder alone, with as many
-    threads as there are cores and the files in memory; their ratio, the median
-    over the windows; seconds to the first batch; the number of pictures that
-    others took the place of; and notes, such as that the cache cannot be used.
-    The bytes that an image takes and, with a canvas, `detail`.
+    Images per second of the stream, and of the decoder alone with the files in
+    memory and one thread per core; their ratio, the median over the windows;
+    seconds to the first batch; the number of damaged pictures that others
+    replaced; notes, such as that the cache cannot be used; the bytes per image;
+    and, with a canvas, `detail`.
 
   Raises:
-    ValueError: If the set cannot be used so.
+    ValueError: If the settings do not suit the data set.
   """
   with tempfile.TemporaryDirectory() as folder:
     if dataset is None:
@@ -96,11 +94,11 @@ def measure(
 def detail(
     encoded: Sequence[bytes], canvas: int, image_size: int
 ) -> dict[str, float]:
-  """Measures how much detail views cut from a canvas keep.
+  """Measures how much detail views keep when they are cut from a canvas.
 
-  The energy of the Laplacian of the luma of a view, relative to that of the
-  same view cut from the picture as it is stored, up to 2,048 pixels a side:
-  1 where nothing is lost. Local crops have three sevenths of `image_size`.
+  The energy of the Laplacian of a view's luma, relative to that of the same
+  view cut from the stored picture, of at most 2,048 pixels per side: 1 if
+  nothing is lost. Local crops have three sevenths of `image_size`.
 
   Args:
     encoded: Picture files.
@@ -134,7 +132,7 @@ def detail(
 
 
 def _boxes(key, extent, area):
-  """Boxes of a share of the picture, or evaluation's, `[N, 4]`."""
+  """Boxes of a fraction of the picture, or evaluation's, `[N, 4]`."""
   if not area:
     sides = jnp.full((2,), 0.875 * jnp.min(extent))
     return jnp.concatenate([(extent - sides) / 2, sides])[None]
@@ -165,7 +163,7 @@ def _measure(source, canvas, batch_size, workers, cache):
   if cache:
     read = cached(read, source, geometry, cache)
   data.steps_per_epoch(source.length, batch_size)
-  calls = max(2, 512 // batch_size)  # Batches of a window.
+  count = max(2, 512 // batch_size)  # Batches per window.
   batches = data.stream(
       read,
       seed=0,
@@ -198,14 +196,14 @@ def _measure(source, canvas, batch_size, workers, cache):
                       lambda x: data.decode(
                           x.encoded, geometry.canvas, channels=source.channels
                       ),
-                      records * calls,
+                      records * count,
                   )
               )
           )
       )
-      take(8)  # What was read ahead beside the other.
-      streamed.append(_seconds(lambda: take(calls)))
-  images = calls * batch_size
+      take(8)  # Those that were read ahead meanwhile.
+      streamed.append(_seconds(lambda: take(count)))
+  images = count * batch_size
   return {
       "dataset": source.name,
       "canvas": canvas,
@@ -225,7 +223,7 @@ def _measure(source, canvas, batch_size, workers, cache):
 
 
 def _whole_records(source, geometry, count):
-  """Reads pictures that the bare decoder can decode, so many."""
+  """Reads a number of pictures that the bare decoder can decode."""
   index = data.batch_indices(0, 0, size=source.length, batch_size=count)
   read = source.read(index)
   broken = reader.decode_records(read, geometry).broken
@@ -245,7 +243,7 @@ def _seconds(function):
 
 
 def _make_photographs(folder):
-  """Writes cuts of two photographs, no two the same."""
+  """Writes crops of two photographs, no two the same."""
   random = np.random.default_rng(0)
   photographs = load_sample_images().images
   for i in range(_COUNT):
@@ -258,7 +256,7 @@ def _make_photographs(folder):
 def _detailed_pictures():
   """JPEGs of ImageNet's sizes with the detail of pictures from a camera.
 
-  Cuts of two photographs, not resized, and noise with the 1 / f amplitudes of
+  Crops of two photographs, not resized, and noise with the 1 / f amplitudes of
   natural images.
   """
   random = np.random.default_rng(0)
@@ -287,7 +285,7 @@ def _detailed_pictures():
 
 
 def _noise(random, height, width):
-  """Three channels of noise that have most of it in common."""
+  """Noise in three strongly correlated channels."""
   rows = np.fft.fftfreq(height)[:, None] * height
   columns = np.fft.rfftfreq(width) * width
   frequency = np.maximum(np.hypot(rows, columns), 1.0)

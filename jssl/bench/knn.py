@@ -1,4 +1,4 @@
-"""How long it takes to judge features: kNN, and the grid of linear probes."""
+"""How long it takes to evaluate features: kNN and the grid of linear probes."""
 
 from typing import Any
 
@@ -22,11 +22,11 @@ def measure(
     bank: Number of labelled features.
     dim: Size of a feature.
     k: Number of neighbours that vote.
-    windows: Each time is the median of so many.
+    windows: Number of timings, of which the median is returned.
 
   Returns:
-    Seconds of kNN, and of training the whole grid of linear probes and one of
-    its settings, with the ratio of the two.
+    Seconds of kNN and per epoch of the whole grid of linear probes, and the
+    ratio of the grid's time to that of one of its settings.
 
   Raises:
     ValueError: If k exceeds the bank.
@@ -40,13 +40,13 @@ def measure(
   grid = linear.make_grid(linear.LEARNING_RATES, linear.WEIGHT_DECAYS)
 
   def seconds_of(settings):
-    rates_and_decays = linear.columns(settings)
+    columns = linear.columns(settings)
     return median_seconds(
         lambda: linear.fit(
             fit_key,
             known,
             labels,
-            *rates_and_decays,
+            *columns,
             num_classes=_CLASSES,
             epochs=_PROBE_EPOCHS,
         ),
@@ -59,11 +59,11 @@ def measure(
       ),
       windows=windows,
   )
-  one, all_of_them = seconds_of(grid[:1]), seconds_of(grid)
+  one, whole = seconds_of(grid[:1]), seconds_of(grid)
   return {
       "knn_seconds": nearest,
       "probe_settings": len(grid),
-      "probe_seconds_an_epoch": all_of_them / _PROBE_EPOCHS,
-      "probe_grid_over_one_setting": all_of_them / one,
+      "probe_seconds_an_epoch": whole / _PROBE_EPOCHS,
+      "probe_grid_over_one_setting": whole / one,
       "device": jax.devices()[0].device_kind,
   }
