@@ -1,23 +1,29 @@
 """What several optimizers share: weight decay, masks, clipping and checks."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from jssl.losses.checks import check_not_negative
+from jssl.optim._schedules import Schedule
 
 
-def are_matrices(tree):
+def are_matrices(tree: Any) -> Any:
   """Whether each parameter is neither a bias nor a norm's."""
   return jax.tree.map(lambda x: x.ndim > 1, tree)
 
 
-def are_biases_or_norms(tree):
+def are_biases_or_norms(tree: Any) -> Any:
   """Whether each parameter has one dimension or none."""
   return jax.tree.map(lambda x: x.ndim <= 1, tree)
 
 
-def add_weight_decay(weight_decay, mask=None):
+def add_weight_decay(
+    weight_decay: float | Schedule, mask: Callable[[Any], Any] | None = None
+) -> optax.GradientTransformation:
   """Adds the weight decay to all updates, or where the mask is True."""
   if not callable(weight_decay):
     return optax.add_decayed_weights(weight_decay, mask)
@@ -26,7 +32,11 @@ def add_weight_decay(weight_decay, mask=None):
   return make(weight_decay=weight_decay, mask=mask)
 
 
-def chain_clipped(clip_norm, per_parameter, *parts):
+def chain_clipped(
+    clip_norm: float,
+    per_parameter: bool,
+    *parts: optax.GradientTransformation,
+) -> optax.GradientTransformation:
   """Chains the parts after clipping the gradient's norm."""
   check_not_negative(clip_norm=clip_norm)
   if clip_norm:
@@ -45,7 +55,7 @@ def _clip_each(limit):
   return optax.stateless(lambda updates, _: jax.tree.map(clip, updates))
 
 
-def check_below_one(**values):
+def check_below_one(**values: float) -> None:
   """Raises ValueError unless each value is in [0, 1)."""
   for name, value in values.items():
     if not 0 <= value < 1:
