@@ -114,7 +114,7 @@ def _row(gains):
   )
 
 
-def test_a_gain_within_the_spread_of_seeds_is_called_out():
+def test_a_gain_within_the_variation_of_seeds_is_reported():
   assert methods.warning(_row([0.1, 0.12, 0.14])) == ""
   assert "gained 0.020" in methods.warning(_row([-0.04, 0.02, 0.08]))
   assert "gained -0.100" in methods.warning(_row([-0.1]))
@@ -145,7 +145,7 @@ def test_methods_get_a_small_budget_of_digits(name, dataset, epochs):
   assert make({"epochs": 70.0}).epochs == 70.0
 
 
-def test_the_net_that_is_asked_for_is_not_that_of_transformers():
+def test_a_requested_net_does_not_replace_a_transformer():
   overrides = {"net.name": "resnet18", "batch_size": 8}
   make = lambda name: methods._config(
       _ROOT / "configs", name, "digits", overrides
@@ -181,7 +181,7 @@ def test_data_without_labels_are_refused(tmp_path):
     )
 
 
-def test_a_wrong_name_is_told_before_anything_starts(tmp_path):
+def test_a_wrong_name_is_reported_before_anything_starts(tmp_path):
   command = [sys.executable, "-m", "jssl.bench", "methods"]
   for arguments, message in (
       (["--methods=simcrl"], "Did you mean 'simclr'"),
@@ -233,7 +233,7 @@ def _picture(height, width, *, detailed):
   return buffer.getvalue()
 
 
-def test_detail_is_what_a_canvas_keeps_of_it():
+def test_detail_grows_with_the_canvas():
   pictures = [_picture(60, 80, detailed=True), _picture(80, 60, detailed=True)]
   kept = {c: data.detail(pictures, c, 28) for c in (30, 70, 80)}
   names = {"0.08", "0.2", "local_0.05", "evaluation"}
@@ -257,7 +257,7 @@ def test_the_default_canvas_keeps_the_detail_of_the_papers_crops(dataset):
   assert config.data.canvas >= config.image_size / config.eval.crop_fraction
 
 
-def test_a_stream_is_timed_beside_the_bare_decoder(tmp_path):
+def test_a_stream_is_timed_against_the_bare_decoder(tmp_path):
   for i in range(20):
     Image.new("RGB", (40, 30 + i), (i, 0, 0)).save(tmp_path / f"{i}.jpg")
   settings = dict(canvas=16, batch_size=4, workers=0, image_size=14)
@@ -316,7 +316,7 @@ def test_views_are_timed(step_config):
   assert result["views"] == [[2, 8, 8, 8, 3]] and result["seconds"] > 0
 
 
-def test_a_start_that_fails_says_why(tmp_path):
+def test_a_failed_start_reports_why(tmp_path):
   with pytest.raises(ValueError, match="no_such.py does not exist"):
     start.measure([f"--config={tmp_path}/no_such.py:digits"])
 
@@ -338,7 +338,7 @@ def test_bench_step_takes_flags(tmp_path):
   assert (result["precision"], result["batch_size"]) == ("bfloat16", 8)
 
 
-def test_without_pytorch_the_remedy_is_told(step_config):
+def test_without_pytorch_the_message_has_the_remedy(step_config):
   with pytest.raises(ImportError, match="needs no_such: pip install torch"):
     peers._torch("no_such.module")
   step_config = step_config.copy_and_resolve_references()
@@ -347,7 +347,7 @@ def test_without_pytorch_the_remedy_is_told(step_config):
     peers.transforms(step_config, np.zeros((1, 8, 8, 3), np.uint8))
 
 
-def test_importing_is_compared_with_what_it_stands_on(monkeypatch):
+def test_importing_is_compared_with_the_libraries_below(monkeypatch):
   assert imports._seconds("pass") > 0
   times, started = iter([9, 3, 2, 9, 3, 6, 4]), []
 

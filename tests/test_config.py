@@ -50,11 +50,11 @@ def test_base_fits_its_data_set(dataset, expected):
   )
 
 
-def test_lookup_gives_a_known_name_back():
+def test_lookup_returns_a_known_name():
   assert configs.lookup("config.net.name", "a", {"a": 1, "b": 2}) == "a"
 
 
-def test_lookup_names_the_nearest():
+def test_lookup_suggests_the_closest_names():
   with pytest.raises(ValueError) as error:
     configs.lookup("config.net.name", "resnet19", ("resnet18", "vit", "other"))
   assert str(error.value) == (
@@ -66,7 +66,7 @@ def test_lookup_names_the_nearest():
   assert "Did you mean" not in str(error.value)
 
 
-def test_difference_lists_what_changed_appeared_and_went():
+def test_difference_lists_changed_added_and_removed_entries():
   old = configs.ConfigDict({"a": 1, "b": {"c": (1, 2), "d": 3}, "e": 4})
   new = configs.ConfigDict({"a": 1, "b": {"c": [1, 2], "d": 5}, "f": 6})
   assert configs.difference(old, new) == [
@@ -77,7 +77,7 @@ def test_difference_lists_what_changed_appeared_and_went():
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-def test_a_saved_config_is_loaded_as_it_was(tmp_path, dataset):
+def test_a_saved_config_is_loaded_unchanged(tmp_path, dataset):
   config = _config(dataset)
   configs.save(config, str(tmp_path))
   loaded = configs.load(str(tmp_path))
@@ -87,7 +87,7 @@ def test_a_saved_config_is_loaded_as_it_was(tmp_path, dataset):
   assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_files_here_come_before_those_of_jssl(tmp_path, monkeypatch):
+def test_configs_in_the_working_directory_come_first(tmp_path, monkeypatch):
   (tmp_path / "configs").mkdir()
   for name in ("mine", "byol"):
     text = f"get_config = lambda dataset: {name!r}"
@@ -101,9 +101,7 @@ def test_files_here_come_before_those_of_jssl(tmp_path, monkeypatch):
     configs.of_method("mina", "digits")
 
 
-def test_what_lies_beside_an_installed_jssl_is_not_its_own(
-    tmp_path, monkeypatch
-):
+def test_configs_next_to_an_installed_jssl_are_ignored(tmp_path, monkeypatch):
   for path in ("site/jssl/configs/mine.py", "site/configs/other.py"):
     (tmp_path / path).parent.mkdir(parents=True)
     (tmp_path / path).touch()
@@ -112,7 +110,7 @@ def test_what_lies_beside_an_installed_jssl_is_not_its_own(
   assert list(configs.files()) == ["mine"]
 
 
-def test_a_folder_without_a_config_is_not_a_run(tmp_path):
+def test_a_folder_without_a_config_is_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match="config.json.*--workdir"):
     configs.load(str(tmp_path))
 
@@ -135,7 +133,7 @@ def test_every_method_has_a_config():
   assert {path.stem for path in FILES} == set(METHODS) | {"moco_v3_vit"}
 
 
-def test_the_learning_rate_grows_with_the_batch():
+def test_the_learning_rate_is_proportional_to_the_batch_size():
   config = _config()
   config.batch_size = 4 * config.optimizer.reference_batch_size
   schedule = build.schedule(config, steps_per_epoch=10)
@@ -167,7 +165,7 @@ def test_a_config_decides_net_augmentation_and_head():
         ("method", "moco_v9", "moco_v1"),
     ],
 )
-def test_an_unknown_name_is_refused_with_the_nearest(section, wrong, nearest):
+def test_an_unknown_name_is_refused_with_a_suggestion(section, wrong, nearest):
   config = _config()
   config[section].name = wrong
   with pytest.raises(ValueError) as error:
@@ -185,7 +183,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(section, wrong, nearest):
         ("method", "temprature", "temperature"),
     ],
 )
-def test_an_unknown_key_is_refused_with_the_nearest(section, wrong, nearest):
+def test_an_unknown_key_is_refused_with_a_suggestion(section, wrong, nearest):
   config = _config("cifar10")
   with config.unlocked():
     config[section][wrong] = 1
@@ -196,7 +194,7 @@ def test_an_unknown_key_is_refused_with_the_nearest(section, wrong, nearest):
   assert f"{nearest!r}" in message.split("Did you mean")[1]
 
 
-def test_optimizer_schedule_and_precision_are_checked_alike():
+def test_optimizer_schedule_and_precision_are_checked():
   config = _config()
   config.optimizer.schedule.name = "cosinus"
   with pytest.raises(ValueError, match="Did you mean 'cosine'"):
@@ -226,7 +224,7 @@ def _built_with(monkeypatch, config, **arguments):
 
 
 @pytest.mark.parametrize("epochs", [300.0, 600.0])
-def test_the_decay_of_ijepa_reaches_1_with_the_training(epochs, monkeypatch):
+def test_the_ema_decay_of_ijepa_reaches_1_at_the_end(epochs, monkeypatch):
   given = {}
   make = METHODS["ijepa"]
 
@@ -245,7 +243,7 @@ def test_the_decay_of_ijepa_reaches_1_with_the_training(epochs, monkeypatch):
   assert momentum(2 * epochs) == 1.0
 
 
-def test_transformers_start_as_those_of_their_authors():
+def test_initial_weights_of_transformers_follow_the_official_code():
   expected = {"mae": "mae", "simmim": "simmim", "ijepa": "ijepa"}
   expected |= {"dino": "dino", "moco_v3": "moco_v3"}
   for name, start in expected.items():
@@ -276,14 +274,14 @@ def test_a_section_of_a_method_becomes_a_function_of_the_step(monkeypatch):
     assert float(temperature(step)) == pytest.approx(value)
 
 
-def test_a_recipe_that_the_config_leaves_out_is_none(monkeypatch):
+def test_a_recipe_that_the_config_lacks_is_none(monkeypatch):
   given = _built_with(monkeypatch, _config("digits", "byol"))
   assert given["second_augment"] is None
   given = _built_with(monkeypatch, _config("cifar10", "byol"))
   assert given["second_augment"].keywords["solarize_probability"] == 0.2
 
 
-def test_small_views_have_their_own_size():
+def test_local_views_have_their_own_size():
   config = _config("imagenet2012", "swav")
   batch = {"image": jax.ShapeDtypeStruct((2, 256, 256, 3), jnp.uint8)}
   method = build.method(config)
@@ -361,7 +359,7 @@ def test_a_schedule_out_of_range_is_refused():
         ("barlow_twins", "optimizer.vector_scale"),
     ],
 )
-def test_a_number_that_cannot_be_is_refused_by_its_name(name, key, value):
+def test_an_invalid_number_is_refused_with_its_name(name, key, value):
   config = _config("imagenet2012", name)
   *sections, last = key.split(".")
   section = config
@@ -378,7 +376,7 @@ def test_a_number_that_cannot_be_is_refused_by_its_name(name, key, value):
     assert key in str(error.value) or "vector_scale" in key
 
 
-def test_an_average_that_keeps_more_than_all_is_refused():
+def test_an_ema_decay_above_1_is_refused():
   config = _config("imagenet2012", "byol")
   config.method.momentum.end = 1.01
   with pytest.raises(ValueError, match="method.momentum.end is 1.01; .* 1"):
@@ -393,7 +391,7 @@ def test_a_schedule_is_changed_by_its_name_alone(name):
   assert float(schedule(0)) == pytest.approx(0.06 * 512 / 128)
 
 
-def test_a_vision_transformer_learns_positions_of_the_config_s_size():
+def test_a_vision_transformer_has_positions_for_the_image_size():
   config = _config("cifar10", "simclr")
   config.net.name = "vit_tiny"
   net = build.net(config)
@@ -408,7 +406,7 @@ def test_micro_batches_wrap_the_net():
   assert isinstance(net, nets.MicroBatched) and net.parts == 4
 
 
-def test_accumulation_counts_updates_and_scales_the_rate():
+def test_accumulation_counts_updates_and_scales_the_learning_rate():
   config = _config("cifar10", "simclr")
   config.accumulate_steps = 4
   schedule = build.schedule(config, steps_per_epoch=100)
@@ -556,7 +554,7 @@ def test_heads_of_a_transformer_are_settable():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_what_lightly_reached_is_said_to_be_its_best_epoch(path):
+def test_results_of_lightly_are_labelled_as_the_best_epoch(path):
   text = " ".join(path.read_text().split())
   if "lightly" in text:
     assert "each of the best of 200 epochs on the test set" in text

@@ -60,7 +60,7 @@ def test_sgd_is_the_formula_of_the_papers_code():
     np.testing.assert_allclose(params["w"], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_sgd_follows_a_schedule_after_the_momentum():
+def test_sgd_applies_the_learning_rate_after_the_momentum():
   schedule = lambda step: jnp.where(step < 1, 1.0, 0.1)
   optimizer = optim.sgd(schedule, momentum=0.5)
   state = optimizer.init(jnp.zeros(()))
@@ -94,7 +94,7 @@ def test_lars_agrees_with_the_code_of_moco_v3():
       )
 
 
-def test_lars_follows_its_schedules_after_the_momentum():
+def test_lars_applies_the_learning_rate_after_the_momentum():
   """Against NumPy, both the rate and the decay functions of the step."""
   rates, decays = np.array([1.0, 0.1, 0.3]), np.array([0.5, 0.0, 0.2])
   optimizer = optim.lars(
@@ -166,7 +166,7 @@ def test_adamw_is_the_formula_of_the_paper(scheduled):
 )
 # LARC leaves alone what has no gradient.
 @pytest.mark.parametrize("name", sorted(optim.OPTIMIZERS.keys() - {"larc"}))
-def test_decay_reaches_vectors_only_in_sgd(name, decay):
+def test_biases_and_norms_decay_in_sgd_only(name, decay):
   params = _tree(0)
   zeros = jax.tree.map(jnp.zeros_like, params)
   optimizer = optim.OPTIMIZERS[name](0.5, weight_decay=decay)
@@ -179,7 +179,7 @@ def test_decay_reaches_vectors_only_in_sgd(name, decay):
 
 
 @each_optimizer
-def test_clipping_is_of_the_whole_gradient_before_all_else(name):
+def test_the_global_norm_is_clipped_before_all_else(name):
   """A gradient is as good as the same one at the limit's length."""
   make = optim.OPTIMIZERS[name]
   params, long = _tree(0), _tree(1)
@@ -260,7 +260,7 @@ def test_nesterov_looks_ahead_as_in_pytorch():
 
 
 @each_optimizer
-def test_each_gradient_can_be_clipped_by_itself(name):
+def test_gradients_can_be_clipped_per_parameter(name):
   """As in DINO's code: to the limit over the length plus 1e-6, if below 1."""
   limit = 0.5
   scale = {"s": 1e-3, "b": 1.0, "w": 10.0, "p": 0.0}
@@ -284,7 +284,7 @@ def test_each_gradient_can_be_clipped_by_itself(name):
   assert np.all(np.isfinite(actual["p"]))
 
 
-def test_vectors_can_be_decayed_like_all_others():
+def test_biases_and_norms_can_decay_in_adamw():
   optimizer = optim.adamw(0.5, weight_decay=0.25, exclude_vectors=False)
   params = _tree(0)
   zeros = jax.tree.map(jnp.zeros_like, params)
@@ -343,7 +343,7 @@ def test_accumulated_steps_are_one_step_of_the_mean_gradient(name, clip_norm):
       np.testing.assert_array_equal(small[step][key], before[key])
 
 
-def test_one_accumulated_step_is_the_optimizer_as_it_is():
+def test_accumulating_one_step_is_the_optimizer_itself():
   optimizer = optim.sgd(0.1)
   assert optim.accumulate(optimizer, 1) is optimizer
 
@@ -371,7 +371,7 @@ def test_cosine_after_a_warm_up_ends_at_the_same_step(step, expected):
   np.testing.assert_allclose(schedule(step), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_a_warm_up_starts_where_it_is_told_to():
+def test_a_cosine_warm_up_starts_at_its_start():
   schedule = optim.cosine(
       4.8, epochs=10, steps_per_epoch=10, warmup_epochs=2, start=0.3
   )
@@ -498,7 +498,7 @@ def test_a_line_without_a_length_follows_the_training(epochs):
   assert schedule(epochs * 5) == 1.0
 
 
-def test_layer_decay_treats_the_net_of_beit_as_its_authors_do():
+def test_layer_decay_agrees_with_the_code_of_beit():
   net = ViT(
       8,
       depth=2,
@@ -526,7 +526,7 @@ def test_layer_decay_treats_the_net_of_beit_as_its_authors_do():
 
 
 @pytest.mark.parametrize("name", ["cosine", "staircase"])
-def test_a_warm_up_starts_where_it_is_told(name):
+def test_a_staircase_warm_up_starts_at_its_start(name):
   schedule = optim.SCHEDULES[name](
       0.5, epochs=200, steps_per_epoch=4, warmup_epochs=2, start=0.1
   )
@@ -592,7 +592,7 @@ def test_schedules_agree_when_traced(name, more, steps_per_epoch):
   )
 
 
-def test_named_parameters_keep_the_first_rate():
+def test_named_parameters_keep_the_first_learning_rate():
   schedule = lambda step: jnp.where(step < 1, 1.0, 0.1)
   optimizer = optim.sgd(schedule, momentum=0.0, constant_rate=("predictor",))
   params = {"net": {"w": jnp.zeros(())}, "predictor": {"w": jnp.zeros(())}}
@@ -611,7 +611,7 @@ def _blocks():
   return {"encoder": {"net": net}, "head": {"kernel": jnp.ones(2)}}
 
 
-def test_early_blocks_of_a_transformer_learn_slowly():
+def test_early_blocks_of_a_transformer_get_smaller_updates():
   optimizer = optim.layer_decay(0.5)
   updates, _ = optimizer.update(_blocks(), optimizer.init(_blocks()))
   net = updates["encoder"]["net"]
@@ -627,7 +627,7 @@ def test_early_blocks_of_a_transformer_learn_slowly():
   assert float(updates["head"]["kernel"][0]) == 1.0
 
 
-def test_layer_decay_leaves_a_residual_net_as_it_is():
+def test_layer_decay_does_not_change_a_resnet():
   params = {"stage_1_block_1": {"kernel": jnp.ones(2)}, "stem": jnp.ones(2)}
   optimizer = optim.layer_decay(0.5)
   updates, _ = optimizer.update(params, optimizer.init(params))

@@ -125,7 +125,7 @@ def test_resized_crop_of_a_fractional_box_equals_definition(
 
 
 @pytest.mark.parametrize("method, antialias", METHODS)
-def test_resized_crop_sees_nothing_outside_its_box(method, antialias):
+def test_resized_crop_uses_no_pixel_outside_its_box(method, antialias):
   image = _photo()
   outside = np.full_like(image, 1e6)
   outside[4:15, 6:18] = image[4:15, 6:18]
@@ -161,7 +161,7 @@ def test_resized_crop_of_the_whole_image_is_the_image():
 
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("size", [(11, 9), (37, 40)])
-def test_keys_cubic_is_that_of_jax_and_tensorflow(antialias, size):
+def test_keys_cubic_agrees_with_jax_and_tensorflow(antialias, size):
   image = _photo()
   actual = resized_crop(
       image, (0, 0, 24, 20), size, method="keys_cubic", antialias=antialias
@@ -370,7 +370,7 @@ def test_resized_crop_gradient_of_the_box():
   np.testing.assert_allclose(jax.grad(loss)(3.4), numeric, rtol=2e-2)
 
 
-def test_hue_comes_back_after_a_full_turn_and_keeps_gray():
+def test_a_full_turn_of_the_hue_and_gray_change_nothing():
   image = _photo()
   there = augment.adjust_hue(image, 0.5)
   np.testing.assert_allclose(augment.adjust_hue(there, 0.5), image, atol=1e-5)

@@ -324,7 +324,7 @@ SOMETIMES = {
 
 
 @pytest.mark.parametrize("name", SOMETIMES)
-def test_probability_is_how_often(name):
+def test_operations_are_applied_with_their_probability(name):
   image = _photo()
   keys = _keys(400)
   for probability in (0.0, 0.3, 1.0):

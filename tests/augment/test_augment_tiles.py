@@ -58,7 +58,7 @@ def test_tiles_are_of_their_own_cells_and_reach_every_place():
       np.testing.assert_array_equal(found, expected)
 
 
-def test_tiles_are_placed_each_for_itself():
+def test_tiles_are_placed_independently():
   offsets = _offsets(_corners(15, 21, **GRID), (5, 7))[..., 0, :]
   flat = offsets.reshape(400, 9, 2)
   for i in range(1, 9):
@@ -71,7 +71,7 @@ def test_without_a_shift_channels_are_aligned():
   np.testing.assert_array_equal(corners, corners[..., :1, :].repeat(3, axis=-2))
 
 
-def test_channels_shift_within_the_cell_and_no_further():
+def test_channels_shift_only_within_the_cell():
   offsets = _offsets(_corners(16, 20, grid=2, size=3, channel_shift=1), (8, 10))
   assert offsets.min() == 0
   np.testing.assert_array_equal(offsets.max(axis=(0, 1, 2, 3)), [5, 7])

@@ -76,7 +76,7 @@ def test_parts_of_a_batch_draw_what_the_whole_draws_bit_for_bit():
     np.testing.assert_array_equal(np.concatenate(parts), drawn)
 
 
-def test_a_view_depends_on_the_position_given():
+def test_a_view_depends_on_the_position():
   batch = _batch()
   views = make_all(KEY, batch)
   moved = make_all(KEY, batch | {"position": jnp.arange(SIZE) + SIZE})
@@ -99,7 +99,7 @@ def test_recipes_take_a_single_channel():
   assert np.all(np.isfinite(view))
 
 
-def test_each_image_and_view_draws_for_itself():
+def test_images_and_views_draw_independently():
   draw = lambda key, image, *, extent: jax.random.uniform(key, (1, 1, 1))
   make = lambda batch: np.stack(augment.make_views(KEY, batch, (draw,) * 3))
   batch = {"image": jnp.zeros((6, 4, 4, 3))}
@@ -110,7 +110,7 @@ def test_each_image_and_view_draws_for_itself():
   )
 
 
-def test_image_keys_are_those_of_the_positions():
+def test_image_keys_depend_on_the_positions_alone():
   keys = augment.image_keys(KEY, {"image": jnp.zeros((4, 2, 2, 1))})
   expected = [jax.random.fold_in(KEY, i) for i in range(4)]
   np.testing.assert_array_equal(
@@ -126,13 +126,13 @@ def test_image_keys_are_those_of_the_positions():
   np.testing.assert_array_equal(drawn, jax.random.key_data(own))
 
 
-def test_image_keys_want_a_position_for_each_image():
+def test_image_keys_need_one_position_per_image():
   batch = {"image": jnp.zeros((4, 2, 2, 1)), "position": jnp.arange(3)}
   with pytest.raises(ValueError, match=r"each of the 4 images.* \(3,\)"):
     augment.image_keys(KEY, batch)
 
 
-def test_make_views_hands_over_the_extent_of_each_image():
+def test_recipes_get_the_extent_of_each_image():
   show = lambda key, image, *, extent: extent.reshape(1, 1, 2)
   batch = _batch()
   (views,) = augment.make_views(KEY, batch, (show,))
@@ -185,7 +185,7 @@ def test_digits_keep_their_handedness_and_place():
   assert np.all(halves[:, 0] > halves[:, 1])
 
 
-def test_evaluation_takes_the_central_square_of_the_true_picture():
+def test_evaluation_crops_the_central_square_of_the_true_picture():
   # Channels hold the true y and x of a 100 x 400 picture on a canvas of 64.
   y = (np.arange(64) + 0.5) * 100 / 64
   x = (np.arange(64) + 0.5) * 400 / 64
@@ -213,7 +213,7 @@ def test_evaluation_of_a_square_is_the_image():
 @pytest.mark.parametrize(
     "size, expected", [(16, 13), (96, 13), (128, 13), (160, 17), (224, 23)]
 )
-def test_blur_kernel_is_a_tenth_and_holds_six_sigma(size, expected):
+def test_the_blur_kernel_is_a_tenth_and_covers_six_sigma(size, expected):
   assert recipes.blur_kernel_size(size) == expected
 
 
@@ -236,7 +236,7 @@ def test_to_float():
         ({"image": jnp.zeros((SIZE, 20, 20, 3), jnp.int32)}, "int32"),
     ],
 )
-def test_make_views_quotes_what_does_not_fit(change, message):
+def test_make_views_names_invalid_arrays(change, message):
   with pytest.raises(ValueError, match=message):
     augment.make_views(KEY, _batch() | change, (RECIPES["moco_v1"],))
 

@@ -69,7 +69,7 @@ def test_lab_to_rgb_inverts_rgb_to_lab():
   np.testing.assert_allclose(lab_to_rgb(rgb_to_lab(colors)), colors, atol=1e-4)
 
 
-def test_a_gray_has_no_color():
+def test_gray_has_no_color():
   gray = np.linspace(0, 1, 101, dtype=np.float32)[:, None].repeat(3, axis=1)
   lab = np.asarray(rgb_to_lab(gray))
   np.testing.assert_allclose(lab[:, 1:], 0, atol=0.01)
@@ -96,7 +96,7 @@ def test_gradients_are_finite_and_not_zero(level):
     np.testing.assert_allclose(back @ forward, np.eye(3), atol=1e-4)
 
 
-def test_bins_are_those_of_srgb():
+def test_bins_cover_srgb():
   bins = _bins()
   assert bins.shape == (261, 2) and bins.dtype == np.float32
   np.testing.assert_array_equal(bins % 10, 0)
@@ -114,7 +114,7 @@ def test_every_color_is_in_a_bin():
   assert len(found) > 0.85 * len(bins)
 
 
-def test_larger_squares_are_fewer():
+def test_larger_bins_are_fewer():
   bins = augment.color_bins(step=50)
   np.testing.assert_array_equal(bins % 50, 0)
   assert [0, 0] in bins.tolist() and 9 < len(bins) < 20

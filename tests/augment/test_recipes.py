@@ -127,7 +127,7 @@ RESIZED = {
 
 
 @pytest.mark.parametrize("name", RESIZED)
-def test_every_recipe_resizes_its_crop_as_asked(name, calls):
+def test_every_recipe_resizes_crops_by_its_method(name, calls):
   for method in ("bilinear", "bicubic"):
     calls.clear()
     RESIZED[name](KEY, _image(), SIZE, method=method)
@@ -165,7 +165,7 @@ def test_bicubic_views_stay_within_the_range(name):
 
 
 @pytest.mark.parametrize("size", [16, 32, 96, 224])
-def test_no_blur_is_cut_short(size):
+def test_no_blur_is_truncated(size):
   # Its variance is that of the Gaussian up to the largest sigma, 2.
   width = max(size, 33)
   dot = jnp.zeros((width, width, 1)).at[width // 2, width // 2].set(1.0)
@@ -211,7 +211,7 @@ def test_cifar_views_of_another_size_are_of_the_central_square():
     np.testing.assert_allclose(np.ptp(view[..., 0]), 28, atol=0.5)
 
 
-def test_flips_are_left_out_of_crops_as_asked():
+def test_flips_can_be_turned_off():
   ramp = jnp.broadcast_to(jnp.linspace(0, 1, 20)[None, :, None], (20, 20, 1))
   share = {}
   for probability in (0.0, 0.5):
@@ -242,7 +242,7 @@ def test_digits_move_and_zoom_by_default_as_before(calls):
   assert calls[4][2] == calls[0][2] | dict(shear=0.0)
 
 
-def test_mae_crops_and_flips_and_no_more(calls):
+def test_mae_only_crops_and_flips(calls):
   extent = jnp.array([30, 40])
   augment.crop_and_flip(KEY, _image(), SIZE, extent=extent)
   assert [name for name, _, _ in calls] == [CROP, FLIP]
@@ -309,7 +309,7 @@ def _differ(one, other):
   return np.abs(_views()[one] - _views()[other]).max(axis=(1, 2, 3)) > 1e-2
 
 
-def test_moco_v2_draws_what_it_always_drew():
+def test_moco_v2_draws_the_same_views_as_ever():
   views = _views()
   np.testing.assert_allclose(
       views["moco_v2"], views["moco_v2 by hand"], atol=1e-5
@@ -345,7 +345,7 @@ def test_a_fifth_of_the_views_is_gray():
     assert 0.14 < gray.mean() < 0.26
 
 
-def test_multi_crop_draws_each_view_for_itself():
+def test_multi_crop_draws_views_independently():
   draw = lambda key, image, *, extent: jnp.concatenate(
       [jax.random.uniform(key, (1, 1, 1)), extent.reshape(1, 1, 2)], axis=-1
   )
