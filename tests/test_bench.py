@@ -172,7 +172,7 @@ def test_data_without_labels_are_refused(tmp_path):
     pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)
     Image.fromarray(pixels).save(folder / f"{i}.png")
   overrides = _TINY | {"batch_size": 8, "image_size": 8, "data.canvas": 8}
-  with pytest.raises(ValueError, match="no labels to judge by"):
+  with pytest.raises(ValueError, match="no labels to evaluate with"):
     _measure(
         ["simclr"],
         tmp_path / "out",

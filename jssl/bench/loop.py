@@ -1,9 +1,9 @@
-"""Which share of a training's time is spent outside the compiled step.
+"""The fraction of a training's time that is spent outside the compiled step.
 
-On evaluations, checkpoints and logging. What the loop does while the device
-works (the order of the data, the next call) shows as a step that is slower than
+That is, on evaluations, checkpoints and logging. Work of the host during a step
+(the order of the data, the next call) appears as a step that is slower than
 alone; the step is timed alone before and after, since machines drift.
-Compilation is left out.
+Compilation is excluded.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _WINDOWS = 5
 
 
 def measure(config: ConfigDict) -> dict[str, Any]:
-  """Returns seconds of the step, of the loop, and the share outside."""
+  """Returns seconds of the step, of the loop, and the fraction outside."""
   exp = experiment.make(config)
   dispatch = experiment.make_call(exp)
   alone = _time_step(exp, dispatch)
@@ -66,7 +66,7 @@ def train(
 
 
 def _time_step(exp, dispatch):
-  """Returns seconds a step, of windows of an epoch each, synchronised."""
+  """Returns seconds per step, one for each window of an epoch."""
   state, held = experiment.initial_state(exp), exp.pipeline.resident()
   calls = max(1, exp.steps_per_epoch // exp.steps_per_call)
   call = next(exp.pipeline.batches(0, exp.total_steps, exp.steps_per_call))

@@ -1,4 +1,4 @@
-"""Every method at the same small budget: which encoder is worth what."""
+"""All methods with the same small budget, compared."""
 
 from collections.abc import Iterator, Sequence
 import csv
@@ -35,21 +35,21 @@ _DIGITS_EPOCHS = 15.0
 
 
 class Row(NamedTuple):
-  """One line of the table: an encoder judged over seeds.
+  """One line of the table: an encoder, evaluated over seeds.
 
   Attributes:
     name: The method, or the baseline.
     scores: For each stage, "pooled" first, and each of `SCORES`, the accuracy
       of each seed, in [0, 1].
-    untrained: The same of the same nets before training.
-    batch_size: Images a step; None for a baseline, as is what follows.
+    untrained: The same for the same nets before training.
+    batch_size: Images per step; None for a baseline, as are the next entries.
     epochs: Passes over the training images.
-    steps: Steps of a training.
-    seconds: Training time a seed, without compilation; the median.
-    step_bytes: Memory of the compiled step on one device: its arguments,
-      results and temporaries, the data set included.
-    collapse_warnings: How often it looked like collapse, after each epoch and
-      at the end, over all seeds.
+    steps: Steps per training.
+    seconds: Training time per seed, without compilation; the median.
+    step_bytes: Memory of the compiled step on one device: arguments, results
+      and temporaries, including the data set.
+    collapse_warnings: Number of warnings of collapse, after each epoch and at
+      the end, over all seeds.
   """
 
   name: str
@@ -74,21 +74,21 @@ def measure(
 ) -> dict[str, Any]:
   """Trains methods and writes `methods.md`, `methods.csv` and `methods.png`.
 
-  The files are written anew after each method, so that an interrupted
-  comparison leaves what it found.
+  The files are rewritten after each method, so that an interrupted comparison
+  leaves its results.
 
   Args:
     names: Methods, in the order of the table.
     dataset: A labelled data set, as in a config.
-    configs: Folder with a file for each method; None for those of jssl.
-    output: Folder of the results, made if need be.
-    seeds: Number of seeds, 0 and up.
+    configs: Folder with a file per method; None for jssl's own.
+    output: Folder of the results, created if missing.
+    seeds: Number of seeds, from 0.
     overrides: Config entries for all methods, `{"net.width": 16}`; methods that
-      need a transformer keep the net of their config. Without "epochs", those
-      of the config hold, but a ResNet on digits gets 15 at most.
+      need a transformer keep the net of their config. Without "epochs" those
+      of the config apply, but at most 15 for a ResNet on digits.
 
   Returns:
-    The numbers of each row by its name: the means over the seeds.
+    The values of each row by its name: means over the seeds.
 
   Raises:
     ValueError: If the data set has no labels.
@@ -99,12 +99,12 @@ def measure(
   for name in names:
     exp = experiment.make(_config(configs, name, dataset, overrides))
     if "color" in exp.method.needs and exp.train.image.shape[-1] == 1:
-      print(f"{name} is left out: {dataset} has no colors.", flush=True)
+      print(f"{name} is skipped: {dataset} has no colors.", flush=True)
       continue
     if exp.train.label is None or exp.test.label is None:
       raise ValueError(
-          f"{dataset} has no labels to judge by; expected a labelled data set"
-          " such as digits."
+          f"{dataset} has no labels to evaluate with; expected a labelled data"
+          " set such as digits."
       )
     if not rows:
       rows.append(_raw_pixels(exp))
@@ -193,7 +193,7 @@ def _train(exp: Experiment, name: str, seeds: int) -> tuple[Row, Row]:
 
 
 def _collapsed(exp: Experiment, state: TrainState, window: list[Any]) -> int:
-  """Counts the warnings of collapse after each epoch, and in the end."""
+  """Counts the warnings of collapse after each epoch and at the end."""
   calls = jax.device_get(window)
   metrics = {k: np.concatenate([call[k] for call in calls]) for k in calls[0]}
   ends = range(exp.steps_per_epoch - 1, exp.total_steps, exp.steps_per_epoch)
@@ -206,7 +206,7 @@ def _collapsed(exp: Experiment, state: TrainState, window: list[Any]) -> int:
 
 
 def _columns(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
-  """From a verdict of every stage for each seed to `Row.scores`."""
+  """Converts each seed's scores of every stage to `Row.scores`."""
   return {
       stage: {key: [row[stage][key] for row in verdicts] for key in SCORES}
       for stage in ("pooled", *sorted(verdicts[0].keys() - {"pooled"}))
@@ -228,7 +228,7 @@ def _compile(exp: Experiment, state: TrainState, held: Any) -> dict[int, Any]:
 
 
 def _tidy(name, scores, more):
-  """Yields a line for each stage and seed."""
+  """Yields a line per stage and seed."""
   for stage, columns in scores.items():
     for seed, values in enumerate(zip(*columns.values())):
       yield name, seed, stage, *values, *more
@@ -245,7 +245,7 @@ def _means(row: Row) -> dict[str, Any]:
 
 
 def _text(values: list[float]) -> str:
-  """Mean and, of several seeds, standard deviation."""
+  """Mean and, for several seeds, standard deviation."""
   mean = f"{statistics.mean(values):.3f}"
   return f"{mean} ± {statistics.stdev(values):.3f}" if values[1:] else mean
 
@@ -268,7 +268,7 @@ def best_stage(scores: dict[str, dict[str, list[float]]]) -> str:
 
 
 def _gains(row: Row) -> list[float]:
-  """One-shot accuracy that training added, best stage to best stage."""
+  """Gain in one-shot accuracy by training, best stage to best stage."""
   after, before = (
       scores[best_stage(scores)]["one_shot"]
       for scores in (row.scores, row.untrained or {})
@@ -277,7 +277,7 @@ def _gains(row: Row) -> list[float]:
 
 
 def warning(row: Row) -> str:
-  """Says so if training gained less one-shot accuracy than seeds differ."""
+  """Returns a warning if the gain by training is within that of seeds."""
   gains = _gains(row)
   spread = statistics.stdev(gains) if gains[1:] else 0.0
   if statistics.mean(gains) > spread:
@@ -308,7 +308,7 @@ def _write(output: pathlib.Path, rows: list[Row], title: str) -> None:
       "epochs",
       "steps",
       "seconds",
-      "MiB a step",
+      "MiB per step",
   )
   lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
   lines += [_line(row) for row in rows]

@@ -1,4 +1,4 @@
-"""How fast the compiled train step is, and how near to the device's limits.
+"""How fast the compiled train step is, and how close to the device's limits.
 
 The step is the one that training compiles, augmentation included, on random
 images that live on the device.
@@ -37,14 +37,13 @@ def measure(
     profile: A folder for a trace of one window, to look at with XProf.
 
   Returns:
-    - "images_per_second": median over five windows, each synchronised;
+    - "images_per_second": median over five windows, each synchronized;
       "seconds_per_step", and their "spread", (largest - smallest) / median;
     - "flops_per_step", "bytes_per_step": of one device, as the compiler counts
-      them; as shares of what this device was measured to do with a large
-      matrix product and a large copy, "fraction_of_peak" and
-      "fraction_of_bandwidth" (above 1 where caches hold what is read again);
-      "bound" names the larger one;
-    - "peak_memory_bytes" of a device, as "memory" says where it is from;
+      them; "fraction_of_peak" and "fraction_of_bandwidth" of what this device
+      reaches in a large matrix product and a large copy (above 1 where caches
+      serve repeated reads); "bound" names the larger one;
+    - "peak_memory_bytes" of a device; "memory" is "measured" or "planned";
     - "compile_seconds" without and "warm_compile_seconds" with a compilation
       cache on disk, tracing included;
     - "host_seconds_per_dispatch": until a call returns;
@@ -120,7 +119,7 @@ def random_experiment(config: ConfigDict) -> experiment.Experiment:
 
 
 def _compile(dispatch, folder, state, held, call):
-  """Compiles a step without and with what the cache in a folder knows."""
+  """Compiles a step without and with the compilation cache in a folder."""
   names = (
       "jax_compilation_cache_dir",
       "jax_persistent_cache_min_compile_time_secs",
@@ -149,7 +148,7 @@ def _configure(names, values):
 
 
 def _time(dispatch, state, held, call, profile):
-  """Returns the state, seconds a call, host seconds a call, and recompiles."""
+  """Returns the state, seconds and host seconds per call, and recompiles."""
   compiled = []
 
   def note(event, *_, **__):
@@ -180,7 +179,7 @@ def _time(dispatch, state, held, call, profile):
 
 
 def _memory(compiled):
-  """Peak memory, as the device tells it or the compiler plans it."""
+  """Peak memory, as the device reports it or the compiler plans it."""
   stats = jax.local_devices()[0].memory_stats() or {}
   if "peak_bytes_in_use" in stats:
     peak, source = stats["peak_bytes_in_use"], "measured"

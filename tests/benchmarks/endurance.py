@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
 
 
 class Sample(NamedTuple):
-  """Memory at a moment, in bytes; None where the system does not tell."""
+  """Memory at a moment, in bytes; None where the system does not report it."""
 
   host: int | None
   device: int | None
@@ -56,13 +56,13 @@ def measure(config: ConfigDict, *, steps: int) -> dict[str, Any]:
   """Trains for a number of steps.
 
   Args:
-    config: See `jssl.config.base`; its epochs are set.
-    steps: Number of steps, of which a tenth is warm-up.
+    config: The config; its epochs are set.
+    steps: Number of steps; the first tenth is warm-up.
 
   Returns:
     Bytes of host and device memory (medians of the first and of the last third
-    after the warm-up; None where the system does not tell) and of the arrays
-    that JAX holds, and how many times as long a step took in the end.
+    after the warm-up; None where the system does not report it) and of JAX's
+    arrays, and the time of a step in the last third relative to the first.
   """
   source = experiment.open_split(config, "train")
   an_epoch = data.steps_per_epoch(source.length, config.batch_size)
@@ -90,14 +90,14 @@ def measure(config: ConfigDict, *, steps: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _sampled() -> Iterator[list[Sample]]:
-  """Looks at the memory now and then, as long as the block runs."""
+  """Samples the memory regularly while the block runs."""
   samples, ended = [], threading.Event()
 
-  def look():
+  def sample():
     while not ended.wait(_EVERY_SECONDS):
       samples.append(_sample())
 
-  thread = threading.Thread(target=look, daemon=True)
+  thread = threading.Thread(target=sample, daemon=True)
   thread.start()
   try:
     yield samples
@@ -125,7 +125,7 @@ def _thirds(values):
 
 
 def _medians(values):
-  """Of the first and of the last third."""
+  """Medians of the first and of the last third."""
   if None in values:
     return None
   return [round(statistics.median(part)) for part in _thirds(values)]
