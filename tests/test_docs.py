@@ -155,7 +155,9 @@ def _commands():
         if words[:1] == ["jssl"]:
           words[:1] = ["python", "-m", "jssl"]
         script = words[:1] == ["python"] and words[1].startswith("tests/")
-        if not script and words[:2] != ["python", "-m"] or words[-1] == "...":
+        if not script and words[:2] != ["python", "-m"]:
+          continue
+        if words[-1].endswith("..."):
           continue
         for name, value in _PLACEHOLDERS.items():
           words = [word.replace(name, value) for word in words]

@@ -10,6 +10,10 @@ import sys
 import time
 from typing import Any
 
+from absl import app
+
+from jssl import cli
+
 _WITHOUT = "import jax, flax, optax"
 _RUNS = 7
 
@@ -38,4 +42,4 @@ def _seconds(code):
 
 
 if __name__ == "__main__":
-  print(json.dumps(measure()))
+  app.run(lambda _: print(json.dumps(measure())), flags_parser=cli.parse)

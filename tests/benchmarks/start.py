@@ -14,6 +14,11 @@ import tempfile
 import time
 from typing import Any
 
+from absl import app
+from ml_collections import config_flags
+
+from jssl import cli
+
 _POLL_SECONDS = 0.05
 _LIMIT_SECONDS = 600
 
@@ -73,4 +78,8 @@ def _wait_for_row(process, metrics, start):
 
 
 if __name__ == "__main__":
-  print(json.dumps(measure(sys.argv[1:])))
+  config_flags.DEFINE_config_file("config", None, cli.CONFIG_HELP)
+  app.run(
+      lambda _: print(json.dumps(measure(sys.argv[1:]))),
+      flags_parser=cli.parse,
+  )
