@@ -413,12 +413,12 @@ def difference(old: ConfigDict, new: ConfigDict) -> list[tuple[str, Any, Any]]:
   ]
 
 
-def save(config: ConfigDict, workdir: str) -> None:
+def save_config(config: ConfigDict, workdir: str) -> None:
   """Writes `WORKDIR/config.json` atomically."""
   write_json(config.to_dict(), pathlib.Path(workdir) / "config.json")
 
 
-def load(workdir: str) -> ConfigDict:
+def load_config(workdir: str) -> ConfigDict:
   """Reads `WORKDIR/config.json`.
 
   Raises:

@@ -16,7 +16,7 @@ from jssl import build
 from jssl.augment import checks
 from jssl.checkpoint import Checkpoints
 from jssl.config import ConfigDict
-from jssl.config import load as read_config
+from jssl.config import load_config
 from jssl.method import Method
 from jssl.step import init_state
 
@@ -168,7 +168,7 @@ def load(path: str) -> Encoder:
   Raises:
     FileNotFoundError: If the folder holds no run, or no checkpoint yet.
   """
-  config = read_config(path)
+  config = load_config(path)
   method = build.method(config)
   like = jax.eval_shape(_initializer(config, method), jax.random.key(0))
   checkpoints = Checkpoints(path, read_only=True)

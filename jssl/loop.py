@@ -23,8 +23,8 @@ from jssl.checkpoint import NotSaved
 from jssl.config import ABSENT
 from jssl.config import ConfigDict
 from jssl.config import difference
-from jssl.config import load as load_config
-from jssl.config import save as save_config
+from jssl.config import load_config
+from jssl.config import save_config
 from jssl.evals import summary
 from jssl.evals.features import compute
 from jssl.evals.features import Features

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     sys.exit(os.EX_TEMPFAIL)
   if result:
     print(summary.table(result))
-    classes = len(configs.load(workdir).resolved.classes)
+    classes = len(configs.load_config(workdir).resolved.classes)
     print(conclusions.finished(result, classes=classes))
     names = (
         "report.html",

@@ -151,7 +151,7 @@ def without_times(rows):
 
 def last_checkpoint(workdir):
   """Returns the newest checkpoint's step, and its leaves by name."""
-  exp = experiment.make(configs.load(workdir))
+  exp = experiment.make(configs.load_config(workdir))
   checkpoints = Checkpoints(workdir)
   state = checkpoints.restore(jax.eval_shape(exp.init, jax.random.key(0)))
   state = state._replace(key=jax.random.key_data(state.key))

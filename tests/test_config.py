@@ -79,8 +79,8 @@ def test_difference_lists_changed_added_and_removed_entries():
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_a_saved_config_is_loaded_unchanged(tmp_path, dataset):
   config = _config(dataset)
-  configs.save(config, str(tmp_path))
-  loaded = configs.load(str(tmp_path))
+  configs.save_config(config, str(tmp_path))
+  loaded = configs.load_config(str(tmp_path))
   assert configs.difference(config, loaded) == []
   # A loaded config still builds: tuples have become lists.
   assert isinstance(build.method(loaded), Method)
@@ -112,7 +112,7 @@ def test_configs_next_to_an_installed_jssl_are_ignored(tmp_path, monkeypatch):
 
 def test_a_folder_without_a_config_is_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match="config.json.*--workdir"):
-    configs.load(str(tmp_path))
+    configs.load_config(str(tmp_path))
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

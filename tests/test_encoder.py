@@ -55,7 +55,7 @@ def test_an_encoder_does_not_need_its_optimizer(tmp_path):
   expected = encoder.load(str(tmp_path / "run"))
   made.optimizer.name = "lars" if made.optimizer.name != "lars" else "adamw"
   made.optimizer.former = 1.0
-  configs.save(made, str(tmp_path / "run"))
+  configs.save_config(made, str(tmp_path / "run"))
   trained = encoder.load(str(tmp_path / "run"))
   for a, b in zip(
       jax.tree.leaves(trained.params),

@@ -280,7 +280,7 @@ def test_the_message_of_a_stop_is_true(
   latest = Checkpoints(str(workdir)).latest if workdir.exists() else None
   assert latest == (11 if resuming else None)
   if moment == "report":
-    assert configs.load(str(workdir)).eval.k == 10
+    assert configs.load_config(str(workdir)).eval.k == 10
   else:
     after = _files(workdir)
     assert {name: after[name] for name in before} == before
@@ -330,9 +330,9 @@ def test_settings_are_saved_when_something_was_trained_with_them(
   assert "changed since then: checkpoint every epochs 0.2 -> 1, " in told
   assert "epochs 1 -> 2, learning rate 0.03 -> 0.01" in told
   assert "over 2 epochs: at step 11 the learning rate is 0.005, " in told
-  assert configs.load(str(workdir)).optimizer.learning_rate == 0.03
+  assert configs.load_config(str(workdir)).optimizer.learning_rate == 0.03
   assert loop.train(config, str(workdir))["steps"] == 22
-  assert configs.load(str(workdir)).optimizer.learning_rate == 0.01
+  assert configs.load_config(str(workdir)).optimizer.learning_rate == 0.01
 
 
 @pytest.mark.parametrize(
@@ -369,9 +369,9 @@ def test_the_files_of_a_finished_run_stay_true(
 
 def _edit(workdir, change):
   """Changes the config that a run has saved."""
-  config = configs.load(str(workdir))
+  config = configs.load_config(str(workdir))
   change(config)
-  configs.save(config, str(workdir))
+  configs.save_config(config, str(workdir))
 
 
 def test_the_first_of_four_epochs_is_no_run_of_one_epoch(

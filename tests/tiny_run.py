@@ -35,7 +35,7 @@ def save(workdir, made, *, seed=0, step=7):
       step=jnp.asarray(step, state.step.dtype), params=params, carried=carried
   )
   workdir.mkdir(parents=True, exist_ok=True)
-  configs.save(made, str(workdir))
+  configs.save_config(made, str(workdir))
   checkpoints = Checkpoints(str(workdir))
   checkpoints.save(step, state)
   checkpoints.close()

@@ -88,7 +88,7 @@ def read(workdir: str | os.PathLike) -> Run:
   Raises:
     FileNotFoundError: If the folder has no run, or no checkpoint yet.
   """
-  settings = config.load(os.fspath(workdir))
+  settings = config.load_config(os.fspath(workdir))
   checkpoints = Checkpoints(os.fspath(workdir), read_only=True)
   step = checkpoints.latest
   checkpoints.close()

@@ -484,7 +484,7 @@ def test_training_succeeds_if_the_report_fails(
     raise RuntimeError("no such luck\nand more")
 
   monkeypatch.setattr(report, "write", fail)
-  result = loop.train(configs.load(str(workdir)), str(workdir))
+  result = loop.train(configs.load_config(str(workdir)), str(workdir))
   assert result == json.loads((workdir / "summary.json").read_text())
   lines = capfd.readouterr().err.splitlines()
   (line,) = [x for x in lines if "report.html could not" in x]
