@@ -17,7 +17,7 @@ import pytest
 
 from jssl import augment
 from jssl import build
-from jssl import config as configs
+from jssl import config
 from jssl import data
 from jssl import evals
 from jssl import make_step
@@ -129,7 +129,7 @@ def test_a_readme_lists_every_method_once(text, head):
   listed = re.findall(r"\]\(configs/(\w+)\.py\)", section)
   listed.remove("moco_v3_vit")  # Another recipe of moco_v3.
   assert sorted(listed) == sorted(METHODS)
-  assert set(configs.files()) == {*listed, "moco_v3_vit"}
+  assert set(config.files()) == {*listed, "moco_v3_vit"}
   for row in section.splitlines():
     names = re.findall(r"\]\(configs/(\w+)\.py\)", row)
     if names:  # The file beside it makes that method.
@@ -215,9 +215,9 @@ def test_commands_are_understood():
 
 def test_settings_exist():
   known = {"resolved"}
-  for name in configs.files():
+  for name in config.files():
     for dataset in ("digits", "cifar10", "imagenet2012", "folder:photos"):
-      known |= set(_entries(configs.of_method(name, dataset).to_dict()))
+      known |= set(_entries(config.of_method(name, dataset).to_dict()))
   mentioned = re.compile(r"(?:--config|`(?:--)?config)\.((?:\w+\.)*\w+)")
   count = 0
   for page, text in _TEXTS.items():
