@@ -20,9 +20,12 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
+import filelock
 import jax
 import numpy as np
 import pytest
+
+from jssl import data
 
 # A job in a shell's background ignores Ctrl-C, as does all that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -61,15 +64,28 @@ def golden():
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-  """A data folder of the tests' own, in which digits are prepared once."""
-  return tmp_path_factory.mktemp("tfds")
+def shared(tmp_path_factory):
+  """A folder that all worker processes of this test run have in common."""
+  folder = tmp_path_factory.getbasetemp()
+  return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory, data_dir):
-  """A run left alone: its folder, and what it printed."""
+def data_dir(shared):
+  """A data folder of the tests' own, in which digits are prepared once."""
+  folder = shared / "tfds"
+  with filelock.FileLock(shared / "tfds.lock"):
+    data.open_source("digits", "train", data_dir=folder)
+  return folder
+
+
+@pytest.fixture(scope="session")
+def whole(shared, data_dir):
+  """An uninterrupted run: its folder, and what it printed."""
   import command  # It imports all of jssl.
 
-  workdir = tmp_path_factory.mktemp("whole")
-  return workdir, command.train(workdir, data_dir)
+  workdir, log = shared / "whole", shared / "whole.log"
+  with filelock.FileLock(shared / "whole.lock"):
+    if not log.exists():
+      log.write_text(command.train(workdir, data_dir))
+  return workdir, log.read_text()
