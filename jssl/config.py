@@ -16,8 +16,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jssl.data.datasets import facts
-from jssl.data.datasets import set_name
 from jssl.files import write_json
 
 # In a difference: the config that lacks the entry.
@@ -47,6 +45,10 @@ def base(dataset: str) -> ConfigDict:
   Returns:
     A config that lacks the method, the augmentation and the optimizer.
   """
+  # Not at the top: jssl.data is slow to import, and no loss needs it.
+  from jssl.data.datasets import facts
+  from jssl.data.datasets import set_name
+
   known = facts(dataset)
   config = ConfigDict({
       "seed": 0,
@@ -160,6 +162,9 @@ def from_table(
   """
 
   def get_config(dataset: str = default) -> ConfigDict:
+    from jssl.data.datasets import facts
+    from jssl.data.datasets import set_name
+
     config = start(dataset)
     row = facts(dataset).like or set_name(dataset)
     for name in ("default", row):

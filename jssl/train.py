@@ -13,8 +13,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from jssl import cli
-from jssl import config as configs
 from jssl import loop
+from jssl.config import load_config
 from jssl.evals import summary
 from jssl.report import conclusions
 
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     sys.exit(os.EX_TEMPFAIL)
   if result:
     print(summary.table(result))
-    classes = len(configs.load_config(workdir).resolved.classes)
+    classes = len(load_config(workdir).resolved.classes)
     print(conclusions.finished(result, classes=classes))
     names = (
         "report.html",

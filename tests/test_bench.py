@@ -39,6 +39,7 @@ def measured(tmp_path_factory):
   return output, result
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_for_each_method_and_baseline(measured):
   output, _ = measured
   text = (output / "methods.md").read_text()
@@ -198,6 +199,7 @@ def test_a_wrong_name_is_reported_before_anything_starts(tmp_path):
     assert done.returncode == 1 and message in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_the_last_line_is_json(tmp_path):
   command = [sys.executable, "-m", "jssl.bench", "methods", "--methods=vicreg"]
   options = ("--seeds=1", "--epochs=1", "--width=8", "--net=resnet8")
@@ -214,6 +216,7 @@ def test_the_last_line_is_json(tmp_path):
   assert 0 < result["vicreg"]["knn"] < 1
 
 
+@pytest.mark.slow
 def test_knn_and_the_grid_of_probes_are_timed():
   result = knn.measure(queries=8, bank=512, dim=4, k=3, windows=1)
   assert result["probe_settings"] >= 20
@@ -246,6 +249,7 @@ def test_detail_grows_with_the_canvas():
   assert data.detail([_picture(60, 80, detailed=False)], 30, 28)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["imagenet2012", "folder:x"])
 def test_the_default_canvas_keeps_the_detail_of_the_papers_crops(dataset):
   """At least three quarters, for pictures of ImageNet's sizes."""
@@ -289,6 +293,7 @@ def step_config():
   return config
 
 
+@pytest.mark.slow
 def test_a_step_is_timed_and_counted(step_config):
   hits = []
   jax.monitoring.register_event_listener(
@@ -321,6 +326,7 @@ def test_a_failed_start_reports_why(tmp_path):
     start.measure([f"--config={tmp_path}/no_such.py:digits"])
 
 
+@pytest.mark.slow
 def test_bench_step_takes_flags(tmp_path):
   command = [sys.executable, "-m", "jssl.bench", "step", "--method=moco_v2"]
   options = ("--net=resnet8", "--width=4", "--batch_size=8", "--image_size=8")

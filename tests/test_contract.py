@@ -197,6 +197,7 @@ def test_no_gradient_reaches_what_is_carried(name):
   assert all(np.any(gradient) for gradient in jax.tree.leaves(for_params))
 
 
+@pytest.mark.slow
 @each_method
 def test_a_resumed_run_is_identical_to_the_bit(name, tmp_path):
   checkpoints = Checkpoints(str(tmp_path))
@@ -226,6 +227,7 @@ def test_encode_gives_pooled_features_and_stages(name):
   assert features["stage_1"].shape == (8, side, side, channels)
 
 
+@pytest.mark.slow
 @each_method
 def test_pictures_are_images(name):
   method, state = _method(name), _start(name)
@@ -300,6 +302,7 @@ def test_steps_in_a_loop_keep_every_type_in_bfloat16(name):
   assert metrics["loss"].shape == (3,) and metrics["loss"].dtype == jnp.float32
 
 
+@pytest.mark.slow
 @each_method
 def test_the_step_exports_for_tpu_and_gpu(name):
   step, state = make_step(_method(name), _optimizer(name)), _start(name)

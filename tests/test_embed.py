@@ -129,6 +129,7 @@ def expected(workdir, photos):
   return rows
 
 
+@pytest.mark.slow
 @each_format
 def test_features_are_those_of_load_encoder(whole, expected, suffix):
   names, rows = whole[suffix].columns.name, _all(whole[suffix])
@@ -377,6 +378,7 @@ compute.compute(plan, pathlib.Path(sys.argv[3]))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_one_batch(
     workdir, trained, photos, whole, tmp_path
 ):

@@ -31,6 +31,7 @@ def _images(count, height=20, width=28):
   return random.integers(0, 256, (count, height, width, 3), np.uint8)
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_net_on_the_central_square(loaded):
   path, encode, params = loaded
   images = _images(3)
@@ -240,6 +241,7 @@ def _trained(name, net):
   return encoder.Encoder(made, method, step=1, params=params, encode=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _ENCODERS)
 def test_the_backbone_is_the_one_that_encodes(name):
   net, inputs = _watched(_net(name))
@@ -299,6 +301,7 @@ def test_a_trainable_encoder_is_the_same_until_it_trains(name, monkeypatch):
   )
 
 
+@pytest.mark.slow
 def test_training_takes_the_batch_as_one_group(tmp_path):
   made = tiny_run.config()
   assert made.net.groups > 1

@@ -54,6 +54,7 @@ def finished(tmp_path_factory, data_dir):
   return str(workdir), config
 
 
+@pytest.mark.slow
 def test_load_encoder_gives_the_features_of_the_run(finished):
   workdir, config = finished
   encode, params = load_encoder(workdir)
@@ -143,6 +144,7 @@ def test_a_call_chosen_by_jssl_is_no_longer_than_an_epoch(
   assert experiment.make(config).steps_per_call == 20
 
 
+@pytest.mark.slow
 def test_an_epoch_has_a_row_however_small_the_set_is(tmp_path, data_dir):
   config = _short(data_dir, epochs=3.0, every_steps=50)
   loop.train(config, str(tmp_path))

@@ -30,6 +30,8 @@ from jssl.embeddings import l2_normalize
 from jssl.evals import summary
 from jssl.recorder import Diverged
 
+pytestmark = pytest.mark.slow
+
 KILLS = 20
 
 

@@ -277,6 +277,7 @@ def test_images_of_a_step_share_their_shapes_and_steps_do_not():
   assert np.all([len(np.unique(x)) > 15 for x in first])
 
 
+@pytest.mark.slow
 def test_contexts_are_as_large_as_in_the_authors_code():
   # What four targets leave of 13 x 13 patches in the authors' code, of which
   # the blocks of a step share their shape.

@@ -53,6 +53,7 @@ def _queue_number(state):
   return shapes.index((SIZE, DIM))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [("moco_v2", {}), ("moco_v2", {"symmetric": True}), ("nnclr", {})],
@@ -68,6 +69,7 @@ def test_the_queue_is_updated_in_place(name, arguments):
     assert temporary < 4 * SIZE * (DIM + logits)
 
 
+@pytest.mark.slow
 def test_what_needs_a_second_queue_is_seen(monkeypatch):
   """The test above can fail: without donation, when the queue is read late, or
   when the change is not in a branch, which waits for all of its readers."""

@@ -10,6 +10,8 @@ import papermill
 from PIL import Image
 import pytest
 
+pytestmark = pytest.mark.slow
+
 _FOLDER = pathlib.Path(__file__).parent.parent / "colab"
 _TINY = {"net.width": 8}
 # What makes each small: parameters of its cell.

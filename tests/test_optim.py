@@ -634,6 +634,7 @@ def test_layer_decay_does_not_change_a_resnet():
   jax.tree.map(np.testing.assert_array_equal, updates, params)
 
 
+@pytest.mark.slow
 def test_layer_decay_finds_the_blocks_of_our_transformers():
   net = tiny.vit()
   params = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]

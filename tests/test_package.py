@@ -56,6 +56,7 @@ def test_the_wheel_holds_all_and_is_small(wheel):
         assert f"{inside}/{name}" in names
 
 
+@pytest.mark.slow
 def test_what_is_installed_trains_from_any_folder(wheel, tmp_path, data_dir):
   installed, here = tmp_path / "installed", tmp_path / "here"
   command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]

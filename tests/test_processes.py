@@ -22,6 +22,8 @@ from jssl.step import make_step
 import test_devices as case
 import tiny
 
+pytestmark = pytest.mark.slow
+
 # Every kind of talk between devices (`test_devices.py` has all methods): a
 # queue, gathered negatives, covariances, Sinkhorn, a pretext task, frequencies,
 # patches and a target.

@@ -37,6 +37,7 @@ def test_a_stage_is_a_moving_line_on_a_terminal():
   assert "evaluating" not in output.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_stage_is_one_line_of_a_log_file():
   done = subprocess.run(
       [sys.executable, "-c", _STAGES], text=True, capture_output=True

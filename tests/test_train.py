@@ -118,6 +118,7 @@ def test_resuming_another_model_is_refused_with_the_difference(whole, data_dir):
   assert (workdir / "config.json").read_text() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -20,6 +20,7 @@ from jssl.data import listing
 _CASE = pathlib.Path(__file__).parent / "fuzz_case.py"
 
 
+@pytest.mark.slow
 def test_spoilt_pictures_are_decoded_or_refused():
   done = subprocess.run(
       [sys.executable, _CASE, "3000", "0"],

@@ -53,6 +53,7 @@ def held(photos, tmp_path_factory):
   return _train(_config(photos), tmp_path_factory.mktemp("held"))
 
 
+@pytest.mark.slow
 def test_a_stream_trains_exactly_as_memory_does(held, photos, tmp_path):
   config = _config(photos, **{"data.stream": "always"})
   losses, rows = _train(config, tmp_path)
@@ -61,6 +62,7 @@ def test_a_stream_trains_exactly_as_memory_does(held, photos, tmp_path):
   assert all(row["replaced"] == 0 for row in rows if "loss" in row)
 
 
+@pytest.mark.slow
 def test_a_stream_resumes_in_the_middle(held, photos, tmp_path):
   streamed = {"data.stream": "always"}
   half = _config(photos, **streamed, epochs=1.0)
@@ -123,6 +125,7 @@ def _with_broken(photos, tmp_path, count):
   return tmp_path / "photos"
 
 
+@pytest.mark.slow
 def test_broken_pictures_are_named_once_and_counted(photos, tmp_path, capfd):
   config = _config(
       _with_broken(photos, tmp_path, 2),
@@ -238,6 +241,7 @@ def test_a_stream_is_not_larger_than_its_batch(photos):
     data.streamed_pipeline(source, some, batch_size=64, seed=0, canvas=24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", ["always", "never"])
 def test_nothing_is_compiled_after_the_first_step(photos, stream):
   exp = experiment.make(_config(photos, **{"data.stream": stream}))

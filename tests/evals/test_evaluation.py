@@ -179,6 +179,7 @@ def test_augmented_probes_classify_digits_at_every_stage(workdir, monkeypatch):
   assert trained["accuracy"] > 0.6
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_digits(workdir, monkeypatch):
   _limit(monkeypatch, epochs=12, learning_rate=4e-3)
   more = evaluation.evaluate(workdir, protocols=["fine_tune"])
@@ -202,6 +203,7 @@ def _folder(path, channels="RGB", classes=("cat", "dog"), count=6):
   return f"folder:{path}"
 
 
+@pytest.mark.slow
 def test_another_data_set_of_other_sizes(tmp_path, data_dir):
   # Trained on pictures without classes, evaluated on two classes.
   pictures = tmp_path / "flat"
@@ -267,6 +269,7 @@ def colors(tmp_path_factory):
 _PAIR = ["cat/1.png", "cat/2.png", "dog/3.png", "dog/4.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "train,linear",
     [
@@ -304,6 +307,7 @@ def test_a_few_labelled_pictures_are_enough_for_knn(
   assert f"- linear: {found['notes']['linear']}." in text
 
 
+@pytest.mark.slow
 def test_pictures_without_a_label_are_left_out_and_counted(
     colors, tmp_path, monkeypatch
 ):
@@ -539,6 +543,7 @@ def _command(*arguments):
   )
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table(workdir, content):
   result = _command(f"--workdir={workdir}", "--protocols=knn")
   assert result.returncode == 0, result.stderr

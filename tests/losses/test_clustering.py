@@ -55,6 +55,7 @@ def test_sinkhorn_agrees_with_the_reference(golden):
   np.testing.assert_allclose(assignment, data["assignment"], rtol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_sinkhorn_gives_equal_shares():
   scores = _scores()[0]
   few, many = (sinkhorn(scores, epsilon=0.5, iterations=n) for n in (1, 50))

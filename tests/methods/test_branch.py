@@ -64,6 +64,7 @@ def _alone(view):
   return jax.tree.map(lambda x: x[0], embedding), stats
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [True, False])
 def test_each_view_is_normalised_by_statistics_of_its_own(own):
   embedding, stats = _run(own=own)

@@ -224,6 +224,7 @@ def test_regression_is_compared_with_gray():
   np.testing.assert_allclose(metrics["chance_loss"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["classification", "regression"])
 def test_it_learns_the_colors_of_photographs(loss, tmp_path):
   photos = {

@@ -90,6 +90,7 @@ def test_without_noise_the_net_sees_what_it_paints():
   np.testing.assert_array_equal(task.inputs, task.target)
 
 
+@pytest.mark.slow
 def test_it_cleans_digits_that_it_has_not_seen():
   method = _method(tiny.resnet())
   params, carried, views = case.train_on_digits(method)

@@ -55,6 +55,7 @@ def _changed(images, index):
   return unpatchify(patches, images.shape[1:])
 
 
+@pytest.mark.slow
 def test_only_the_context_is_seen():
   _, views, params, _ = _start()
   before = _predict()(params, views)
@@ -97,6 +98,7 @@ def test_blocks_are_predicted_apart():
   assert np.abs(after[:, 1] - before[:, 1]).max(axis=(1, 2)).min() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "token"])
 def test_patches_that_fill_up_change_neither_loss_nor_gradient(pooling):
   net = ViT(32, depth=2, heads=2, patch_size=2, image_size=8, pooling=pooling)
@@ -131,6 +133,7 @@ def test_patches_that_fill_up_change_neither_loss_nor_gradient(pooling):
     tiny.assert_trees_close(other_aux.metrics, aux.metrics, 1e-6)
 
 
+@pytest.mark.slow
 def test_the_blocks_of_a_step_have_one_shape_on_all_devices():
   method, views, _, _ = _start()
   sizes = lambda views: np.asarray(views.targets.valid.sum(-1))

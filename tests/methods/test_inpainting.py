@@ -137,6 +137,7 @@ def test_pictures_keep_what_is_seen():
   assert np.mean(np.abs(output[hidden] - 0.5)) < 0.25
 
 
+@pytest.mark.slow
 def test_it_paints_digits_that_it_has_not_seen():
   method = _method(tiny.resnet())
   params, carried, views = case.train_on_digits(method)

@@ -57,6 +57,7 @@ def test_the_encoder_costs_a_third_at_three_quarters_hidden():
   assert 0.2 < masked / whole < 0.32, masked / whole
 
 
+@pytest.mark.slow
 def test_three_quarters_are_hidden_and_no_patch_is_both():
   split = _start()[0].inputs.split
   assert split.visible.shape == (4, 4) and split.hidden.shape == (4, 12)

@@ -48,6 +48,7 @@ def _cross_entropy(queries, keys):
   return 2 * TEMPERATURE * total / len(logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [dict(), dict(projector_layers=2, predictor_norm=False)],
@@ -95,6 +96,7 @@ def test_equal_images_are_at_chance():
   np.testing.assert_allclose(value, chance, rtol=case.TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "net,freeze_patch",
     [(TRANSFORMER, True), (Patches(), True), (Patches(), False)],

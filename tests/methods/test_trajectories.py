@@ -6,6 +6,7 @@ docs/fidelity.md says what each was compared with, and what differs on purpose.
 import functools
 
 import numpy as np
+import pytest
 
 from jssl import optim
 from jssl.methods import _one_net
@@ -13,6 +14,8 @@ from jssl.methods import METHODS
 from jssl.nets import ResNet
 from jssl.nets import ViT
 import trajectories
+
+pytestmark = pytest.mark.slow
 
 # What the references train: torchvision's basic blocks. It is narrow, since
 # rounding seldom turns a ReLU on or off where there are few.

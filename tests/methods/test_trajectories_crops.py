@@ -17,6 +17,8 @@ from jssl.nets import ResNet
 from jssl.nets import ViT
 import trajectories
 
+pytestmark = pytest.mark.slow
+
 NET = ResNet((1, 1, 1, 1), width=8)
 PARAMS = {"params": lambda state: state.params}
 # Twelve steps, one in each epoch.

@@ -19,6 +19,8 @@ from jssl.methods import METHODS
 from jssl.nets import ViT
 import trajectories
 
+pytestmark = pytest.mark.slow
+
 # The package shows the constructors under the modules' names.
 ijepa_file = importlib.import_module("jssl.methods.ijepa")
 simmim_file = importlib.import_module("jssl.methods.simmim")

@@ -249,6 +249,7 @@ def _sections(parsed):
   ]
 
 
+@pytest.mark.slow
 def test_a_run_without_labels_ends_with_a_report(trained):
   parsed = _check(trained / "report.html")
   assert _sections(parsed) == [
