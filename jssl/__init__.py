@@ -1,12 +1,13 @@
 """jssl trains image encoders without labels, in JAX and Flax.
 
-For a loop of your own: `jssl.losses`, `jssl.augment`, `jssl.queue`, `jssl.ema`,
-`jssl.masking`, `jssl.nets`, `jssl.optim`, `jssl.evals`, and `jssl.methods` with
-`make_step`. A whole run: `jssl.config`, `jssl.loop`. What is left of it:
-`load_encoder`, `jssl.embed`, `jssl.export`, `jssl.report`.
+To write your own training loop: `jssl.losses`, `jssl.augment`, `jssl.queue`,
+`jssl.ema`, `jssl.masking`, `jssl.nets`, `jssl.optim`, `jssl.evals`, and
+`jssl.methods` with `make_step`. To train a whole run: `jssl.config` and
+`jssl.loop`. To use its encoder: `load_encoder`, `jssl.embed`, `jssl.export` and
+`jssl.report`.
 """
 
-# Before the imports, some of which read it; pyproject.toml takes it from here.
+# Set before the imports, since some need it; pyproject.toml reads it from here.
 __version__ = "0.1.0"
 
 from jssl.encoder import load_encoder

@@ -31,8 +31,8 @@ def method(
 ) -> Method:
   """Makes the method, with its net and its augmentation.
 
-  A key of the method's section that ends in `_epochs` is the constructor's
-  argument in `_steps`.
+  A key of the method's section that ends in `_epochs` sets the constructor's
+  argument of that name in `_steps`.
 
   Args:
     config: The config.
@@ -88,11 +88,11 @@ def net(config: ConfigDict, *, axis_name: str | None = None) -> nn.Module:
 
   Args:
     config: The config. Keys of `config.net` that belong to other nets are
-      ignored, so that a net is changed by its name alone.
+      ignored, so that changing the name is enough to change the net.
     axis_name: Axis that batch statistics are synchronised over, or None.
   """
   section = {**config.net.to_dict(), "image_size": config.image_size}
-  if not section.get("heads"):  # The net's own number.
+  if not section.get("heads"):  # 0: the net's default.
     section.pop("heads", None)
   parts = section.pop("micro_batches")
   make = _construct(
@@ -113,7 +113,7 @@ def batch_multiple(config: ConfigDict, *, devices: int) -> int:
     devices: Number of devices that share the batch.
 
   Returns:
-    The devices, times the BatchNorm groups of each, times the parts of
+    The number of devices, times the BatchNorm groups per device, times
     `config.net.micro_batches`.
   """
   section = _without_foreign_keys(config.net.to_dict(), nets.NETS)
@@ -150,7 +150,7 @@ def optimizer(
 
   Args:
     config: The config. Keys that belong to other optimizers are ignored, so
-      that an optimizer is changed by its name alone.
+      that changing the name is enough to change the optimizer.
     steps_per_epoch: Steps per epoch, for its schedules.
   """
   updates_per_epoch = steps_per_epoch / config.accumulate_steps
@@ -172,7 +172,7 @@ def precision(name: str) -> Any:
 
 
 def _construct(where, section, table, **more):
-  """Binds a section's entries, and more, to the constructor it names."""
+  """Binds a section's entries, and other arguments, to its constructor."""
   arguments = {
       key: tuple(value) if isinstance(value, list) else value
       for key, value in section.items()
@@ -186,7 +186,7 @@ def _construct(where, section, table, **more):
 
 
 def _scheduled(where, config, steps_per_epoch):
-  """Returns a section as a dict, its schedules made functions of the step."""
+  """Returns a section as a dict, with schedules as functions of the step."""
   made = {}
   for key, value in config[where.removeprefix("config.")].items():
     if isinstance(value, ConfigDict) and key != "schedule":
@@ -201,7 +201,7 @@ def _scheduled(where, config, steps_per_epoch):
 
 
 def _check_numbers(where, section, *, share=False):
-  """Raises ValueError for a number below 0, or of a share above 1."""
+  """Raises ValueError for a negative number, or for a share above 1."""
   for key, value in section.items():
     if isinstance(value, (int, float)):
       name = f"{where}.{key}"
@@ -213,7 +213,7 @@ def _check_numbers(where, section, *, share=False):
 
 
 def _without_foreign_keys(section, table):
-  """Removes keys of other constructors in the table than the named one."""
+  """Removes keys that only other constructors of the table have."""
   make = table.get(section["name"])
   if make is None:
     return section  # `_construct` lists the valid names.

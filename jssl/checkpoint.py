@@ -1,9 +1,9 @@
 """Checkpoints of a run, with Orbax, in `WORKDIR/checkpoints`.
 
 Orbax writes a checkpoint next to the others under a temporary name and renames
-it when it is complete, so a run may be killed at any moment: a checkpoint under
-its final name was complete. Later damage is detected by a checksum of each
-array.
+it when it is complete. So a run may be killed at any moment: every checkpoint
+under its final name was written completely. Later damage is detected by a
+checksum of each array.
 """
 
 from collections.abc import Iterator
@@ -76,7 +76,7 @@ class Checkpoints:
     """Copies the state to the host, then writes it in the background.
 
     Raises:
-      NotSaved: If writing failed, often that of the previous checkpoint.
+      NotSaved: If writing failed, often of the previous checkpoint.
     """
     state = jax.device_get(_without_keys(state))
     args = self._args.Composite(
@@ -111,7 +111,7 @@ class Checkpoints:
 
     Raises:
       FileNotFoundError: If there is none.
-      ValueError: If all of them are damaged, or of another model or version.
+      ValueError: If all are damaged, or belong to another model or version.
     """
     raw = jax.eval_shape(_without_keys, like)
     step, state, damaged = self._newest(raw, partial)
@@ -175,7 +175,7 @@ class Checkpoints:
       return None, _reason(error)
     arrays = _described(state)["arrays"].items()
     for name, _ in sorted(arrays - about["arrays"].items()):
-      return None, f"{name} is not as it was written"
+      return None, f"{name} has changed since it was written"
     return state, None
 
   def _item(self, step, **args):
@@ -203,8 +203,9 @@ class Checkpoints:
       newest = f"that of step {self.latest}" if self.latest else "none"
       raise NotSaved(
           f"a checkpoint could not be saved in {self._manager.directory}, where"
-          f" {free:,.1f} MiB are free. Intact is {newest}. Free space, and run"
-          f" the same command again. The cause: {_reason(error)}"
+          f" {free:,.1f} MiB are free. The newest intact checkpoint is"
+          f" {newest}. Free space, and run the same command again. The cause:"
+          f" {_reason(error)}"
       ) from error
 
   def close(self) -> None:
@@ -273,11 +274,12 @@ def _checksum_of(arrays):
 
 
 def _check_kind(about, like, path, *, partial):
-  """Refuses a checkpoint of other arrays than expected."""
+  """Raises ValueError if a checkpoint's arrays are not those expected."""
   if about["format"] != _FORMAT:
     raise ValueError(
-        f"{path} is of format {about['format']}, this jssl reads {_FORMAT}: use"
-        " the version that wrote it, or give another --workdir."
+        f"{path} has format {about['format']}, but this version of jssl reads"
+        f" format {_FORMAT}: use the version that wrote it, or give another"
+        " --workdir."
     )
   there = {k: v.rpartition(" ")[0] for k, v in about["arrays"].items()}
   here = {name: _form(x) for name, x in _named(like).items()}
@@ -289,12 +291,12 @@ def _check_kind(about, like, path, *, partial):
     if all(name.startswith(_OPTIMIZER) for name in wrong):
       remedy += " It can still be evaluated and exported."
     lines = "".join(
-        f"\n  {name}: {there.get(name, 'absent')} there, "
+        f"\n  {name}: {there.get(name, 'absent')} saved, "
         f"{here.get(name, 'absent')} now"
         for name in wrong[:_NAMED]
     )
     raise ValueError(
-        f"{path} is of another model, or of another version of jssl:"
+        f"{path} belongs to another model, or another version of jssl:"
         f" {len(wrong)} arrays differ.{lines}\n{remedy}"
     )
 

@@ -49,21 +49,21 @@ _COORDINATOR = flags.DEFINE_string(
 _PROCESSES = flags.DEFINE_integer(
     "num_processes",
     None,
-    "Number of such processes; or $JAX_NUM_PROCESSES. 1 looks for no others.",
+    "Number of these processes; or $JAX_NUM_PROCESSES. 1 trains in this one.",
 )
 _PROCESS = flags.DEFINE_integer(
-    "process_id", None, "Which of them this is, from 0; or $JAX_PROCESS_ID."
+    "process_id", None, "Index of this process, from 0; or $JAX_PROCESS_ID."
 )
 _HEARTBEAT = flags.DEFINE_integer(
     "heartbeat_seconds",
     60,
-    "If a process sends no heartbeat for this time, all of them end.",
+    "All processes end if one sends no heartbeat for this many seconds.",
     lower_bound=1,
 )
 # Variables of Slurm and Open MPI with the number of processes.
 _SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 _INTERRUPTED = 128 + signal.SIGINT  # The exit code, as shells have it.
-# The first process evaluates the encoder in the end; the others wait for it.
+# The other processes wait for the first one, which evaluates the encoder.
 _SHUTDOWN_SECONDS = 24 * 60 * 60
 
 
@@ -84,7 +84,7 @@ def parse(
     The program's name and those arguments.
   """
   for stream in (sys.stdout, sys.stderr):
-    if hasattr(stream, "reconfigure"):  # A name must not end a long command.
+    if hasattr(stream, "reconfigure"):  # No name may crash a long run.
       stream.reconfigure(errors="backslashreplace")
   asked = {x.lstrip("-") for x in _flags_of(argv)}
   if asked & {"help", "helpshort", "h", "?"}:
@@ -138,7 +138,7 @@ def _finish(text):
 def _help():
   """Describes a command and its flags."""
   everywhere = flags.FLAGS.get_flags_for_module(__name__)
-  # Those of the command, whatever its module is called when it is run.
+  # The command's own flags, whose module is `__main__` under `python -m`.
   main = vars(sys.modules["__main__"]).values()
   own = [flags.FLAGS[x.name] for x in main if isinstance(x, flags.FlagHolder)]
   parts = [(sys.modules["__main__"].__doc__ or "").strip()]
@@ -189,7 +189,7 @@ def use_compilation_cache() -> None:
   if jax.default_backend() == "cpu":
     folder /= f"cpu-{zlib.crc32(_cpu().encode()):08x}"
   jax.config.update("jax_compilation_cache_dir", str(folder))
-  # Small programs too: a start compiles a hundred of them.
+  # Small programs too: starting up compiles a hundred of them.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
@@ -210,7 +210,7 @@ def join_processes() -> None:
   `jax.distributed.initialize`.
 
   Raises:
-    ValueError: If something is missing, or the others cannot be reached.
+    ValueError: If a setting is missing, or the others cannot be reached.
   """
   settings = {
       "coordinator_address": _given(_COORDINATOR, "JAX_COORDINATOR_ADDRESS"),
@@ -263,7 +263,7 @@ def plain_errors(*, interrupted: str = "interrupted") -> Iterator[None]:
     with preemption.quit_on_second_interrupt(_interject, _quit):
       yield
   except preemption.Stopped as error:
-    # In order, with all the other processes of a training.
+    # An orderly exit, along with all other processes of the training.
     _print(error)
     sys.exit(_INTERRUPTED)
   except KeyboardInterrupt:
@@ -283,9 +283,10 @@ def plain_errors(*, interrupted: str = "interrupted") -> Iterator[None]:
     if not _among_others():
       raise
     _print(
-        f"process {jax.process_index()} lost another ({_first_line(error)})."
-        f" Within {_HEARTBEAT.value} seconds JAX reports which. The same"
-        " command on all of them resumes from the last checkpoint."
+        f"process {jax.process_index()} lost contact with another"
+        f" ({_first_line(error)}). Within {_HEARTBEAT.value} seconds JAX"
+        " reports which. The same command on all of them resumes from the last"
+        " checkpoint."
     )
     time.sleep(2 * _HEARTBEAT.value)  # JAX ends this process meanwhile.
     _exit("the others are still running; see their messages.")
@@ -296,7 +297,7 @@ def _print(message):
 
 
 def _quit():
-  """Ends the program from any thread, whatever the others hold."""
+  """Ends the program at once, from any thread."""
   _interject("quit at once; the checkpoints are intact")
   os._exit(_INTERRUPTED)
 
@@ -339,7 +340,7 @@ def _with_config_files(argv):
 
 
 def _config_file(value):
-  """Returns the value with the file that it names, maybe one of jssl's own."""
+  """Returns the value with its config's name replaced by the file's path."""
   name, colon, dataset = value.partition(":")
   path = pathlib.Path(name if name.endswith(".py") else f"{name}.py")
   known = {}

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from jssl.files import write_json
 
-# In a difference: the config that lacks the entry.
+# The value of an entry in the config that lacks it, see `difference`.
 ABSENT = "(absent)"
 # For a short run on a CPU.
 _EMBEDDED = {
@@ -55,8 +55,9 @@ def base(dataset: str) -> ConfigDict:
       "epochs": 200.0,
       # Images per step, over all devices.
       "batch_size": known.batch_size,
-      # Steps whose gradients are averaged into one update. A loss across the
-      # batch sees the images of one step; with net.micro_batches it sees all.
+      # Steps whose gradients are averaged into one update. A loss that compares
+      # images sees those of one step; net.micro_batches saves memory, too, but
+      # lets it see the whole batch.
       "accumulate_steps": 1,
       # Training ends after this many steps in a row whose loss or gradient is
       # not finite; such steps change nothing.
@@ -66,7 +67,8 @@ def base(dataset: str) -> ConfigDict:
       # Of the computation: "float32", "bfloat16" or "auto" (bfloat16 on TPU and
       # GPU, float32 on CPU).
       "precision": "auto",
-      # Most steps per compiled call; 0 for 1 on CPU, 20 on TPU and GPU.
+      # Largest number of steps per compiled call; 0 means 1 on CPU, and 20 on
+      # TPU and GPU.
       "steps_per_dispatch": 0,
       "data": {
           "name": dataset,
@@ -80,9 +82,10 @@ def base(dataset: str) -> ConfigDict:
           # "never" keeps all images on the device, "always" decodes them when
           # they are needed, "auto" does so if they do not fit.
           "stream": "auto",
-          # For a stream: processes that decode; 0 for threads, -1 to choose.
+          # If streamed: number of processes that decode; 0 for threads, -1 to
+          # choose.
           "workers": -1,
-          # For a stream: a folder that keeps decoded images; empty for none.
+          # If streamed: a folder that keeps decoded images; empty for none.
           "cache": "",
           # Largest fraction of damaged pictures that is tolerated.
           "max_broken": 0.1,
@@ -122,7 +125,7 @@ def base(dataset: str) -> ConfigDict:
           # Side of the central crop that is encoded, relative to the picture's
           # shorter side.
           "crop_fraction": known.crop_fraction,
-          # Of a split that is streamed, at most this many images are used.
+          # Largest number of images that are used of a streamed split.
           "max_images": 10_000,
       },
       # The newest checkpoints are kept.
@@ -143,9 +146,10 @@ def from_table(
   """Makes the `get_config` of a config file from a table of settings.
 
   Args:
-    settings: From a data set to its settings, on top of those of the row
-      "default", which is for all. Keys are those of `--config.KEY=VALUE`, such
-      as "method.dim"; a dict replaces a whole section, None removes the entry.
+    settings: A dict from data set to its settings, which are applied after
+      those of the row "default", which is for all sets. Keys are those of
+      `--config.KEY=VALUE`, such as "method.dim"; a dict replaces a whole
+      section, None removes the entry.
     default: The data set if none is named.
     start: Returns the config that the settings are applied to.
 
@@ -187,8 +191,8 @@ def sgd(
   Args:
     learning_rate: The peak, for batches of `reference_batch_size`.
     weight_decay: See `jssl.optim.sgd`.
-    reference_batch_size: The learning rate is proportional to the batch size; 0
-      for one that is not.
+    reference_batch_size: The learning rate is scaled in proportion to the batch
+      size; 0 to use it as it is.
     warmup_epochs: Epochs of linear warm-up.
     nesterov: See `jssl.optim.sgd`.
   """
@@ -462,11 +466,12 @@ def _optimizer(
   return {
       "name": name,
       "learning_rate": learning_rate,
-      # The learning rate is for batches of this size, and proportional to the
-      # batch size; 0 for one that is not.
+      # The learning rate is for batches of this size, and scaled in proportion
+      # to the batch size; 0 to use it as it is.
       "reference_batch_size": reference_batch_size,
       "weight_decay": weight_decay,
-      # Largest gradient norm, 0 for no limit; over all parameters, or of each.
+      # Largest gradient norm, 0 for no limit: of all parameters together, or
+      # with clip_per_parameter of each.
       "clip_norm": clip_norm,
       "clip_per_parameter": False,
       "schedule": {

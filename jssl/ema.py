@@ -50,7 +50,7 @@ def as_schedule(momentum: float | Callable) -> Callable:
     momentum: A constant in [0, 1], or already a function of the step.
 
   Raises:
-    ValueError: If it is outside of [0, 1]; of a function, at step 0.
+    ValueError: If it is outside of [0, 1]; a schedule is checked at step 0.
 
   Example:
     >>> from jssl import ema

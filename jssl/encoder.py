@@ -141,11 +141,11 @@ def example_batch(config: ConfigDict) -> dict[str, jax.Array]:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-  """An encoder, for all that follows training.
+  """An encoder, for everything that follows training.
 
   Attributes:
     config: The run's config, with "resolved" facts about its data.
-    method: The method, outside of any axis.
+    method: The method, made without an axis.
     step: Number of steps taken; 0 before training.
     params: The first argument of `encode`: (params, carried) of the train
       state; None for raw pixels.
@@ -182,11 +182,11 @@ def load(path: str) -> Encoder:
 def make(
     config: ConfigDict, method: Method, step: int, params: PyTree
 ) -> Encoder:
-  """Makes an encoder that prepares images as a config says.
+  """Makes an encoder that prepares images as the config says.
 
   Args:
     config: The config of a run, with "resolved" facts about its data.
-    method: The method, outside of any axis.
+    method: The method, made without an axis.
     step: Number of steps taken.
     params: (params, carried) of the train state.
   """
@@ -219,12 +219,12 @@ def raw_pixels(encoder: Encoder) -> Encoder:
 class State(NamedTuple):
   """The part of a `TrainState` that an encoder needs.
 
-  The optimizer may be that of another version.
+  It has no optimizer state, so the optimizer may be that of another version.
 
   Attributes:
     step: Number of steps taken, int32 `[]`.
     params: The tree that is differentiated.
-    carried: All else that the method keeps.
+    carried: What else the method carries from step to step.
   """
 
   step: jax.Array
@@ -294,7 +294,7 @@ def make_trainable(encoder: Encoder) -> Callable[..., Any]:
     variables are those of `backbone`, images `[B, H, W, C]` in [0, 1], of the
     size that the method encodes. With a key it is in training mode: BatchNorm
     uses the statistics of the batch, as one group, and returns its new running
-    statistics, and the key draws what drop path drops.
+    statistics, and drop path draws from the key.
   """
   config = encoder.config.copy_and_resolve_references()
   config.net.groups = 1

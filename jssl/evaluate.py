@@ -40,8 +40,8 @@ def main(argv: list[str]) -> None:
     )
   print(results.markdown(content, intervals=False))
   print(
-      f"In {workdir}/evaluation: the same, with 95% intervals; python -m"
-      f" jssl.report --workdir={shlex.quote(workdir)} puts it into the report"
+      f"The same, with 95% intervals, is in {workdir}/evaluation; python -m"
+      f" jssl.report --workdir={shlex.quote(workdir)} adds it to the report"
   )
 
 

@@ -271,11 +271,11 @@ def _with_statistics(config, channels):
 
 
 def _steps_per_call(limit, total_steps, steps_per_epoch):
-  """Returns the limit, or a divisor of all steps near it.
+  """Returns the limit, or a divisor of the total number of steps near it.
 
-  A divisor needs no last call of another length, and so no second compilation.
-  By default no call is longer than an epoch, so that each epoch has its row of
-  metrics.
+  With a divisor no last call has another length, so that nothing is compiled
+  twice. By default no call is longer than an epoch, so that each epoch has its
+  row of metrics.
   """
   if not limit:
     limit = 1 if jax.default_backend() == "cpu" else _STEPS_PER_CALL
@@ -321,7 +321,7 @@ def _check_size(config, images):
 
 
 def _suggest_batch_size(config: ConfigDict, most: int) -> str:
-  """Returns flags with a batch that devices, net and queue accept.
+  """Returns flags for a batch that devices, net and queue accept.
 
   Args:
     config: The config.
@@ -354,7 +354,7 @@ def _suggest_batch_size(config: ConfigDict, most: int) -> str:
 
 
 def _check_step(exp, example):
-  """Has losses and norms refuse a batch of too few images, uncompiled."""
+  """Lets losses and norms refuse a too small batch, without compiling."""
   size, devices = exp.config.batch_size, jax.local_device_count()
   shape = (devices, size // jax.device_count())
   batch = {

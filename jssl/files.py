@@ -18,7 +18,7 @@ def atomic(
   """Replaces a file at the end of a block, or leaves it as it was.
 
   Args:
-    path: The file. A reader finds its old content or all of the new one.
+    path: The file. Readers find its old content or the complete new one.
     suffix: What is appended to its name to make the temporary one; unique to
       the process where several may write the same file.
 
@@ -66,18 +66,18 @@ def check_writable(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: str | os.PathLike, *, busy: str) -> Iterator[None]:
-  """Holds the only right to write something, until the block ends.
+  """Holds an exclusive lock until the block ends.
 
-  The right ends with the process, however that ends: what a killed process
-  leaves locks nothing.
+  The lock ends with the process, however that ends: a file left by a killed
+  process locks nothing.
 
   Args:
-    path: An empty file that stands for the right, made if need be and removed
-      at the end.
-    busy: What to tell if another process holds it.
+    path: The lock file, which is empty: made if it is missing, removed at the
+      end.
+    busy: The error message if another process holds the lock.
 
   Raises:
-    BlockingIOError: If another process holds it.
+    BlockingIOError: If another process holds the lock.
   """
   path = pathlib.Path(path)
   lock = filelock.FileLock(path, timeout=0)

@@ -39,7 +39,7 @@ from jssl.report import views
 from jssl.step import all_finite
 from jssl.step import TrainState
 
-# Held-out images below which every score is a matter of luck.
+# With fewer held-out images than this, no score is reliable.
 _FEW = 10
 # Entries of the config that may change when a run is resumed: neither the model
 # nor the order of the data depends on them.
@@ -69,10 +69,10 @@ class Trained:
   """The outcome of training.
 
   Attributes:
-    state: The last state. If a stop was requested before the first step, it is
-      donated and gone.
-    step: Its step: less than the experiment's steps if a stop was requested.
-    features: Its features, if it was evaluated; else None.
+    state: The last state. If a stop was requested before the first step, its
+      buffers were donated and cannot be read.
+    step: Number of steps taken: not all of them if a stop was requested.
+    features: The state's features if it was evaluated, else None.
   """
 
   state: TrainState
@@ -110,7 +110,7 @@ def train(
       `KeyboardInterrupt`; a second Ctrl-C raises a plain one at once.
   """
   with preemption.stop_request() as stop:
-    stop.outcome = f"before training began; {workdir} is as it was"
+    stop.outcome = f"before training began; {workdir} is unchanged"
     try:
       return _train(config, workdir, watch, stop)
     except preemption.Left:
@@ -123,7 +123,7 @@ def train(
 
 
 def _train(config, workdir, watch, stop):
-  """Trains; at any moment, `stop.outcome` describes what a stop then leaves."""
+  """Trains, and keeps `stop.outcome` up to date, should a stop be requested."""
   with stop.interruptible(), progress.stage(f"loading {config.data.name}"):
     exp = experiment.make(config)
   with _exclusive(workdir):
@@ -142,7 +142,7 @@ def _train_to_end(exp, checkpoints, workdir, watch, stop):
     state, resumed = _initialize(exp, checkpoints, workdir)
   first = int(state.step)
   if resumed:
-    # Until a step was taken and saved with it, the old config is valid.
+    # The old config is valid until a step was taken and saved.
     stop.outcome = (
         "before a new step was taken; the same command resumes from the"
         f" checkpoint of step {first}"
@@ -174,7 +174,7 @@ def _train_to_end(exp, checkpoints, workdir, watch, stop):
   if step < exp.total_steps:
     raise preemption.Left
   stop.outcome = (
-      f"at the evaluation; training is complete and saved at step {step}, and"
+      f"during evaluation; training is complete and saved at step {step}, and"
       " the same command evaluates it"
   )
   return recorder, trained
@@ -259,7 +259,7 @@ def run_steps(
         recorder.flush(step)
       if evaluates:
         evaluator.evaluate(step, state)
-      # A state among steps that change nothing is suspect.
+      # While steps are skipped, the state is suspect.
       if saves and not recorder.skipped_in_a_row:
         saved = _save(checkpoints, recorder, step, state, on_save) or saved
       if stop.requested():
@@ -334,7 +334,7 @@ class _Evaluator:
       recorder.evaluation(step, scores)
 
   def _draw(self, rows, step):
-    """Writes the reconstructions of this step, and the newest by one name."""
+    """Writes reconstructions twice: by the step's name, and as the newest."""
     config, workdir = self._exp.config, self._workdir
     epoch = step / self._exp.steps_per_epoch
     title = f"{config.method.name} on {config.data.name}, epoch {epoch:g}"
@@ -366,7 +366,7 @@ def _finish(exp, recorder, trained, workdir, stop):
   _save_config(exp, workdir)
   stop.outcome = (
       "while the report was written; training is complete, summary.json is"
-      " written, and the same command makes the rest"
+      " written, and the same command writes the rest"
   )
   writers = {
       "curves.png": lambda path: curves.draw(recorder.rows, path),
@@ -378,7 +378,7 @@ def _finish(exp, recorder, trained, workdir, stop):
     try:
       with recorder.stage(f"writing {name}"):
         write(os.path.join(workdir, name))
-    except Exception as error:  # Whatever it is, all else is written.
+    except Exception as error:  # The other files are still written.
       cause = f"{type(error).__name__}: {error}".splitlines()[0]
       recorder.log(
           f"WARNING: {name} could not be made ({cause}); the report can be made"
@@ -405,11 +405,11 @@ def _save(checkpoints, recorder, step, state, on_save):
 
 
 def _finite(state):
-  """Returns the state if it is worth saving."""
+  """Returns the state if all its numbers are finite, else raises Diverged."""
   if not all_finite((state.params, state.carried, state.opt_state)):
     raise Diverged(
         f"The parameters are not finite after step {int(state.step)}, so they"
-        " were not saved. Checkpoints from before are intact. Lower"
+        " were not saved. Earlier checkpoints are intact. Lower"
         " config.optimizer.learning_rate, or set config.optimizer.clip_norm,"
         " and run the same command again."
     )
@@ -417,7 +417,7 @@ def _finite(state):
 
 
 def _check_same(before, config, workdir):
-  """Refuses to resume a run of another model or order of the data.
+  """Refuses to resume a run with another model or order of the data.
 
   Returns:
     The entries that may differ and do: (key, old value, new value).
@@ -435,22 +435,22 @@ def _check_same(before, config, workdir):
         " Its checkpoints can still be evaluated and exported."
     )
   else:
-    cause = "holds a run of another model or order of the data"
+    cause = "holds a run with another model or order of the data"
     remedy = "Set them back to resume it, or give another --workdir."
   lines = "".join(
-      f"  config.{key}: {old!r} there, {new!r} now\n"
+      f"  config.{key}: {old!r} in the run, {new!r} now\n"
       for key, old, new in refused
   )
   raise ValueError(f"{workdir} {cause}:\n{lines}{remedy}")
 
 
 def _is_absent(change):
-  """Whether one of both configs lacks the entry."""
+  """Whether either of the configs lacks the entry."""
   return ABSENT in change[1:]
 
 
 def _check_steps(exp, before, changed, step, workdir):
-  """Refuses settings with which a finished run's files would be wrong."""
+  """Refuses settings that a finished run's files would not match."""
   epochs, total = exp.config.epochs, exp.total_steps
   trained = step / exp.steps_per_epoch
   done = f"{workdir} was trained for {trained:.6g} epochs ({step} steps)"
@@ -465,7 +465,7 @@ def _check_steps(exp, before, changed, step, workdir):
   whole = round(before.epochs * exp.steps_per_epoch)
   if step < whole:
     raise ValueError(
-        f"{done}, which is all of config.epochs={epochs:g}, but by the"
+        f"{done}, which is all of config.epochs={epochs:g}, but with"
         f" schedules of {before.epochs:g} epochs ({whole} steps), so no step"
         f" would be taken with epochs {before.epochs:g} -> {epochs:g}. Give"
         f" config.epochs={before.epochs:g} as before to finish it, evaluate it"
@@ -510,7 +510,7 @@ def _log_start(exp, recorder, checkpoints, resumed, step):
   if len(test.image) < _FEW:
     recorder.log(
         f"WARNING: {len(test.image)} held-out images are too few to evaluate;"
-        " their scores are not reliable"
+        " scores on them are not reliable"
     )
   recorder.log_skipped(list(dict.fromkeys(train.skipped + test.skipped)))
   for note in dict.fromkeys(train.notes + test.notes):
@@ -539,13 +539,13 @@ def _log_changes(exp, recorder, before, changed, step):
   if not math.isclose(old, new, rel_tol=1e-3, abs_tol=1e-12):
     recorder.log(
         f"the schedule now runs over {exp.config.epochs:g} epochs: at step"
-        f" {step} the learning rate is {new:.3g}, where it was {old:.3g}"
+        f" {step} the learning rate is {new:.3g} instead of {old:.3g}"
     )
 
 
 @contextlib.contextmanager
 def _exclusive(workdir: str) -> Iterator[None]:
-  """Keeps other runs out of the folder, which is made if it is missing."""
+  """Locks the folder against other runs; makes it if it is missing."""
   try:
     os.makedirs(workdir, exist_ok=True)
     tempfile.TemporaryFile(dir=workdir).close()

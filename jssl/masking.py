@@ -63,8 +63,8 @@ def hidden_count(total: int, ratio: float) -> int:
   if not 0 < ratio < 1 or not 0 < hidden < total:
     raise ValueError(
         f"A mask ratio of {ratio} hides {hidden} of {total} patches; expected a"
-        " ratio in (0, 1) that hides some and leaves some. Smaller patches or"
-        " larger images make more of them."
+        " ratio in (0, 1) that hides some, but not all. Smaller patches or"
+        " larger images give more of them."
     )
   return hidden
 

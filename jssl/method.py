@@ -69,7 +69,7 @@ class Method(NamedTuple):
     pictures: `(params, carried, views) -> Pictures`; None unless the method is
       generative.
     frozen_steps: `(params) -> tree` of numbers, like `params`: for how many
-      steps each parameter is frozen; 0 for none, `math.inf` for ever.
+      steps each parameter is frozen; 0 for none, `math.inf` forever.
       `make_step` hides a frozen parameter from the optimizer, whose state for
       it (moments, step count, momentum) does not change either. None if no
       parameter is frozen.

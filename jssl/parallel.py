@@ -140,8 +140,8 @@ def local_slice(x: jax.Array, size: int, axis_name: str | None) -> jax.Array:
 def replicate(tree: PyTree) -> PyTree:
   """Puts a copy of every leaf on each local device, without a device axis.
 
-  `jax.pmap` can donate such a tree; a tree on one device it cannot donate when
-  several processes take part (seen in JAX 0.10.2 and 0.12.0).
+  `jax.pmap` can donate such a tree, but not a tree on one device if several
+  processes take part (seen in JAX 0.10.2 and 0.12.0).
 
   Args:
     tree: Arrays of any shapes.

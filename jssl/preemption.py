@@ -17,12 +17,12 @@ from jax.experimental import multihost_utils
 
 T = TypeVar("T")
 
-# A program that ends within this time announces nothing before.
+# A program that ends within these seconds prints no message before.
 _SECONDS_TO_STOP = 0.5
 
 
 class Stopped(KeyboardInterrupt):
-  """Ctrl-C stopped training in order; the message says what was saved."""
+  """Ctrl-C stopped training cleanly; the message says what was saved."""
 
 
 class Left(BaseException):
@@ -36,7 +36,7 @@ class StopRequest:
   all learn of it after the same call.
 
   Attributes:
-    outcome: What a stop at this moment leaves, for the message.
+    outcome: What would be saved if training stopped now, for the message.
   """
 
   outcome = ""
@@ -46,7 +46,7 @@ class StopRequest:
       *,
       on_interrupt: Callable[..., Any] = signal.default_int_handler,
   ):
-    """Waits for the request.
+    """Starts without a request.
 
     Args:
       on_interrupt: The handler of the second Ctrl-C.
@@ -57,7 +57,7 @@ class StopRequest:
 
   @property
   def cause(self) -> str:
-    """What a message calls the request."""
+    """The name of the request in messages."""
     return "Ctrl-C" if self._interrupted else "SIGTERM"
 
   @property
@@ -66,7 +66,7 @@ class StopRequest:
     return self._interrupted
 
   def requested(self) -> bool:
-    """Whether to save and stop now; to be asked after every call of steps."""
+    """Whether to save and stop now; ask after every call of the steps."""
     if jax.process_count() == 1:
       return self._requested
     self._calls += 1
@@ -79,7 +79,7 @@ class StopRequest:
     Raises:
       Left: If a stop was requested before the end of the block.
     """
-    # In this order, no request falls between the question and the block.
+    # In this order, no request is missed between the check and the block.
     self._interruptible = True
     try:
       if self._requested:
@@ -169,24 +169,24 @@ def quit_on_second_interrupt(
   if not main or not callable(signal.getsignal(signal.SIGINT)):
     yield
     return
-  heard, told = os.pipe()
-  os.set_blocking(told, False)
-  before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+  readable, writable = os.pipe()
+  os.set_blocking(writable, False)
+  before = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
 
   def interrupted():
     """Waits for Ctrl-C; returns False if the block ended before."""
-    while number := os.read(heard, 1):
+    while number := os.read(readable, 1):
       if number[0] == signal.SIGINT:
         return True
     return False
 
   def listen():
     if interrupted():
-      if not select.select([heard], [], [], _SECONDS_TO_STOP)[0]:
+      if not select.select([readable], [], [], _SECONDS_TO_STOP)[0]:
         write("stopping; press Ctrl-C once more to quit at once")
       if interrupted():
         end()
-    os.close(heard)
+    os.close(readable)
 
   thread = threading.Thread(target=listen, daemon=True)
   thread.start()
@@ -194,5 +194,5 @@ def quit_on_second_interrupt(
     yield
   finally:
     signal.set_wakeup_fd(before)
-    os.close(told)  # Ends the thread.
+    os.close(writable)  # Ends the thread.
     thread.join()

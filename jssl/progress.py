@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import tqdm
 
-# Without a terminal (a log file), a line this often instead of a moving bar.
+# Without a terminal (a log file), a line per minute replaces the moving bar.
 _SECONDS_BETWEEN_LINES = 60.0
 # How often a bar moves while the program waits for something else.
 _SECONDS_BETWEEN_REFRESHES = 1.0
@@ -19,9 +19,9 @@ _SECONDS_BETWEEN_REFRESHES = 1.0
 
 @contextlib.contextmanager
 def stage(text: str) -> Iterator[None]:
-  """Shows what a block does that takes a while.
+  """Shows what a block is doing, if it takes a while.
 
-  On a terminal that is a line with a clock, which disappears at the end of the
+  On a terminal it is a line with a clock, which disappears at the end of the
   block; in a log file, one line. Only the first of several processes writes.
 
   Args:
@@ -36,7 +36,7 @@ def stage(text: str) -> Iterator[None]:
 
 
 def _size() -> dict[str, Any]:
-  """The bar's size: that of the terminal, if it knows its own."""
+  """The size of the bar: that of the terminal, if it is known."""
   try:
     known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
   except (OSError, ValueError):  # No terminal: a log file or a notebook.
@@ -114,7 +114,7 @@ class Progress:
 
   @contextlib.contextmanager
   def stage(self, text: str) -> Iterator[None]:
-    """Shows what a block does that takes no steps.
+    """Shows what a block is doing that takes no steps.
 
     Args:
       text: What it does. On a terminal it is shown next to the bar, whose clock

@@ -21,15 +21,15 @@ Watch = Callable[[list[dict[str, Any]]], None]
 
 
 class Diverged(RuntimeError):
-  """The loss or the gradient is not finite, step after step."""
+  """The loss or the gradient was not finite for too many steps in a row."""
 
 
 class MetricsLog:
   """Rows of metrics, in a file of JSON lines and as TensorBoard events.
 
-  A row is handed to the system when `write` returns, so it survives a killed
-  process. A resumed run drops the rows after its checkpoint, which it is about
-  to write again.
+  A row is passed to the operating system before `write` returns, so it survives
+  a killed process. A resumed run drops the rows after its checkpoint, which it
+  is about to write again.
 
   Attributes:
     rows: All rows so far, dicts with "step".
@@ -77,7 +77,7 @@ class MetricsLog:
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
   """Returns the rows of `WORKDIR/metrics.jsonl`, [] if there is none.
 
-  An incomplete last line, as a kill may leave it, is ignored.
+  An incomplete last line, which a killed process may leave, is ignored.
   """
   path = pathlib.Path(workdir) / "metrics.jsonl"
   if not path.exists():
@@ -103,14 +103,14 @@ class Recorder:
       step: int,
       watch: Watch | None = None,
   ):
-    """Starts, or continues the rows of a resumed run.
+    """Starts recording, or continues the rows of a resumed run.
 
     Args:
       exp: The experiment.
       workdir: The run's folder.
       step: Number of steps taken.
       watch: Called with all rows whenever there is a new one, and at once if
-        there are some.
+        there are any.
     """
     self._exp = exp
     self._watch = watch
@@ -289,7 +289,7 @@ class Recorder:
     return (
         f"{_cause(metrics, -1)} at step {step}, with learning rate"
         f" {learning_rate:g}; {self.skipped_in_a_row} steps in a row changed"
-        " nothing. Checkpoints from before are intact. Likely causes: too high"
+        " nothing. Earlier checkpoints are intact. Likely causes: too high"
         " a learning rate (lower config.optimizer.learning_rate), too short a"
         " warm-up (raise config.optimizer.schedule.warmup_epochs), gradients"
         " that explode (set config.optimizer.clip_norm), or bfloat16 (set"
@@ -298,11 +298,11 @@ class Recorder:
 
 
 def _cause(metrics, i):
-  """Names the number of a step that is not finite."""
+  """Names the value that is not finite in a step."""
   for name in ("loss", "gradient_norm"):
     if not np.isfinite(metrics[name][i]):
       return f"{name} is {metrics[name][i]}"
-  return "a statistic or key that it would carry is not finite"
+  return "a statistic or key that it would carry on is not finite"
 
 
 def _line(row):

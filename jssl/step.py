@@ -94,9 +94,9 @@ def make_step(
     of the batch (see `Method`), to be jitted or mapped over the axis. Metrics
     are scalars averaged over the axis: "loss", "gradient_norm", "skipped" and
     the method's own. If the loss, the gradient or what the method would carry
-    on is not finite, "skipped" is 1 instead of 0, and only the step's number
-    changes. It raises a ValueError for an optimizer that cannot freeze
-    parameters for a while.
+    to the next step is not finite, "skipped" is 1 instead of 0, and only the
+    step's number changes. It raises a ValueError for an optimizer that cannot
+    freeze parameters for a while.
 
   Example:
     >>> import jax
@@ -191,7 +191,7 @@ def _keep(frozen, old, new):
 
 
 def _keep_state(optimizer, frozen, old, new):
-  """The same for an optimizer's state; the counts of its schedules advance."""
+  """Does so for an optimizer's state; the counts of its schedules advance."""
   if not all(isinstance(x, bool) for x in jax.tree.leaves(frozen)):
     _check_counts(old)
   is_masked = lambda x: isinstance(x, optax.MaskedNode)

@@ -151,7 +151,7 @@ def test_when_all_are_damaged_nothing_is_lost(saved, tmp_path):
 
 def test_another_model_is_refused_and_named(saved):
   with pytest.raises(
-      ValueError, match=r"\['w'\]: float32\[300\] there, float32\[301\] now"
+      ValueError, match=r"\['w'\]: float32\[300\] saved, float32\[301\] now"
   ):
     _restore(saved, _state(0, width=301))
   more = _state(0)._replace(carried={"queue": jnp.zeros(3)})
@@ -202,7 +202,7 @@ def test_another_format_is_refused(saved, tmp_path):
   path = folder / "checkpoints" / "2" / "about" / "metadata"
   about = json.loads(path.read_text())
   path.write_text(json.dumps(about | {"format": 99}))
-  with pytest.raises(ValueError, match="is of format 99, this jssl reads 1"):
+  with pytest.raises(ValueError, match="has format 99, but .* reads format 1"):
     _restore(folder)
 
 

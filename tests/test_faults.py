@@ -234,7 +234,7 @@ _MOMENTS = {
     "summary": (
         summary,
         "summarize",
-        "at the evaluation; training is complete",
+        "during evaluation; training is complete",
     ),
     "report": (report, "write", "while the report was written; training is"),
 }
@@ -414,7 +414,7 @@ def _with_another_seed(config):
         (
             _without_queue_size,
             r"made by another version of jssl.*\n  config.method.queue_size:"
-            r" '\(absent\)' there, 256 now\nFinish it with that version",
+            r" '\(absent\)' in the run, 256 now\nFinish it with that version",
         ),
         (
             _with_another_entry,
@@ -423,7 +423,8 @@ def _with_another_seed(config):
         ),
         (
             _with_another_seed,
-            r"another model or order of the data:\n  config.seed: 7 there, 0"
+            r"another model or order of the data:\n  config.seed: 7 in the"
+            r" run, 0"
             r" now\nSet them back",
         ),
     ],
@@ -628,7 +629,7 @@ def test_full_disk_costs_a_checkpoint_and_no_more(whole, tmp_path, data_dir):
       prefix=("bash", "-c", 'ulimit -f 40 && exec "$@"', "bash"),
   )
   assert "WARNING: a checkpoint could not be saved" in output
-  assert f"Intact is that of step {saved}" in output
+  assert f"newest intact checkpoint is that of step {saved}" in output
   assert command.last_checkpoint(tmp_path / "run")[0] == saved
 
 

@@ -112,8 +112,8 @@ def test_resuming_another_model_is_refused_with_the_difference(whole, data_dir):
   output = command.train(
       workdir, data_dir, "--config.net.width=16", "--config.seed=3", code=1
   )
-  assert "config.net.width: 8 there, 16 now" in output
-  assert "config.seed: 0 there, 3 now" in output
+  assert "config.net.width: 8 in the run, 16 now" in output
+  assert "config.seed: 0 in the run, 3 now" in output
   assert "--workdir" in output
   assert (workdir / "config.json").read_text() == before
 
