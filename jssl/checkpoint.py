@@ -291,7 +291,7 @@ def _check_kind(about, like, path, *, partial):
     if all(name.startswith(_OPTIMIZER) for name in wrong):
       remedy += " It can still be evaluated and exported."
     lines = "".join(
-        f"\n  {name}: {there.get(name, 'absent')} saved, "
+        f"\n  {name}: {there.get(name, 'absent')} in the checkpoint, "
         f"{here.get(name, 'absent')} now"
         for name in wrong[:_NAMED]
     )

@@ -277,7 +277,7 @@ def test_a_stream_is_timed_against_the_bare_decoder(tmp_path):
   settings["cache"] = str(tmp_path / "5.jpg")  # A file, where folders go.
   result = data.measure(f"folder:{tmp_path}", **settings)
   assert result["replaced"] > 0
-  assert any("nothing more can be kept" in note for note in result["notes"])
+  assert any("no more pictures can be kept" in note for note in result["notes"])
   with pytest.raises(ValueError, match="workers is -2"):
     data.measure(f"folder:{tmp_path}", **settings | {"workers": -2})
   with pytest.raises(ValueError, match="20 images, fewer than one batch of 64"):

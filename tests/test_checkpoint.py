@@ -151,11 +151,12 @@ def test_when_all_are_damaged_nothing_is_lost(saved, tmp_path):
 
 def test_another_model_is_refused_and_named(saved):
   with pytest.raises(
-      ValueError, match=r"\['w'\]: float32\[300\] saved, float32\[301\] now"
+      ValueError,
+      match=r"\['w'\]: float32\[300\] in the checkpoint, float32\[301\] now",
   ):
     _restore(saved, _state(0, width=301))
   more = _state(0)._replace(carried={"queue": jnp.zeros(3)})
-  with pytest.raises(ValueError, match="queue'.: absent there"):
+  with pytest.raises(ValueError, match="queue'.: absent in the checkpoint"):
     _restore(saved, more)
   assert (saved / "checkpoints" / "2").is_dir()
 

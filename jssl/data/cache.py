@@ -29,20 +29,20 @@ def cached(
     geometry: Geometry,
     folder: str | os.PathLike,
 ) -> Reader:
-  """Makes a reader that decodes each picture once, and then finds it on disk.
+  """Makes a reader that decodes each picture once, then reads pixels from disk.
 
   A picture is written when it is first read. All pictures are decoded again if
   the files of a folder have changed since then (their names, sizes or times),
-  or a set holds other pictures. Several threads, processes and hosts may share
-  the folder. A picture that an interruption left half-written fails its
-  checksum and is written again. If the disk is full, the remaining pictures are
-  decoded every time.
+  or if a set now holds other pictures. Several threads, processes and hosts may
+  share the folder. A picture that was left half-written by an interruption
+  fails its checksum and is written again. If the disk is full, the remaining
+  pictures are decoded every time.
 
   Args:
     read: Reads and decodes, see `reader.make_reader`.
     source: What it reads.
-    geometry: What pictures become.
-    folder: Where to keep the pictures of any number of sets.
+    geometry: The form of the decoded pictures.
+    folder: Folder of the cache, for any number of sets.
 
   Returns:
     A reader of the same pictures. Problems with the disk are among the `notes`
@@ -102,7 +102,7 @@ class _Files:
       os.close(self._open.pop())
 
   def find(self, index):
-    """Returns the bytes and the entry of a picture, None if not whole."""
+    """Returns the bytes and the entry of a picture, None if incomplete."""
     pixels, entries = self._open
     raw = os.pread(entries, _ENTRY.itemsize, index * _ENTRY.itemsize)
     (entry,) = np.frombuffer(raw, _ENTRY)
@@ -133,7 +133,7 @@ def _read_through(files, read, indices, geometry):
   for row, index in enumerate(indices):
     try:
       found = files.find(int(index))
-    except OSError:  # As if it were not cached.
+    except OSError:  # Treated as not cached.
       found = None
     if found is None:
       missing.append(row)
@@ -163,7 +163,7 @@ def _read_through(files, read, indices, geometry):
 def _noted(batch, folder, error):
   reason = error.strerror or str(error)
   note = (
-      f"nothing more can be kept in the cache {folder} ({reason}); what is not"
-      " in it is decoded each time"
+      f"no more pictures can be kept in the cache {folder} ({reason}); those"
+      " that are not in it are decoded every time"
   )
   return batch._replace(notes=(*batch.notes, note))

@@ -1,4 +1,4 @@
-"""What is known of a data set by its name, before it is opened.
+"""Facts about data sets that are known by name, before they are opened.
 
 A row of `DATASETS` holds the defaults of the configs and what a label permits;
 a set without a row, such as a folder, gets the defaults of `Dataset`. To add
@@ -28,7 +28,7 @@ class Dataset:
     std: Per channel, the net divides by it.
     crop_fraction: Side of the central crop of an evaluation, relative to the
       picture's shorter side.
-    like: Another set, whose rows of the configs' tables this one takes.
+    like: Another set, whose settings in the config files apply to this one.
     embedded: Whether the set comes with jssl's dependencies: small, no network.
     flips: Whether a mirrored picture keeps its label.
     crop_scale: Smallest and largest area of a crop that keeps the label,

@@ -19,7 +19,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # a file, and some of them start other programs.
 _FORMATS = (
     "JPEG",
-    "MPO",  # Of phones: a JPEG with others behind it.
+    "MPO",  # From phones: several JPEGs in one file.
     "PNG",
     "WEBP",
     "GIF",
@@ -28,17 +28,17 @@ _FORMATS = (
     "AVIF",
     "JPEG2000",
     "PPM",
-    "TGA",  # Last: it has no mark of its own.
+    "TGA",  # Last, since it has no signature.
 )
 _PNG_MARK = b"\x89PNG\r\n\x1a\n"
 # Longest side in pixels. A longer one comes from a broken header, or takes
 # Pillow a lot of memory: it has a pointer for each row.
 _LONGEST = 2**20
-# A PNM up to the value of white: kind, width, height, comments in between.
+# A PNM header up to its largest value: kind, width, height, and comments.
 _PNM = re.compile(rb"P[2356](?:(?:\s|#[^\r\n]*[\r\n])+([0-9]+)){3}\s")
 _PART = struct.Struct(">I4s")
 _UNSIGNED = 1  # TIFF's SampleFormat.
-_CODESTREAM = b"\xff\x4f\xff\x51"  # Its first bytes in a JPEG 2000.
+_CODESTREAM = b"\xff\x4f\xff\x51"  # Its first bytes in JPEG 2000.
 
 
 class Remark(NamedTuple):
@@ -46,7 +46,7 @@ class Remark(NamedTuple):
 
   Attributes:
     kind: A key of `KINDS`.
-    value: Its number, if it has one.
+    value: A number for the message, if the kind has one.
   """
 
   kind: str
@@ -57,8 +57,8 @@ class Remark(NamedTuple):
 KINDS = {
     "pages": "hold several pages or frames, and only the first is read",
     "channels": (
-        "have more channels than are read: up to {value}, and only the first"
-        " ones are"
+        "have up to {value} channels, more than are read, and only the first"
+        " ones are used"
     ),
     "cmyk": "are in CMYK, and are converted to RGB without their color profile",
     "dark": (
@@ -204,8 +204,8 @@ def _open(encoded: bytes) -> Image.Image:
   if max(picture.size) > _LONGEST:
     width, height = picture.size
     raise ValueError(
-        f"it says that it is {width:,} pixels wide and {height:,} high;"
-        f" expected {_LONGEST:,} at most"
+        f"its header claims {width:,} pixels in width and {height:,} in"
+        f" height; expected {_LONGEST:,} at most"
     )
   return picture
 
@@ -242,7 +242,7 @@ def _orientation(picture: Image.Image) -> int:
   """
   try:
     found = picture.getexif().get(ExifTags.Base.Orientation, 1)
-  except Exception:  # A broken tag spoils no picture.
+  except Exception:  # A broken tag does not spoil the picture.
     return 1
   return found if found in range(1, 9) else 1
 
@@ -261,7 +261,7 @@ def _tag(picture: Any, tag: int, default: Any = None) -> Any:
 
 
 def _has_pages(picture: Image.Image) -> bool:
-  try:  # Of phones' pictures, the others are previews and maps.
+  try:  # The others are previews and maps, in phones' pictures.
     return picture.format != "MPO" and getattr(picture, "is_animated", False)
   except Exception:  # What follows a whole picture may be broken.
     return True
@@ -399,7 +399,7 @@ def _with_alpha(picture: Image.Image, bits: int) -> Image.Image:
 
 def _reason(encoded: bytes, error: Exception) -> str:
   if not encoded:
-    return "the file is empty, no plain file, over 1 GiB, or cannot be read"
+    return "the file is empty, not a regular file, over 1 GiB, or unreadable"
   if isinstance(error, Image.UnidentifiedImageError):
     return "not a picture in a format that Pillow reads"
   return str(error) or type(error).__name__

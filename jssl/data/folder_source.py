@@ -45,11 +45,11 @@ class _File(NamedTuple):
 def open_folder(path: str, split: str) -> Source:
   """Opens one split of a folder of pictures, of any size and format.
 
-  The classes are the sub-folders, sorted by name, with all that lies below
-  them; pictures in a folder without sub-folders are unlabelled. The splits are
+  The classes are the sub-folders, sorted by name, each with everything below
+  it; pictures in a folder without sub-folders are unlabelled. The splits are
   the sub-folders `train` and `test` (or `validation`, or `val`), if both exist.
-  If not, about a tenth of the pictures is held out, by a hash of the
-  relative file name: adding files does not move the others.
+  If not, about a tenth of the pictures is held out, by a hash of the relative
+  file name, so that adding files does not move others to another split.
 
   Args:
     path: The folder. Hidden files are ignored; files whose suffix is not that
@@ -58,8 +58,8 @@ def open_folder(path: str, split: str) -> Source:
       takes pictures of all classes.
 
   Returns:
-    A `Source` ordered by relative file name. In names, what cannot be printed
-    (or is no UTF-8) is escaped by a backslash.
+    A `Source` ordered by relative file name. Characters of a name that cannot
+    be printed (or are not UTF-8) are escaped with a backslash.
 
   Raises:
     FileNotFoundError: If there is no such folder.
@@ -204,10 +204,10 @@ def _fingerprint(root: pathlib.Path, names: list[str]) -> int:
 
 
 def _read_bytes(path: pathlib.Path) -> bytes:
-  """Reads a plain file; another one might never end.
+  """Reads a regular file; reading a pipe might never end.
 
   Returns:
-    Its content; empty if it is not to be read: then it is skipped and named,
+    Its content; empty if it cannot be read, so that it is skipped and reported
     like any picture that cannot be decoded.
 
   Raises:

@@ -189,7 +189,7 @@ def decode_all(
 
   Args:
     source: See `open_source`.
-    geometry: What the pictures become, see `measure`.
+    geometry: The form of the decoded pictures, see `measure`.
     max_bytes: As in `load`.
 
   Returns:
@@ -246,15 +246,15 @@ def _images(source, geometry, *, image, label, extent, skipped, remarks):
     notes += (
         (
             f"{unknown:,} of {len(label):,} pictures of {source.name} have no"
-            " label (-1): evaluations that need one leave them out, and to"
-            " supcon each is the only picture of its class"
+            " label (-1): evaluations that need one leave them out, and supcon"
+            " treats each of them as a class of its own"
         ),
     )
   elif source.classes and not labelled:
     notes += (
         (
-            f"no picture of {source.name} has a label (all are -1), so that it"
-            " is taken as a set without labels"
+            f"no picture of {source.name} has a label (all are -1), so it is"
+            " treated as a set without labels"
         ),
     )
   return Images(
@@ -269,7 +269,7 @@ def _images(source, geometry, *, image, label, extent, skipped, remarks):
 
 
 def measure(source: Source, canvas: int | None = None) -> Geometry:
-  """Finds what pictures become: all of a canvas, or of the size they share.
+  """Finds the form of decoded pictures: the canvas, or the size they share.
 
   Args:
     source: See `open_source`.
@@ -342,12 +342,12 @@ def common_size(source: Source) -> tuple[int, int] | None:
 
 
 def _sizes(source: Source) -> list[tuple[int, int]]:
-  """Reads the headers of all pictures, or of some that differ already."""
+  """Reads the headers of all pictures, or until sizes are known to differ."""
 
   def sizes(indices: Sequence[int]) -> list[tuple[int, int]]:
     found = []
     for record in source.read(indices):
-      with contextlib.suppress(ValueError):  # Decoding will name it.
+      with contextlib.suppress(ValueError):  # Decoding will report it.
         found.append(read_size(record.encoded))
     return found
 

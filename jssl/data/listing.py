@@ -140,7 +140,7 @@ def _leaves(name):
 
 
 def _remember(memory, listing, changed):
-  with contextlib.suppress(OSError):  # It is only listed again.
+  with contextlib.suppress(OSError):  # Then it is listed again.
     memory.parent.mkdir(parents=True, exist_ok=True)
     own = f".{os.getpid()}.tmp"
     with files.atomic(memory, suffix=own) as temporary:

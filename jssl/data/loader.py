@@ -2,7 +2,8 @@
 
 It serves loading into memory, streaming and embedding. Grain's threads or
 worker processes read ahead and decode each picture once. A batch depends on its
-number alone, not on theirs, and loading can start at any batch.
+own number alone, not on the number of workers, and loading can start at any
+batch.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -100,13 +101,13 @@ def load_batches(
 def load_in_order(
     source: Source, geometry: Geometry, *, batch_size: int, start: int = 0
 ) -> Generator[Batch, None, None]:
-  """Loads the pictures of a source as they follow each other.
+  """Loads the pictures of a source in its order.
 
   Memory does not grow with the number of pictures.
 
   Args:
-    source: Where they come from.
-    geometry: What they become.
+    source: The source of the pictures.
+    geometry: The form of the decoded pictures.
     batch_size: Pictures per batch; the last one may have fewer.
     start: Position of the first picture.
 
@@ -147,7 +148,7 @@ def stream(
 
   Args:
     read: Reads and decodes pictures, see `jssl.data.reader.make_reader`.
-    seed: Of the order.
+    seed: Seed of the order.
     size: Number of pictures that `read` knows.
     batch_size: Pictures per batch, over all processes that train.
     start: First step.
@@ -186,7 +187,7 @@ def read_replacing(read: Reader, indices: Sequence[int], *, size: int) -> Batch:
 
   Args:
     read: See `jssl.data.reader.make_reader`.
-    indices: Which pictures.
+    indices: Positions of the pictures.
     size: Number of pictures in the source.
 
   Returns:

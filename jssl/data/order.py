@@ -128,7 +128,7 @@ def _encipher(
 
 
 def _mix(words: np.ndarray) -> np.ndarray:
-  """Returns 32 well-mixed bits a word (SplitMix64), so sums never overflow."""
+  """Returns 32 mixed bits per word (SplitMix64), so sums never overflow."""
   words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
   words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
   return words >> np.uint64(32)

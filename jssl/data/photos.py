@@ -14,12 +14,12 @@ _COLUMNS = 20
 _DESCRIPTION = """
 520 patches of 32x32 pixels, in colour: a grid of 13 rows and 20 columns on each
 of the two photographs that come with scikit-learn, china.jpg and flower.jpg.
-The 11 lowest rows of pixels are left out. The label tells the photograph.
+The 11 lowest rows of pixels are left out. The label is the photograph.
 
 The split into train and test is fixed: every fifth column of the grid is for
 test, from the first on. A test patch touches patches of train on its left and
-right only, but it is of the same photograph: results on it are no measure of
-how well other pictures are understood.
+right only, but it is from the same photograph, so results on it do not show how
+well an encoder handles other pictures.
 """
 
 # As the README of sklearn/datasets/images has it, credits included.
@@ -63,7 +63,7 @@ class Photos(tfds.core.GeneratorBasedBuilder):
     from sklearn import datasets  # Slow to import, and needed once.
 
     photos = {n: datasets.load_sample_image(f"{n}.jpg") for n in _NAMES}
-    # Whole columns: a patch drawn alone would have train on all four sides.
+    # Whole columns: single patches would touch train on all four sides.
     test = range(0, _COLUMNS, 5)
     train = [column for column in range(_COLUMNS) if column not in test]
     return {

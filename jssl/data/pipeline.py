@@ -31,7 +31,7 @@ from jssl.data.source import Source
 
 PyTree = Any
 
-# Pictures below which a few broken ones are no large share yet.
+# Broken pictures are counted as a share of at least this many.
 _FEW = 1000
 _NAMED = 5  # Broken pictures that an error names.
 # Share of the device's memory that resident images may take.
@@ -116,7 +116,7 @@ def load_images(
 
 
 def _is_streamed(source, geometry, stream):
-  """Whether a set is streamed: as set, or if it does not fit into memory."""
+  """Whether a set is streamed: as configured, or if it exceeds the memory."""
   if stream != "auto":
     return stream == "always"
   return (
@@ -135,7 +135,7 @@ def resident_pipeline(
   Args:
     images: The set.
     batch_size: Images per step, over all devices.
-    seed: Of the order.
+    seed: Seed of the order.
 
   Raises:
     ValueError: If the set is smaller than a batch, or too large for the device.
@@ -180,9 +180,9 @@ def streamed_pipeline(
   Args:
     source: The set. A broken picture is replaced by the next one.
     decoded: Some of its pictures, see `load_images`: they show the size of its
-      arrays, whether it has labels, and which remarks were reported already.
+      arrays, whether it has labels, and which remarks were already reported.
     batch_size: Images per step, over all devices.
-    seed: Of the order.
+    seed: Seed of the order.
     canvas: As in `load_images`.
     cache: A folder that keeps decoded images; None for none.
     workers: Number of processes that decode, see `jssl.data.stream`.
@@ -205,7 +205,7 @@ def streamed_pipeline(
   )
 
   def batches(start, stop, steps):
-    del steps  # Their pictures would have to wait for each other.
+    del steps  # More steps per call would wait for more pictures.
     loaded = stream(
         read,
         seed=seed,
@@ -274,8 +274,9 @@ def _ahead(moved: Iterable[Batches]) -> Generator[Batches, None, None]:
 def _check_broken(broken, seen, source, max_broken):
   """Refuses a set of which a large share cannot be decoded.
 
-  The share is that of the set, or of its pictures seen so far, except for the
-  first thousand pictures: among a few, a broken one is no evidence.
+  The share is that of the pictures seen so far, which count as at least a
+  thousand, or as the whole set if it is smaller: among a few pictures, one
+  broken picture is no evidence.
   """
   if len(broken) > max_broken * max(seen, min(source.length, _FEW)):
     first = "\n  ".join(list(dict.fromkeys(broken))[:_NAMED])

@@ -45,7 +45,7 @@ class Batch(NamedTuple):
     image: uint8 `[n, H, W, C]`; zeros where a picture is broken.
     extent: True heights and widths, int32 `[n, 2]`; ones where it is broken.
     label: int32 `[n]`, -1 without a label.
-    name: What messages call each picture.
+    name: Name of each picture in messages.
     broken: "name: reason" of pictures that could not be decoded, by row.
     notes: What a user should know about how they were read.
     remarks: What a user should know about pictures, each with a picture's name.
@@ -88,7 +88,7 @@ def empty_batch(indices: Sequence[int], geometry: Geometry) -> Batch:
 
   Args:
     indices: Positions of its pictures in the source.
-    geometry: What they become.
+    geometry: The form of the decoded pictures.
   """
   count = len(indices)
   return Batch(
@@ -106,7 +106,7 @@ def make_reader(source: Source, geometry: Geometry) -> Reader:
 
   Args:
     source: Where they come from.
-    geometry: What they become.
+    geometry: The form of the decoded pictures.
 
   Returns:
     From indices in `[0, source.length)` to their `Batch`; safe to call from
@@ -126,7 +126,7 @@ def decode_records(records: Sequence[Record], geometry: Geometry) -> Batch:
 
   Args:
     records: The pictures.
-    geometry: What they become.
+    geometry: The form of the decoded pictures.
   """
   batch, remarks = empty_batch(range(len(records)), geometry), []
   for row, record in enumerate(records):
@@ -138,7 +138,7 @@ def decode_records(records: Sequence[Record], geometry: Geometry) -> Batch:
       if pixels.shape[:2] != geometry.size:
         raise ValueError(
             f"it is {pixels.shape[0]}x{pixels.shape[1]}, not"
-            f" {geometry.size[0]}x{geometry.size[1]} as the others"
+            f" {geometry.size[0]}x{geometry.size[1]} like the others"
         )
       batch.image[row], batch.extent[row] = pixels, extent
       remarks += [(record.name, remark) for remark in found]
@@ -155,7 +155,7 @@ def tally(
 
   Args:
     remarks: As in a `Batch`.
-    known: What was counted before, to be added to.
+    known: Earlier counts, to add to.
   """
   tallies = dict(known or {})
   for name, (kind, value) in remarks:
@@ -172,7 +172,7 @@ def sentences(
   Args:
     tallies: By their kind, see `tally`.
     total: Number of pictures that were decoded.
-    name: What to call them.
+    name: Name of the data set in messages.
   """
   return tuple(
       f"{found.count:,} of {total:,} pictures of {name}"

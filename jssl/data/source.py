@@ -73,11 +73,11 @@ class Source:
 
 
 def passes(error: BaseException) -> bool:
-  """Whether an error is a temporary one of the system, not the picture's.
+  """Whether an error is a temporary one of the system, not of the picture.
 
   Args:
-    error: An error of reading or decoding. Without an `errno` it is the
-      picture's, except for a `MemoryError`.
+    error: An error of reading or decoding. Without an `errno` it is one of the
+      picture, except for a `MemoryError`.
   """
   if isinstance(error, MemoryError):
     return True
@@ -86,7 +86,7 @@ def passes(error: BaseException) -> bool:
 
 
 def retry(work: Callable[[], _T], what: str, done: str = "read") -> _T:
-  """Calls a function again, after a while, if an error passes (see `passes`).
+  """Retries a function after temporary errors of the system (see `passes`).
 
   Args:
     work: Reads or decodes.
@@ -115,7 +115,7 @@ def _refused(error: OSError | MemoryError, what: str, done: str) -> str:
   number = getattr(error, "errno", None) or errno.ENOMEM
   remedy = "Fix that, then run the same command again to resume."
   if number in _TOO_MANY_FILES:
-    remedy = "Allow more open files, such as by ulimit -n 65536."
+    remedy = "Allow more open files, for example with ulimit -n 65536."
   elif number == errno.ENOMEM:
     remedy = "Free memory, or lower config.data.workers."
   return (

@@ -234,7 +234,7 @@ def _source(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Source:
 
 
 def _read(records, indices, name):
-  """Reads records, None for broken ones, which make all others fail."""
+  """Reads records; None for broken ones, which make reading together fail."""
 
   def read():
     try:
@@ -243,7 +243,7 @@ def _read(records, indices, name):
       number = _passing(error)
       if number is None:
         return None
-      # A reader that could not open its file once never can.
+      # A reader that once failed to open its file always fails.
       records.data_source = copy.copy(records.data_source)
       raise OSError(number, os.strerror(number)) from error
 
