@@ -17,8 +17,8 @@ from jssl.data.decode import read_size
 from jssl.data.decode import Remark
 from jssl.data.loader import load_in_order
 from jssl.data.loader import part_size
+from jssl.data.reader import describe_remarks
 from jssl.data.reader import Geometry
-from jssl.data.reader import sentences
 from jssl.data.reader import Tally
 from jssl.data.reader import tally
 from jssl.data.source import Record
@@ -240,7 +240,7 @@ def decode_all(
 def _images(source, geometry, *, image, label, extent, skipped, remarks):
   """Gathers decoded arrays, with notes on their labels."""
   labelled = bool(source.classes) and label.max() >= 0
-  notes = source.notes + sentences(remarks, source.length, source.name)
+  notes = source.notes + describe_remarks(remarks, source.length, source.name)
   unknown = int((label < 0).sum())
   if labelled and unknown:
     notes += (

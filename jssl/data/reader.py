@@ -164,7 +164,7 @@ def tally(
   return tallies
 
 
-def sentences(
+def describe_remarks(
     tallies: Mapping[str, Tally], total: int, name: str
 ) -> tuple[str, ...]:
   """Describes the remarks about pictures, in one sentence for each kind.

@@ -265,7 +265,7 @@ def _fill(plan, partial):
       progress.advance(block.stop - done)
       done = block.stop
       progress.note(f"{skipped} left out", step=done, total=total)
-  for note in reader.sentences(remarked, done, plan.source.name):
+  for note in reader.describe_remarks(remarked, done, plan.source.name):
     progress.log(f"WARNING: {note}")
   if skipped:
     progress.log(f"{skipped} of {total:,} pictures left out")
