@@ -22,7 +22,7 @@ _PROTOCOLS = flags.DEFINE_list(
 _DATASET = flags.DEFINE_string(
     "dataset", None, "Another data set to evaluate on, as in a config."
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of TFDS's data sets.")
 flags.adopt_module_key_flags(cli)
 
 

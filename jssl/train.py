@@ -23,7 +23,7 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder. The same command resumes a run."
 )
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where TFDS keeps its sets; or config.data.data_dir."
+    "data_dir", None, "Folder of TFDS's data sets; or config.data.data_dir."
 )
 flags.adopt_module_key_flags(cli)
 

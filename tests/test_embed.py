@@ -465,9 +465,12 @@ def test_a_file_of_another_encoder_or_data_is_refused(
   tiny_run.save(tmp_path / "other", tiny_run.config(), seed=1, step=9)
   other = encoder.load(str(tmp_path / "other"))
   for changed, message in (
-      (_plan(other, photos), "step: 7 there, 9 now"),
-      (_plan(trained, photos, stage="stage_3"), "stage: 'pooled' there, 'stag"),
-      (_plan(trained, tmp_path / "more"), "pictures: 34 there, 35 now"),
+      (_plan(other, photos), "step: 7 in the file, 9 now"),
+      (
+          _plan(trained, photos, stage="stage_3"),
+          "stage: 'pooled' in the file, 'stag",
+      ),
+      (_plan(trained, tmp_path / "more"), "pictures: 34 in the file, 35 now"),
       (_plan(trained, photos, split="train"), "split: 'all' there, 'train' n"),
   ):
     with pytest.raises(ValueError, match=f"(?s){message}.*--overwrite"):

@@ -45,12 +45,14 @@ from jssl.data.datasets import CANVAS
 from jssl.methods import METHODS
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, cli.CONFIG_HELP)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of TFDS's data sets.")
 _DATASET = flags.DEFINE_string(
-    "dataset", None, "Of data and methods: as in a config; methods: digits."
+    "dataset",
+    None,
+    "For data and methods: as in a config; methods use digits by default.",
 )
 _METHODS = flags.DEFINE_list("methods", list(METHODS), "Names, in this order.")
-_METHOD = flags.DEFINE_string("method", "simclr", "Of step and augment.")
+_METHOD = flags.DEFINE_string("method", "simclr", "For step and augment.")
 _CONFIGS = flags.DEFINE_string(
     "configs", None, "Folder of the configs; jssl's by default."
 )
@@ -76,7 +78,7 @@ _PRECISION = flags.DEFINE_enum(
     "precision",
     None,
     ["auto", "float32", "bfloat16"],
-    "Of the computation; the config's by default.",
+    "Type of the computation; the config's by default.",
 )
 _MICRO_BATCHES = flags.DEFINE_integer(
     "micro_batches", None, "As config.net.micro_batches.", lower_bound=1
@@ -88,7 +90,7 @@ _STEPS_PER_DISPATCH = flags.DEFINE_integer(
     lower_bound=0,
 )
 _PROFILE = flags.DEFINE_string(
-    "profile", None, "Folder for a trace, to look at with XProf."
+    "profile", None, "Folder for a trace, which XProf shows."
 )
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
@@ -143,7 +145,7 @@ def main(argv: list[str]) -> None:
 
 
 def _traced(name: str) -> contextlib.AbstractContextManager:
-  """Writes a trace if asked to; `step` writes one of a window by itself."""
+  """Writes a trace if requested; `step` writes one of a window by itself."""
   if _PROFILE.value is None or name == "step":
     return contextlib.nullcontext()
   return jax.profiler.trace(_PROFILE.value)
@@ -154,7 +156,7 @@ def _step() -> dict[str, Any]:
 
 
 def _random_config() -> ConfigDict:
-  """The config of a step on random images: CIFAR's, or ImageNet's if larger."""
+  """The config of a step on random images: CIFAR's, or ImageNet's if large."""
   if _CONFIG.value is not None:
     config = _CONFIG.value
   else:
@@ -180,7 +182,7 @@ def _configs() -> pathlib.Path | None:
 
 
 def _overrides() -> dict[str, Any]:
-  """The entries of a config that flags set."""
+  """The entries of a config that are set by flags."""
   overrides = {
       "data.data_dir": _DATA_DIR.value,
       "net.name": _NET.value,

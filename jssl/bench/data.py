@@ -28,12 +28,12 @@ from jssl.data.cache import cached
 from jssl.data.datasets import split_source
 
 _WINDOWS = 5
-_SETTLE_SECONDS = 2.0  # For batches that are read ahead.
-# Of ImageNet: 400 x 350 on average, and most are 500 x 375.
+_SETTLE_SECONDS = 2.0  # Until batches are read ahead.
+# As in ImageNet: 400 x 350 on average, and most are 500 x 375.
 _SIZES = ((500, 375), (375, 500), (400, 300), (500, 333))
 _COUNT = 512
-# Pictures whose detail is measured, crops of each, and the longest side at
-# which they are compared.
+# Number of pictures whose detail is measured, of crops from each, and the
+# longest side at which they are compared.
 _COMPARED = 16
 _CROPS = 4
 _LONGEST = 2048
@@ -201,7 +201,7 @@ def _measure(source, canvas, batch_size, workers, cache):
               )
           )
       )
-      take(8)  # Those that were read ahead meanwhile.
+      take(8)  # Batches that were read ahead meanwhile.
       streamed.append(_seconds(lambda: take(count)))
   images = count * batch_size
   return {

@@ -1,4 +1,4 @@
-"""How long it takes to evaluate features: kNN and the grid of linear probes."""
+"""The time to evaluate features: kNN and the grid of linear probes."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from jssl.evals import knn
 from jssl.evals import linear
 
 _CLASSES = 10
-_PROBE_EPOCHS = 5  # Enough: an epoch costs the same as any other.
+_PROBE_EPOCHS = 5  # Enough, since all epochs cost the same.
 
 
 def measure(

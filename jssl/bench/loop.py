@@ -1,9 +1,9 @@
 """The fraction of a training's time that is spent outside the compiled step.
 
-That is, on evaluations, checkpoints and logging. Work of the host during a step
-(the order of the data, the next call) appears as a step that is slower than
-alone; the step is timed alone before and after, since machines drift.
-Compilation is excluded.
+That is the time for evaluations, checkpoints and logging. Work of the host
+during a step (the order of the data, the next call) shows as a step that is
+slower than alone; the step is timed alone before and after, since machines
+drift. Compilation is excluded.
 """
 
 from collections.abc import Callable

@@ -30,7 +30,7 @@ from jssl.report import figures
 from jssl.step import TrainState
 
 SCORES = ("knn", "one_shot", "five_shot")
-# The joint-embedding methods with three seeds take 47 minutes of two cores.
+# The joint-embedding methods with three seeds take 47 minutes on two cores.
 _DIGITS_EPOCHS = 15.0
 
 
@@ -42,7 +42,7 @@ class Row(NamedTuple):
     scores: For each stage, "pooled" first, and each of `SCORES`, the accuracy
       of each seed, in [0, 1].
     untrained: The same for the same nets before training.
-    batch_size: Images per step; None for a baseline, as are the next entries.
+    batch_size: Images per step; None for a baseline, like the next four.
     epochs: Passes over the training images.
     steps: Steps per training.
     seconds: Training time per seed, without compilation; the median.
@@ -268,7 +268,7 @@ def best_stage(scores: dict[str, dict[str, list[float]]]) -> str:
 
 
 def _gains(row: Row) -> list[float]:
-  """Gain in one-shot accuracy by training, best stage to best stage."""
+  """Gain in one-shot accuracy by training, from best stage to best stage."""
   after, before = (
       scores[best_stage(scores)]["one_shot"]
       for scores in (row.scores, row.untrained or {})

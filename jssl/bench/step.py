@@ -23,7 +23,7 @@ from jssl.bench._timing import seconds_of
 from jssl.config import ConfigDict
 
 _WINDOWS = 5
-_WINDOW_SECONDS = 0.5  # At least.
+_WINDOW_SECONDS = 0.5  # The shortest window.
 _CLASSES = ("first", "second")
 
 
@@ -34,7 +34,7 @@ def measure(
 
   Args:
     config: See `jssl.config.base`; its data set is not opened.
-    profile: A folder for a trace of one window, to look at with XProf.
+    profile: A folder for a trace of one window, which XProf shows.
 
   Returns:
     - "images_per_second": median over five windows, each synchronized;
@@ -179,7 +179,7 @@ def _time(dispatch, state, held, call, profile):
 
 
 def _memory(compiled):
-  """Peak memory, as the device reports it or the compiler plans it."""
+  """Peak memory, as reported by the device or planned by the compiler."""
   stats = jax.local_devices()[0].memory_stats() or {}
   if "peak_bytes_in_use" in stats:
     peak, source = stats["peak_bytes_in_use"], "measured"

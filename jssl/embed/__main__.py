@@ -3,7 +3,7 @@
   python -m jssl.embed --workdir=runs/mine --dataset=folder:photos \
     --output=photos.npz --neighbours=QUERY.jpg --duplicates=0.999
 
-The same command resumes an interrupted one, and uses a complete file as it is.
+The same command resumes after an interruption, and reuses a complete file.
 """
 
 import pathlib
@@ -24,7 +24,7 @@ _EXAMPLE = (
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
 _DATASET = flags.DEFINE_string(
-    "dataset", None, "folder:PATH, digits, or a name of TFDS such as cifar10."
+    "dataset", None, "folder:PATH, digits, or a TFDS name such as cifar10."
 )
 _SPLIT = flags.DEFINE_string(
     "split", None, "By default all of a folder, and 'train' of other sets."
@@ -39,7 +39,7 @@ _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Pictures per batch; by default the run's, 256 at most."
 )
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where TFDS keeps its sets; by default as for the run."
+    "data_dir", None, "Folder of TFDS's data sets; by default that of the run."
 )
 _CONVERT = flags.DEFINE_bool(
     "convert_channels", False, "Convert gray to RGB, or RGB to gray."
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
         batch_size=_BATCH_SIZE.value,
         convert_channels=_CONVERT.value,
     )
-    # Before the long computation, as it may not be a picture.
+    # Before the long computation, since the file may not be a picture.
     path = _NEIGHBOURS.value
     query = None if path is None else search.query(plan, path)
     features = compute.compute(plan, output, overwrite=_OVERWRITE.value)

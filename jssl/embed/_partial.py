@@ -81,7 +81,7 @@ def open_partial(
 
   Returns:
     The finished blocks up to the first damaged one; none if nothing is usable.
-    The caller checks with `read_about` before that it is of the same `about`.
+    The caller must check with `read_about` that the file has the same `about`.
 
   Raises:
     OSError: If the disk has no room for all the rows.
@@ -92,7 +92,7 @@ def open_partial(
     return _start(rows_path, journal_path, about, count, dim)
   try:
     rows = np.lib.format.open_memmap(rows_path, mode="r+")
-  except (OSError, ValueError):  # Shorter than its header says.
+  except (OSError, ValueError):  # Shorter than its header declares.
     return _start(rows_path, journal_path, about, count, dim)
   if rows.shape != (count, dim) or rows.dtype != np.float32:
     return _start(rows_path, journal_path, about, count, dim)

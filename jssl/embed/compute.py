@@ -143,22 +143,21 @@ def compute(
 ) -> formats.FeatureFile:
   """Computes features of all pictures into a file, or resumes doing so.
 
-  A complete file of the same encoder and pictures is used as it is; an
-  unfinished one is finished. Pictures that cannot be decoded are named and left
-  out. Memory does not grow with the number of pictures, except for their names
-  and labels.
+  A complete file of the same encoder and pictures is reused; an unfinished one
+  is finished. Pictures that cannot be decoded are left out and reported. Memory
+  does not grow with the number of pictures, except for their names and labels.
 
   Args:
     plan: What to compute.
     output: The file: `.npz`, `.npy` or `.parquet`.
-    overwrite: Whether to replace a file of something else.
+    overwrite: Whether to replace a file of another encoder or data set.
 
   Returns:
     The file, opened.
 
   Raises:
-    ValueError: If the file is of something else, no picture can be decoded, or
-      features are not finite.
+    ValueError: If the file is of another encoder or data set, no picture can be
+      decoded, or features are not finite.
     OSError: If the file cannot be written, or another process writes it.
   """
   formats.check(output)
@@ -306,7 +305,7 @@ def _rows(plan, batch):
 
 
 def _columns(partial, source):
-  """Joins what the blocks know of their rows."""
+  """Joins the names, positions and labels of all blocks."""
   join = lambda key: [x for b in partial.blocks for x in getattr(b, key)]
   label = np.asarray(join("label"), np.int32)
   labelled = bool(source.classes) and label.max() >= 0
@@ -351,7 +350,7 @@ def _check_channels(source, expected, convert):
     raise ValueError(
         f"The encoder was trained on images of {_COLORS[expected]}, but those"
         f" of {source.name} have {_COLORS[source.channels]}: pass"
-        " --convert_channels to convert them, or take a run on such images."
+        " --convert_channels to convert them, or use a run on such images."
     )
 
 
@@ -360,16 +359,16 @@ def _check_same(there, now, output):
   if all(there.get(key) == now[key] for key in _IDENTITY):
     return
   different = "".join(
-      f"\n  {key}: {there.get(key)!r} there, {value!r} now"
+      f"\n  {key}: {there.get(key)!r} in the file, {value!r} now"
       for key, value in now.items()
       if there.get(key) != value
   )
   files_differ = there.get("data") != now["data"]
   hint = (
-      "\nPictures were edited, added or copied since." if files_differ else ""
+      "\nPictures were edited, added or copied later." if files_differ else ""
   )
   raise ValueError(
-      f"{output} was begun with something else:{different}{hint}\nGive another"
+      f"{output} was begun with other settings:{different}{hint}\nGive another"
       " --output, or --overwrite to replace it."
   )
 

@@ -91,7 +91,7 @@ def read(path: pathlib.Path) -> FeatureFile:
   """Opens a file that `write` wrote.
 
   Raises:
-    ValueError: If it is not such a file, with the remedy.
+    ValueError: If it is not such a file, with what to do.
   """
   try:
     return _FORMATS[path.suffix][1](path)

@@ -11,7 +11,7 @@ from jssl.embeddings import l2_normalize
 
 # Rows that are compared with as many others: 4 MiB of similarities at a time.
 _BLOCK = 1024
-_ROUNDING = 1e-6  # Of the similarity of two equal rows.
+_ROUNDING = 1e-6  # Error of the similarity of two equal rows.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ def neighbours(
 
   Args:
     query: float `[D]`.
-    features: Where to search, `[N, D]`.
+    features: The rows to search, `[N, D]`.
     k: Number of rows, at least 1; all of them if there are fewer.
     leave_out: A row to leave out, such as the query's own; -1 for none.
 
@@ -116,7 +116,7 @@ def check_threshold(threshold: float) -> None:
 
 
 def _closest(a, b, limit):
-  """Joins pairs, keeps the closest; equal ones in the order of their rows."""
+  """Joins pairs and keeps the closest; ties are in the order of the rows."""
   first, second, similarity = (
       np.concatenate([getattr(a, name), getattr(b, name)])
       for name in ("first", "second", "similarity")

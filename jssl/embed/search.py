@@ -120,7 +120,7 @@ def show_duplicates(
     lines.append(f"Drawn in {drawn}")
     title = f"the {len(shown) // 2} closest of {pairs.count:,} pairs"
     _draw(shown, drawn, title=title)
-  # After the drawing, since `| head` ends the process when it has enough lines.
+  # After drawing, since `| head` ends the process once it has enough lines.
   print("\n".join(lines))
 
 

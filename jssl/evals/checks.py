@@ -24,7 +24,8 @@ def check_labels(
   labels = np.asarray(labels)
   if unlabelled := int((labels < 0).sum()):
     raise ValueError(
-        f"{unlabelled} of {labels.size} {name} are below 0, as {labels.min()}:"
+        f"{unlabelled} of {labels.size} {name} are below 0 (such as"
+        f" {labels.min()}):"
         " images without a label. Leave these and their features out, with"
         " features[labels >= 0]."
     )

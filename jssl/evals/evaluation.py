@@ -55,7 +55,7 @@ def evaluate(
       None for those of the first four that apply: "label_free" without labels.
     dataset: Another data set to evaluate on (transfer), as in a config; the
       run's by default.
-    data_dir: Where TFDS keeps its sets; by default as for the run.
+    data_dir: Folder of TFDS's data sets; by default that of the run.
 
   Returns:
     The evaluation as written to the run's folder, see `results.write`. Results
@@ -124,8 +124,9 @@ def _config_for(
   """Returns the run's config, changed to load another data set.
 
   The central crop and the canvas are the defaults of the evaluated set; if both
-  sets are of one kind, such as two folders, the run's own. A canvas of three
-  times the encoder's images is large enough for every crop, and saves memory.
+  sets are of the same kind, such as two folders, those of the run are used. A
+  canvas of three times the encoder's image size is large enough for every crop,
+  and saves memory.
   """
   own, config = config, config.copy_and_resolve_references()
   config.data.data_dir = data_dir or config.data.data_dir
@@ -213,7 +214,7 @@ def _left_out(train: data.Images, test: data.Images) -> dict[str, str]:
   broken = list(dict.fromkeys(train.skipped + test.skipped))
   if broken:
     notes["pictures"] = (
-        f"{len(broken):,} are left out, the first of them is {broken[0]}"
+        f"{len(broken):,} are left out; the first is {broken[0]}"
     )
   if train.label is None or test.label is None:
     return notes
@@ -223,10 +224,10 @@ def _left_out(train: data.Images, test: data.Images) -> dict[str, str]:
       if (count := len(images.image) - len(images.labelled()))
   ]
   if parts:
-    notes["labels"] = f"{' and '.join(parts)} have none and are left out"
+    notes["labels"] = f"{' and '.join(parts)} have no label and are left out"
   absent = len(train.classes) - len(np.unique(train.label[train.label >= 0]))
   if len(train.classes) == 1:
-    notes["classes"] = "there is only one, so accuracies show nothing"
+    notes["classes"] = "there is only one, so accuracies are meaningless"
   elif absent:
     notes["classes"] = (
         f"{absent:,} of {len(train.classes):,} have no labelled training image,"
@@ -255,7 +256,7 @@ def _evaluate_encoder(
   if any("features" in x.needs for x in chosen.values()):
     bank = train
     if not any({"features", "labels"} <= x.needs for x in chosen.values()):
-      # As many as the rank needs in addition to the test images.
+      # The rank needs these in addition to the test images.
       bank = train.evenly(max(RANK_IMAGES - len(test.image), 0))
     count = f"{len(bank.image):,} training and {len(test.image):,}"
     with announce(f"encoding {count} test images"):
@@ -276,7 +277,7 @@ def _evaluate_encoder(
 
 
 def _split_missing(found: dict[str, Results]) -> dict[str, str]:
-  """Puts None in the place of measures that do not apply; returns why."""
+  """Replaces measures that do not apply with None; returns the reasons."""
   reasons: dict[str, str] = {}
   rows = [row for stages in found.values() for row in stages.values()]
   for row in rows:

@@ -1,4 +1,4 @@
-"""Features of many images: computed once per encoder state and handed on."""
+"""Features of many images: computed once per encoder state, then reused."""
 
 from collections.abc import Callable
 import dataclasses
@@ -86,7 +86,7 @@ def labelled(
     features: The features of both splits.
     train: The images of `features.train`.
     test: The images of `features.test`.
-    stage: Which features.
+    stage: Name of the features.
 
   Returns:
     The features and labels; None if a split has no labelled images, or the

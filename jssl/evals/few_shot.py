@@ -112,7 +112,7 @@ def _accuracies(
   features, test_features = l2_normalize(features), l2_normalize(test_features)
 
   def one_draw(key):
-    # Sorted by class, then at random: the first of each class are its draw.
+    # Sorted by class, then at random: the first images of each class are drawn.
     order = jnp.lexsort((jax.random.uniform(key, labels.shape), labels))
     first = jnp.searchsorted(labels[order], jnp.arange(num_classes))
     drawn = order[first[:, None] + jnp.arange(shots)]  # [classes, shots]

@@ -38,20 +38,20 @@ def fine_tune(
 
   AdamW with a cosine schedule after 10% of warm-up. BatchNorm uses the
   statistics of the batch and updates its running statistics, unless the images
-  do not fill a batch: then it uses these and keeps them. The classifier gets
-  features normalised by the mean and variance that the encoder gives for these
-  images at the start.
+  do not fill a batch: then it uses the running statistics and keeps them. The
+  classifier gets features normalised by their mean and variance for these
+  images before training.
 
   Args:
     key: A PRNG key, for the order, the augmentation and drop path.
     encode: See `jssl.encoder.make_trainable`.
-    variables: Its variables, not changed here.
-    images: To train on: "image" uint8 `[N, H, W, C]`, "label" int `[N]` in [0,
-      num_classes) and, for images on a canvas, "extent" `[N, 2]`.
+    variables: The encoder's variables, not changed here.
+    images: Training images: "image" uint8 `[N, H, W, C]`, "label" int `[N]` in
+      [0, num_classes) and, for images on a canvas, "extent" `[N, 2]`.
     num_classes: Number of classes.
     augment: The recipe, `(key, image, *, extent) -> view`.
     learning_rate: The peak learning rate.
-    weight_decay: Of matrices and kernels.
+    weight_decay: Weight decay of matrices and kernels.
     layer_decay: See `optim.layer_decay`; for transformers.
     epochs: Passes over the images.
     batch_size: Images per step, at most as many as there are.

@@ -16,7 +16,7 @@ def of_images(predicted: Any, labels: Any) -> dict[str, Any]:
 
   Args:
     predicted: Classes, int `[N]`.
-    labels: The true ones, int `[N]`.
+    labels: The true classes, int `[N]`.
 
   Returns:
     "accuracy" in [0, 1] and "interval", its lower and upper 95% limits.
@@ -68,14 +68,15 @@ def at_edge(
 ) -> tuple[str, ...]:
   """Returns the settings whose best value may lie outside of their grid.
 
-  These are settings with a value at the edge of the grid that scores more than
-  all other values, unless no value lies beyond it.
+  These are settings whose chosen value is at the edge of the grid and scores
+  more than all other values, unless no value exists beyond it.
 
   Args:
     scores: Scores of all combinations, one axis per setting.
     chosen: Index of the chosen combination.
     grid: The values of each setting, in the order of the axes.
-    limits: Values that nothing lies beyond, such as a weight decay of 0.
+    limits: Values at the limit of what is possible, such as a weight decay of
+      0.
 
   Returns:
     Names of `grid`.

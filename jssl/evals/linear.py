@@ -30,8 +30,8 @@ class LinearProbe(NamedTuple):
     validation: Accuracy of each setting on the held-out part, float32
       `[learning rates, weight decays]`, in [0, 1].
     at_edge: "learning_rate" or "weight_decay" if the chosen value is the last
-      of its grid and better than all others, so that a value beyond may be
-      better still.
+      of its grid and better than all others, so that a value beyond the grid
+      may be better still.
   """
 
   predicted: np.ndarray
@@ -174,8 +174,8 @@ def hold_out(
   if not 0 < held < count:
     raise ValueError(
         f"validation_fraction is {fraction}, which leaves {held} of {count}"
-        f" features to choose by and {count - held} to train on; expected at"
-        " least one of each."
+        f" features to choose a setting by and {count - held} to train on;"
+        " expected at least one of each."
     )
   order = np.asarray(jax.random.permutation(key, count))
   return order[:held], order[held:]
@@ -217,7 +217,7 @@ class Regressions(NamedTuple):
 def choose(
     probes: Regressions, features: AnyArray, labels: AnyArray
 ) -> tuple[int, np.ndarray]:
-  """Chooses among S regressions by examples that none was trained on.
+  """Chooses among S regressions by examples that none were trained on.
 
   Args:
     probes: The regressions.

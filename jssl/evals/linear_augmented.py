@@ -33,7 +33,7 @@ def augmented_linear_probe(
     batch_size: int = 256,
     validation_fraction: float = 0.1,
 ) -> dict[str, LinearProbe]:
-  """Classifies by regressions that see a new view of each image every epoch.
+  """Classifies by regressions that see new views of the images every epoch.
 
   The encoder is frozen, and encodes every image once per epoch: unlike in
   `linear_probe`, its features cannot be kept. All settings of all stages learn
@@ -44,11 +44,11 @@ def augmented_linear_probe(
     key: A PRNG key, for the held-out part, the order and the views.
     encode: `(params, views) -> {stage: [B, D]}`, of views `[B, h, w, C]` in
       [0, 1].
-    params: Its first argument.
-    images: To learn from: "image" uint8 `[N, H, W, C]`, "label" int `[N]` in
+    params: The first argument of `encode`.
+    images: Training images: "image" uint8 `[N, H, W, C]`, "label" int `[N]` in
       [0, num_classes) and, for images on a canvas, "extent" `[N, 2]`.
     features: For each stage, the features of the images without augmentation,
-      `[N, D]`. They give mean and deviation, and choose the setting.
+      `[N, D]`. They give the mean and deviation, and choose the setting.
     test_features: Features to classify, `[M, D]` for each stage.
     num_classes: Number of classes.
     augment: The recipe, `(key, image, *, extent) -> view`.
@@ -57,7 +57,7 @@ def augmented_linear_probe(
     epochs: Passes over the images.
     batch_size: Images per step, at most as many as there are.
     validation_fraction: Share that is held out to choose a setting, in (0, 1).
-      Training again on all images would take as long again.
+      The probe is not trained again on all images, which would double the time.
 
   Returns:
     The probe of each stage.

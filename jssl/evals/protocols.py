@@ -44,7 +44,7 @@ _KS = (1, 5, 10, 20, 50, 100, 200)
 _TEMPERATURES = (0.03, 0.07, 0.1, 0.2, 0.5)
 _SHOTS = {"one_shot": 1, "five_shot": 5, "ten_shot": 10}
 _FEWEST_DIRECTIONS = 12  # Fewer are too few to fit a slope, see `alpha_req`.
-# With fewer, the held-out part that chooses a setting is rounded to nothing.
+# With fewer images, the held-out part that chooses a setting is empty.
 _FEWEST_TO_CHOOSE_BY = 6
 _SHARES = {"1% of labels": 0.01, "10% of labels": 0.1}
 
@@ -67,10 +67,10 @@ class Subject:
   Attributes:
     encoder: The encoder, or raw pixels.
     train: Images whose labels may be used.
-    test: Images that the measures are of.
+    test: Images that the encoder is evaluated on.
     features: The features of these images; `features.train` may be those of
       some training images if no protocol needs their labels.
-    augment: The augmentation of training with labels.
+    augment: The augmentation for training with labels.
   """
 
   encoder: Encoder
@@ -86,8 +86,8 @@ class Protocol:
 
   Attributes:
     needs: Any of "features" (of both splits), "labels" (of both splits), and
-      "net" (which is trained, so that raw pixels have no such result).
-    measure: From a subject to its results.
+      "net" (which is trained, so the protocol does not apply to raw pixels).
+    measure: A function from a subject to its results.
   """
 
   needs: frozenset[str]
@@ -98,7 +98,7 @@ def _knn(x: Labelled) -> dict[str, Any]:
   """Nearest neighbours; a tenth of `train` chooses k and temperature."""
   chosen: dict[str, Any] = {"k": 1, "temperature": _TEMPERATURES[0]}
   edge: tuple[str, ...] = ()
-  if len(x.train) > 1:  # Else there is nothing to choose.
+  if len(x.train) > 1:  # Otherwise there is nothing to choose by.
     chosen, edge = _choose_votes(x)
   predicted = nearest_classes(x, **chosen)
   accuracy = intervals.of_images(predicted, x.test_label)
@@ -147,7 +147,7 @@ def _too_few_to_choose(count):
     return None
   return Missing(
       f"choosing a setting takes {_FEWEST_TO_CHOOSE_BY} labelled training"
-      f" images, and there {'is' if count == 1 else 'are'} {count}"
+      f" images, but there {'is' if count == 1 else 'are'} {count}"
   )
 
 
@@ -161,7 +161,7 @@ def _probe_result(probe: LinearProbe, labels: np.ndarray) -> dict[str, Any]:
 
 
 def _few_shot(x: Labelled) -> dict[str, Any]:
-  """1, 5 and 10 labels per class, ten draws each.
+  """Few-shot accuracy with 1, 5 and 10 labels per class, ten draws each.
 
   Test images of a class without labelled training images cannot be classified
   correctly.
@@ -206,12 +206,12 @@ def _label_free(subject: Subject) -> Results:
 
 
 def _without_labels(test, train, views):
-  """What features show without labels.
+  """Measures of features that need no labels.
 
   Args:
     test: Of the test images, `[N, D]`.
-    train: Of training images, `[M, D]`. Rank and alpha-ReQ use these too, since
-      they need many.
+    train: Of training images, `[M, D]`. Rank and alpha-ReQ use these as well,
+      since they need many images.
     views: Of two augmented views of some test images, `[2, n, D]`.
   """
   rows = test[evenly(len(test), quality.RANK_IMAGES)]
@@ -242,10 +242,10 @@ def _without_labels(test, train, views):
 def _paired_views(subject: Subject) -> dict[str, np.ndarray]:
   """Features `[2, n, D]` of two views of some test images.
 
-  The views are those of the run's augmentation, whatever set is evaluated.
+  The views are those of the run's augmentation, even on another data set.
   """
   recipe = build.recipe(subject.encoder.config)
-  assert recipe is not None  # Every method has one.
+  assert recipe is not None  # Every method has an augmentation.
   make_views = jax.jit(
       lambda key, batch: augment.make_views(key, batch, (recipe, recipe))
   )
@@ -260,7 +260,7 @@ def _paired_views(subject: Subject) -> dict[str, np.ndarray]:
 
 
 def _make_encode_views(encoder: Encoder) -> Callable[..., dict[str, jax.Array]]:
-  """From parameters and views, which are cropped already, to all stages."""
+  """Encodes views, which are cropped already, and returns all stages."""
   size = encoder.config.image_size
   if encoder.params is None:
     encode = make_raw_pixels(image_size=size)

@@ -189,8 +189,8 @@ def collapse_warning(
   Args:
     signs: Any of "feature_std" (of the embeddings in the loss), "encoder_std"
       (of the pooled features) and "rank" (their effective rank).
-    images: Number of images that "encoder_std" and "rank" are of; fewer than
-      `ENOUGH_IMAGES` show nothing. None if there are enough.
+    images: Number of images that "encoder_std" and "rank" were computed from;
+      fewer than `ENOUGH_IMAGES` show nothing. None if there are enough.
 
   Returns:
     A sentence with the value and the remedy, or None.

@@ -1,14 +1,14 @@
 """Results of evaluations in a run's folder: as JSON and as tables.
 
-An evaluation is a dict: "dataset"; "step" of the checkpoint; "train_images",
+An evaluation is a dict of: "dataset"; "step" of the checkpoint; "train_images",
 "test_images" and "classes" (their numbers); "contents", which distinguishes
 these pictures from others; "canvas" and "crop_fraction", with which they were
-prepared; "notes", a sentence by name for each measure that does not apply and
-for all that was left out; and "results": for each encoder ("trained",
-"untrained", "raw pixels"), each of its stages ("pooled" first) and each measure
-a dict with "accuracy" in [0, 1], its 95% "interval" and more, or a number, or
-None where it does not apply. "at_edge" of a measure names settings whose chosen
-value is the last of its grid.
+prepared; "notes", with a named sentence for each measure that does not apply
+and for everything that was left out; and "results". These hold, for each
+encoder ("trained", "untrained", "raw pixels"), each of its stages ("pooled"
+first) and each measure, a dict with "accuracy" in [0, 1], its 95% "interval"
+and more, or a number, or None where the measure does not apply. "at_edge" of a
+measure names settings whose chosen value is the last of its grid.
 """
 
 from collections.abc import Sequence
@@ -145,12 +145,12 @@ def _folder(workdir):
 
 
 def _file_name(dataset, variant):
-  """A plain name as it is; any other shortened, with a checksum of it all."""
+  """Keeps a plain name; shortens any other and adds a checksum of all of it."""
   plain = re.fullmatch(r"[a-z0-9_]+", dataset) and len(dataset) <= _LONGEST
   if plain and not variant:
     return dataset
   source, path = split_source(dataset)
-  if source == "folder":  # The same one from wherever the command is called.
+  if source == "folder":  # The same folder from anywhere.
     dataset = f"folder:{os.path.abspath(os.path.expanduser(path))}"
   identity = json.dumps([dataset, *variant])
   digest = hashlib.sha256(identity.encode()).hexdigest()[:8]

@@ -97,7 +97,7 @@ def write(
 
 
 def _peak_memory() -> dict[str, int | None]:
-  """Largest memory so far, of the first device and of this process."""
+  """Peak memory so far, of the first device and of this process."""
   stats = jax.local_devices()[0].memory_stats() or {}
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return {

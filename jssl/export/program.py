@@ -40,7 +40,7 @@ def save_stablehlo(
     stage: "pooled", or a stage of the net, whose map is averaged.
 
   Raises:
-    ValueError: If `images` or `stage` is none of these.
+    ValueError: If `images` or `stage` has another value.
   """
   dtype = _DTYPES[lookup("The type of images", images, _DTYPES)]
   lookup("The stage", stage, stage_names(encoder))
@@ -50,7 +50,7 @@ def save_stablehlo(
     features = encoder.method.encode(*params, augment.to_float(images))
     return pool_stages({stage: features[stage]})[stage]
 
-  # On the host, as the program must not name devices of this machine.
+  # On the host, since the program must not name devices of this machine.
   params = jax.device_get(encoder.params)
   size, channels = encoder.config.image_size, encoder.config.resolved.channels
   (batch,) = jax.export.symbolic_shape("batch")

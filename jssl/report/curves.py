@@ -13,7 +13,7 @@ from jssl.report import figures
 
 Rows = Sequence[dict[str, Any]]
 
-# A panel each: its title, and the metrics that it shows with their names. Of
+# For each panel its title, and its metrics with their names in the legend. With
 # several runs only the first metric is shown.
 _PANELS = {
     "Loss": {"loss": "loss", "chance_loss": "chance"},
@@ -27,7 +27,7 @@ _PANELS = {
     "Learning rate": {"learning_rate": "learning rate"},
     "Images per second": {"images_per_second": "images/s"},
 }
-# More points make a file larger, not a curve clearer.
+# More points would make a file larger, but a curve no clearer.
 _POINTS = 400
 _STYLES = ("-", "--", ":", "-.")
 # Placeholders in an SVG for colors of the page, see `_themed`.
@@ -42,7 +42,7 @@ class Curve:
   Attributes:
     name: Its name in the legend.
     points: Its (epoch, value) pairs, in order.
-    line: Number of its color and dashes, from 0; colors repeat after eight.
+    line: Index of its color and dashes; colors repeat after eight.
   """
 
   name: str
@@ -232,7 +232,7 @@ def _text(value):
 
 
 def _themed(svg):
-  """Removes what has no use inside HTML, and inserts the page's colors."""
+  """Removes what is useless inside HTML, and inserts the page's colors."""
   svg = svg[svg.index("<svg") :]
   useless = r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->"
   svg = re.sub(useless, "", svg, flags=re.DOTALL)

@@ -11,7 +11,7 @@ from jssl import data
 from jssl.report import thumbnails
 from jssl.report.run import Split
 
-# With fewer images, the neighbourhoods of t-SNE are the whole set.
+# With fewer images, t-SNE's neighbourhoods would be the whole set.
 _FEWEST = 12
 _PERPLEXITY = 30.0
 _COMPONENTS = 50
@@ -49,8 +49,8 @@ class Map:
   """A map of held-out images.
 
   Attributes:
-    method: What placed the points: "t-SNE", or "principal components".
-    xy: Places of the images, int `[N, 2]`, from 0 to `SIDE`.
+    method: How the points were placed: "t-SNE", or "principal components".
+    xy: Positions of the images, int `[N, 2]`, from 0 to `SIDE`.
     label: int `[N]`, an index into `names`.
     index: Numbers of the images in their split, int `[N]`.
     names: Names of the classes; the last one is that of unknown classes.
@@ -113,7 +113,7 @@ class Map:
     }
 
   def _cells(self):
-    """Side of a cell of the sprite, and cells per row."""
+    """Side of a cell of the sprite, and number of cells per row."""
     cell = max(max(image.shape[:2]) for image in self.images)
     return cell, math.isqrt(len(self.images) - 1) + 1
 
@@ -178,7 +178,7 @@ def project(features: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def _fit(xy):
-  """Moves and scales points into the map, in their proportions."""
+  """Moves and scales points into the map, keeping their proportions."""
   low, high = xy.min(axis=0), xy.max(axis=0)
   scale = (SIDE - 2 * _MARGIN) / max((high - low).max(), 1e-12)
   middle = (low + high) / 2

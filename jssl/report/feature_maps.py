@@ -16,7 +16,7 @@ from jssl.report import thumbnails
 from jssl.report.thumbnails import Thumbnail
 
 _IMAGES = 8
-_SMALLEST = 4  # Side below which a map shows next to nothing.
+_SMALLEST = 4  # Smaller maps show too little.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,8 @@ class FeatureMaps:
 def make_feature_maps(encoder: Encoder, images: Images) -> FeatureMaps | None:
   """Draws the last stage of a net whose maps are 4 x 4 or larger.
 
-  The features of all places of all images are projected together to their
-  three principal components, which become red, green and blue: so a color means
+  The features at all positions of all images are projected together to their
+  three principal components, which become red, green and blue. So a color means
   the same in every image.
 
   Args:
@@ -77,7 +77,7 @@ def make_feature_maps(encoder: Encoder, images: Images) -> FeatureMaps | None:
 
 
 def to_colors(x: np.ndarray) -> tuple[np.ndarray | None, float]:
-  """Projects features of places to red, green and blue.
+  """Projects the features of each position to red, green and blue.
 
   Args:
     x: Features, `[B, h, w, D]`.

@@ -1,4 +1,4 @@
-"""Figures as PNG files, for notebooks, papers and the terminal's user."""
+"""Figures as PNG files, for notebooks, papers and the command line."""
 
 from collections.abc import Sequence
 import io
@@ -23,7 +23,7 @@ from jssl.report.views import Reconstruction
 
 _WRONG = "#d62728"
 _NARROWEST = 4.5  # Inches, for the title.
-_BETWEEN = 0.4  # Of an image, between blocks of a grid.
+_BETWEEN = 0.4  # Share of an image, between blocks of a grid.
 _CAPTION = 0.5  # Inches, for two lines.
 _LONGEST = 32  # Characters of a caption's line that fit under two inches.
 # Of a map, in points: its width, and that of a square of all its images.
@@ -56,8 +56,8 @@ def save(
     figure: The figure.
     file: A file, or its path.
     dpi: Pixels per inch.
-    all_colors: Whether colors are exact, as photographs need; or 256 of them,
-      which take a third of the bytes.
+    all_colors: Whether colors are exact, as photographs need, or reduced to
+      256, which takes a third of the bytes.
   """
   drawn = io.BytesIO()
   with warnings.catch_warnings():
@@ -85,10 +85,10 @@ def grid(
   Args:
     rows: The images.
     path: The file to write.
-    title: Above the grid.
+    title: Text above the grid.
     inches: Width of an image.
     blocks: Number of blocks, side by side, that share the rows.
-    row_names: At the left of each row; () for none.
+    row_names: Text to the left of each row; () for none.
     captions: Whether captions are written, of at most two lines each; lines
       that are too long lose their beginning.
     all_colors: See `save`.
@@ -164,7 +164,7 @@ def reconstruction_grid(
   Args:
     rows: At least one, see `jssl.report.views.reconstruct`.
     path: The file to write.
-    title: Above the images.
+    title: Text above the images.
   """
   grid(
       list(zip(*rows)),
@@ -180,7 +180,7 @@ def neighbours(train: Split, test: Split, path: str | os.PathLike) -> None:
   """Draws held-out images and the training images nearest to them, to a PNG.
 
   Args:
-    train: Images to find; see `jssl.report.splits`.
+    train: Images among which neighbours are found; see `jssl.report.splits`.
     test: Images to choose a dozen from.
     path: The file to write.
 
@@ -206,7 +206,7 @@ def embedding_map(
   Args:
     test: Images; see `jssl.report.splits`.
     path: The file to write.
-    title: Above the map.
+    title: Text above the map.
 
   Raises:
     ValueError: If embeddings are equal, not finite, or fewer than three.
@@ -236,11 +236,11 @@ def bars(
   """Draws accuracies as a group of bars for each name, to a PNG.
 
   Args:
-    names: One for each group, from top to bottom.
+    names: Names of the groups, from top to bottom.
     scores: For each kind of bar, the values over seeds of every name. A bar is
       their mean; dots show the seeds.
     path: The file to write.
-    title: Above the chart.
+    title: Text above the chart.
   """
   height = 0.8 / len(scores)
   figure = new(9, 1.5 + 0.5 * len(names))

@@ -15,7 +15,7 @@ from jssl.report.thumbnails import Thumbnail
 
 _QUERIES = 12
 _NEIGHBOURS = 5
-_MATRIX = 20  # More classes make a list of pairs, not a matrix.
+_MATRIX = 20  # With more classes, a list of pairs replaces the matrix.
 _PAIRS = 20
 
 
@@ -62,14 +62,14 @@ def find_nearest(train: Split, test: Split) -> list[Neighbours]:
   """Finds the training images nearest by cosine to a dozen held-out images.
 
   Args:
-    train: Images to find.
+    train: Images among which neighbours are found.
     test: Images to choose the dozen from, evenly spaced.
 
   Returns:
     One for each query; neighbours of another class are marked as wrong.
   """
   count = min(_QUERIES, len(test.index))
-  # From the middle of each twelfth: sets are often sorted by class.
+  # From the middle of equal parts, since sets are often sorted by class.
   queries = ((np.arange(count) + 0.5) * len(test.index) / count).astype(int)
   similarity = _unit(test.features[queries]) @ _unit(train.features).T
   order = np.argsort(-similarity, axis=1, kind="stable")[:, :_NEIGHBOURS]
@@ -93,7 +93,7 @@ def confuse(
   Args:
     train: Training images.
     test: Held-out images.
-    k: See `jssl.evals.knn_predict`; all neighbours if there are fewer.
+    k: See `jssl.evals.knn_predict`; all training images if there are fewer.
     temperature: See `jssl.evals.knn_predict`.
 
   Returns:

@@ -21,7 +21,7 @@ from jssl.report.run import loaded
 from jssl.report.run import Run
 from jssl.report.run import splits
 
-# What the page of a run lacks without images, or without finite features.
+# Parts of a run's page that are left out without images or finite features.
 _NO_IMAGES: dict[str, Any] = {
     "views": [],
     "map": None,

@@ -1,4 +1,4 @@
-"""What a report is made of: a run's files, its encoder, its images."""
+"""The parts of a report: the files of a run, its encoder and its images."""
 
 import dataclasses
 import json
@@ -20,15 +20,15 @@ from jssl.evals.features import compute
 from jssl.evals.features import Features
 from jssl.recorder import read_metrics
 
-# Enough to find neighbours among and to draw a map of, few enough to encode
-# again, and to keep the page small.
+# Enough for nearest neighbours and a map, few enough to encode again and to
+# keep the page small.
 _TRAIN_ROWS = 5000
 _TEST_ROWS = 1500
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A run, as far as a report needs it.
+  """A run, with what a report needs of it.
 
   Attributes:
     workdir: Its folder.
@@ -131,7 +131,7 @@ def gather(
     test: data.Images,
     features: Features | None = None,
 ) -> Run:
-  """Gathers the same of a run that is in memory.
+  """Gathers the same for a run that is in memory.
 
   Args:
     trained: The encoder, before, during or after training.
@@ -201,6 +201,6 @@ def _read(workdir, settings, step):
   path = pathlib.Path(workdir) / "summary.json"
   summary = json.loads(path.read_text()) if path.exists() else None
   if summary and summary["steps"] != step:
-    summary = None  # Of an earlier end of a run that was resumed.
+    summary = None  # Older than the resumed run.
   rows = [row for row in read_metrics(workdir) if row["step"] <= step]
   return Run(os.fspath(workdir), settings, step, rows, summary)

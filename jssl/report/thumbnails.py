@@ -8,13 +8,13 @@ import io
 import numpy as np
 from PIL import Image
 
-# Up to this side, a JPEG would be larger than a PNG, and its artifacts visible.
+# Up to this side, a JPEG would be larger than a PNG and show artifacts.
 _LOSSLESS = 48
 
 
 @dataclasses.dataclass(frozen=True)
 class Thumbnail:
-  """A small image with what the reader is told about it.
+  """A small image, with its caption and description.
 
   Attributes:
     pixels: uint8 `[H, W, C]`, of 1, 3 or 4 channels.

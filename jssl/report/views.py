@@ -1,4 +1,4 @@
-"""What a method gets of an image: its views, and its reconstruction."""
+"""What a method makes of an image: its views, and its reconstruction."""
 
 from collections.abc import Callable
 import dataclasses
@@ -16,7 +16,7 @@ from jssl.report.thumbnails import Thumbnail
 
 _IMAGES = 6
 _RECONSTRUCTED = 10
-_AT_LEAST = 4  # Views of an image; if a method makes fewer, it draws again.
+_AT_LEAST = 4  # Views of an image; drawn repeatedly if a method makes fewer.
 _AT_MOST = 12
 _CHANNELS = (1, 3, 4)
 
@@ -35,7 +35,7 @@ class Views:
 
 
 class Reconstruction(NamedTuple):
-  """What a generative method makes of an image, see `jssl.method.Pictures`."""
+  """The input, output and original of an image, see `jssl.method.Pictures`."""
 
   input: Thumbnail
   output: Thumbnail
@@ -45,8 +45,8 @@ class Reconstruction(NamedTuple):
 def make_views(method: Method, images: Images) -> list[Views]:
   """Draws views of six images.
 
-  Every image is given to the method alone, at its own position in the batch: so
-  all its views are of this image, in whichever dimension they are stacked.
+  The method gets every image alone, at its own position in the batch: so all
+  its views are of this image, in whichever dimension they are stacked.
 
   Args:
     method: The method.
@@ -160,13 +160,13 @@ def _is_image(leaf):
 
 
 def _name(path):
-  """The innermost name on the way to a leaf; numbers are views."""
+  """The innermost name on the path to a leaf; numbers are views."""
   names = [key.name for key in path if hasattr(key, "name")]
   return names[-1].replace("_", " ") if names else "views"
 
 
 def _in_range(x):
-  """Clips to [0, 1], or stretches images of quite another range."""
+  """Clips to [0, 1], or rescales images of a very different range."""
   outside = np.mean((x < 0) | (x > 1))
   if outside > 0.2:
     low, high = np.percentile(x, (1, 99))

@@ -273,8 +273,8 @@ _PAIR = ["cat/1.png", "cat/2.png", "dog/3.png", "dog/4.png"]
 @pytest.mark.parametrize(
     "train,linear",
     [
-        (_PAIR, "6 labelled training images, and there are 4"),
-        (_PAIR[:1], "6 labelled training images, and there is 1"),
+        (_PAIR, "6 labelled training images, but there are 4"),
+        (_PAIR[:1], "6 labelled training images, but there is 1"),
     ],
 )
 def test_a_few_labelled_pictures_are_enough_for_knn(
@@ -330,7 +330,8 @@ def test_pictures_without_a_label_are_left_out_and_counted(
       colors, dataset=dataset, protocols=["knn", "few_shot"]
   )
   assert found["notes"]["labels"] == (
-      "3 of 8 training images and 3 of 8 test images have none and are left out"
+      "3 of 8 training images and 3 of 8 test images have no label and are"
+      " left out"
   )
   low, high = found["results"]["trained"]["pooled"]["knn"]["interval"]
   assert high - low > 0.4  # Of five images.
