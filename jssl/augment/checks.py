@@ -112,5 +112,5 @@ def check_range(
   if not 0 < low <= high <= highest:
     raise ValueError(
         f"{name} must be (low, high) with 0 < low <= high <= {highest}, got"
-        f" {value}; order it, and keep it inside."
+        f" {value}; give the lower value first, within this range."
     )

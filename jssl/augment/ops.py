@@ -179,7 +179,7 @@ def adjust_hue(image: jax.Array, delta: float | jax.Array) -> jax.Array:
 
 
 def to_grayscale(image: jax.Array) -> jax.Array:
-  """Replaces each channel by the pixel's luma; the channels stay three.
+  """Replaces each channel by the pixel's luma; the shape stays the same.
 
   Args:
     image: float [H, W, C] in [0, 1], C = 1 (returned as it is) or 3.
@@ -210,8 +210,8 @@ def gaussian_blur(
 ) -> jax.Array:
   """Blurs with a sampled Gaussian of `kernel_size` taps.
 
-  By a banded matrix product on each side: with a sigma per image, a vmapped
-  depthwise convolution would be far slower.
+  It is a product with a banded matrix on each side: with a sigma per image, a
+  vmapped depthwise convolution would be far slower.
 
   Args:
     image: float [H, W, C].
@@ -263,7 +263,7 @@ def gaussian_blur(
 
 
 def _blur_weights(length, sigma, radius, padding):
-  """Weights [length, length] of one axis; row i are those of output pixel i."""
+  """Weights [length, length] of one axis; row i makes output pixel i."""
 
   def taps(offset: jax.Array) -> jax.Array:
     weights = jnp.exp(-0.5 * (offset / sigma) ** 2)

@@ -1,8 +1,8 @@
 """Random operations on one image; the settings are Python numbers.
 
 The same key gives the same result. Map over a batch with `jax.vmap` and one key
-per image. `probability` is how often an image is changed at all; the operations
-raise ValueError if it or another setting is out of its range.
+per image. `probability` is the probability that an image is changed at all; the
+operations raise ValueError if it or another setting is out of its range.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jssl.augment import checks
 from jssl.augment import ops
 from jssl.augment import resampling
 
-# Whose color operations: see `random_color_jitter`.
+# Which code's color operations to follow, see `random_color_jitter`.
 OPERATIONS = ("torchvision", "simclr", "byol")
 
 

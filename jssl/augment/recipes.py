@@ -463,7 +463,7 @@ def _crop(key, image, size, scale, extent, method, operations="torchvision"):
   """The random resized crop that recipes begin with, in [0, 1]."""
   settings = {"method": method}
   if operations != "torchvision":
-    # TensorFlow's bicubic is another one, without antialiasing.
+    # TensorFlow's bicubic differs, and has no antialiasing.
     if method == "bicubic":
       settings["method"] = "keys_cubic"
     settings["antialias"] = False
@@ -486,7 +486,7 @@ def _standard(
     method="bilinear",
     operations="torchvision",
 ):
-  """SimCLR's augmentation, which others use with other numbers."""
+  """SimCLR's augmentation, with settings that other methods change."""
   crop_key, jitter_key, gray_key, blur_key, flip_key = jax.random.split(key, 5)
   image = _crop(crop_key, image, size, scale, extent, method, operations)
   brightness, contrast, saturation, hue = jitter

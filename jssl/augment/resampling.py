@@ -26,7 +26,7 @@ def resized_crop(
   The crop comes first: no sample is taken from outside the box. With
   `antialias` the kernel widens with the reduction, each pixel is weighted by
   the part of it that the box covers, and weights at the edge are renormalized.
-  Without, the taps are clamped to the outermost pixels that the box touches.
+  Without it, taps are clamped to the outermost pixels that the box touches.
 
   It takes two dense matrix products with weights built from the box, so the box
   may be traced and fractional, and gradients flow to it.

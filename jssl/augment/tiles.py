@@ -82,8 +82,8 @@ def tile_size_of(height: int, width: int, *, grid: int = 3) -> int:
   """Returns the side of a tile: 64 / 75 of a cell, as in the jigsaw paper.
 
   Args:
-    height: Of the image, in pixels.
-    width: Of the image.
+    height: Height of the image, in pixels.
+    width: Width of the image, in pixels.
     grid: Cells per side.
 
   Example:

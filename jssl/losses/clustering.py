@@ -84,7 +84,7 @@ def swav(
     temperature: Divisor of the similarities that predict, above 0: 0.1 in the
       paper.
     epsilon: Smoothness of the assignments, see `sinkhorn`.
-    iterations: Of the assignments, see `sinkhorn`.
+    iterations: Number of Sinkhorn iterations, see `sinkhorn`.
     axis_name: Axis that the batch is split over, or None. The assignments are
       made over the global batch.
 
@@ -191,7 +191,8 @@ def dino(
       No gradient flows to it.
     student_temperature: Divisor of the student's scores, above 0: 0.1 in the
       paper.
-    teacher_temperature: Divisor of the teacher's scores, above 0 and smaller.
+    teacher_temperature: Divisor of the teacher's scores, above 0 and below the
+      student's.
 
   Returns:
     The mean over the batch and all pairs of different views, a float32 scalar;

@@ -8,7 +8,7 @@ from jssl.embeddings import l2_normalize
 from jssl.losses.checks import check_global_batch
 from jssl.losses.checks import check_pair
 
-# Of the BatchNorm without scale that the authors standardise with.
+# Epsilon of the BatchNorm without scale that the authors standardise with.
 _BATCH_NORM_EPS = 1e-5
 
 
@@ -19,7 +19,7 @@ def negative_cosine(prediction: jax.Array, target: jax.Array) -> jax.Array:
 
   Args:
     prediction: Embeddings, `[B, D]`, normalised here.
-    target: What they should match, `[B, D]`, normalised here. Gradients flow to
+    target: Embeddings to match, `[B, D]`, normalised here. Gradients flow to
       it: the caller has to stop them, or the embeddings collapse.
 
   Returns:

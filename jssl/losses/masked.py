@@ -10,9 +10,9 @@ def masked_mse(
   """Mean squared error of masked elements.
 
   Args:
-    prediction: Of any shape, for example patches `[B, T, D]` or images
+    prediction: An array of any shape, for example patches `[B, T, D]` or images
       `[B, H, W, C]`.
-    target: Of the same shape. No gradient flows to it.
+    target: An array of the same shape. No gradient flows to it.
     mask: Weights of the leading dimensions, bool or 0 and up: `[B, T]` or
       `[B, H, W]`.
 
@@ -46,7 +46,7 @@ def masked_l1(
 
   Args:
     prediction: As in `masked_mse`.
-    target: Of the same shape. No gradient flows to it.
+    target: An array of the same shape. No gradient flows to it.
     mask: Weights of the leading dimensions, as in `masked_mse`.
 
   Returns:

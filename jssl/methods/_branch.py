@@ -208,7 +208,7 @@ def freeze(names: tuple[str, ...], steps: float) -> Callable[[PyTree], PyTree]:
   Args:
     names: Paths in the tree of parameters, such as "prototypes" or "net/patch";
       paths that do not exist are ignored.
-    steps: For how many steps; `math.inf` for ever.
+    steps: For how many steps; `math.inf` forever.
 
   Returns:
     `(params) -> tree` of `steps` for the named entries and 0 for all others.

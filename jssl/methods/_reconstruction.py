@@ -59,8 +59,8 @@ def from_image(
 
   Args:
     images: `[..., C]`.
-    mean: Subtracted: a number, or one per channel.
-    std: Then divided by.
+    mean: Subtracted from the images: a number, or one per channel.
+    std: Divides the result, likewise.
 
   Returns:
     `[..., C]`, by default in [-2, 2].

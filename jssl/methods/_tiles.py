@@ -43,8 +43,8 @@ class TileNet(nn.Module):
 
   Attributes:
     net: A backbone of `jssl.nets`.
-    projector: Of the features of one tile.
-    classifier: Of the projections of a puzzle's tiles.
+    projector: Projector of the features of one tile.
+    classifier: Classifier of the joined projections of a puzzle's tiles.
   """
 
   net: nn.Module

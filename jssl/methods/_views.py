@@ -96,7 +96,7 @@ def multi_crop(
   Args:
     key: A PRNG key.
     batch: See `Method.views`.
-    global_recipes: As the recipes of `two`.
+    global_recipes: Recipes of both global crops, as in `two`.
     local_recipe: Recipe of the local crops.
     local_views: Number of local crops.
   """

@@ -118,8 +118,9 @@ def dino(
       cosine similarity times a learned length, initially 1; the paper does so
       for small transformers with long training.
     student_temperature: Divisor of the student's scores, above 0.
-    teacher_temperature: Divisor of the teacher's, above 0 and smaller: a
-      constant, or a function of the step. The paper warms up to 0.07.
+    teacher_temperature: Divisor of the teacher's scores, above 0 and below the
+      student's: a constant, or a function of the step. The paper warms up to
+      0.07.
     momentum: EMA decay of the teacher, in [0, 1]: a constant, or a function of
       the step. The paper raises it from 0.996 to 1 along a cosine.
     center_momentum: EMA decay of the centre, in [0, 1].

@@ -81,7 +81,7 @@ def inpainting(
     augment: The recipe; by default a crop and a flip.
     hole: "center" (the central square), "squares" (four that may overlap), or
       "region" (of random outline).
-    share: Fraction of the image that is hidden; of squares, at most.
+    share: Fraction of the image that is hidden; at most that, for squares.
     overlap: Width in pixels of the rim around the hole that is visible and
       predicted too; 7 in the paper, for holes of 64.
     overlap_weight: Weight of the rim; 10 in the paper.

@@ -77,7 +77,8 @@ def jigsaw(
     the number of permutations.
 
   Raises:
-    ValueError: If there are fewer permutations, or a tile does not fit.
+    ValueError: If `permutations` is out of range, or a tile does not fit its
+      cell.
   """
   orders = jnp.asarray(_permutations.load(permutations))
 

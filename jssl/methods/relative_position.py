@@ -67,7 +67,7 @@ def relative_position(
     The method. Its metrics are "accuracy" and "chance_loss", log 8.
 
   Raises:
-    ValueError: If a tile does not fit.
+    ValueError: If a tile does not fit its cell.
   """
   others = jnp.delete(jnp.arange(9), _CENTER)
   pairs = jnp.stack([jnp.full(8, _CENTER), others], axis=-1)

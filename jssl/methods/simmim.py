@@ -13,7 +13,7 @@ $$
 $$
 
 $x_M$ are the pixels of the masked patches, normalised by the mean and deviation
-per channel that the net's images are. $y_M$ are the predictions of them.
+per channel, as the net's images are. $y_M$ are the predictions of them.
 $\Omega(x_M)$ is the number of values, pixels times channels. The loss is the
 mean over images.
 

@@ -107,8 +107,8 @@ def swav(
     queue_size: Number of earlier projections that join each assignment, a
       multiple of the global batch: 3840 in the paper for batches of 256; 0 for
       none.
-    queue_start_steps: Number of steps before the queue fills; it is used once
-      it is full.
+    queue_start_steps: Number of steps before the queue starts to fill; it is
+      used once it is full.
     frozen_steps: For how many steps the prototypes are frozen.
     joint_statistics: Whether BatchNorm takes its statistics from all crops
       together (in the backbone from those of one size), as in the authors'
@@ -177,7 +177,7 @@ def swav(
     return value, Aux(fresh, metrics)
 
   def assign(scores, centers, stored, step):
-    """Returns codes of the global views, by help of the queue once in use."""
+    """Returns codes of the global views, using the queue once it is full."""
     scores, centers = jax.lax.stop_gradient((scores, centers))
     sinkhorn = jax.vmap(
         lambda scores: losses.sinkhorn(

@@ -65,8 +65,8 @@ class ConvDecoder(nn.Module):
     if side << steps != self.size or x.shape[2] != side:
       raise ValueError(
           f"Features of {side} x {x.shape[2]} cannot be doubled to an image of"
-          f" {self.size} x {self.size}; choose an image size, or a stride of"
-          " what is predicted, that makes it a power of two times as large."
+          f" {self.size} x {self.size}; choose an image size or an output"
+          " stride for which the ratio of the sides is a power of two."
       )
     if self.mix:
       x = nn.relu(self._mix(x))
@@ -162,7 +162,7 @@ class TransformerDecoder(nn.Module):
       grid: Height and width of the image in patches.
       valid: Which patches are attended to, visible ones first, bool
         `[B, V + M]`; None for all.
-      train: Not used; decoders share it.
+      train: Not used; all decoders take it.
 
     Returns:
       float32 `[B, M, out]`.

@@ -12,7 +12,7 @@ from jssl import parallel
 
 
 class BatchNorm(nn.Module):
-  """Batch normalisation whose statistics belong to groups of the batch.
+  """Batch normalisation with separate statistics for groups of the batch.
 
   The global batch, in the order of the devices, is cut into `groups` equal
   groups of consecutive images, and each is normalised by its own statistics, as
@@ -110,7 +110,7 @@ class BatchNorm(nn.Module):
     return y.reshape(x.shape).astype(self.dtype)
 
   def _statistics(self, x, views):
-    """Returns mean and variance of each local group, `[V * groups here, C]`."""
+    """Returns mean and variance of local groups, `[V * local groups, C]`."""
     if self.groups < 1:
       raise ValueError(
           f"groups is {self.groups}; expected at least 1, which is one group"
@@ -141,7 +141,7 @@ class BatchNorm(nn.Module):
     mean, var = _moments(_grouped(x, views * here))
     if spread == 1:
       return mean, var
-    # Means are gathered, as sums lose the variance of large ones.
+    # Means are gathered, since sums of large values lose the variance.
     every = parallel.all_gather(
         jnp.stack([mean, var])[None], self.axis_name
     ).reshape(self.groups, spread, 2, *mean.shape)
@@ -187,8 +187,8 @@ def normalize_images(
 
   Args:
     images: `[B, H, W, C]`.
-    mean: Subtracted: a number, or C of them.
-    std: Then divided by: a number, or C of them.
+    mean: Subtracted from the images: a number, or C of them.
+    std: Divides the result: a number, or C of them.
 
   Returns:
     `[B, H, W, C]`.

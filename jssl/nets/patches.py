@@ -90,8 +90,8 @@ def grid_of(height: int, width: int, size: int) -> tuple[int, int]:
   """Returns the height and width of an image in patches.
 
   Args:
-    height: In pixels.
-    width: In pixels.
+    height: Height of the image in pixels.
+    width: Width of the image in pixels.
     size: Side of a patch in pixels.
 
   Returns:

@@ -27,7 +27,7 @@ class ResNet(nn.Module):
     stem: "imagenet" (7x7 convolution of stride 2, then max-pooling) or "cifar"
       (one 3x3 convolution of stride 1).
     mean: Subtracted from images in [0, 1]: a number, or one per channel.
-    std: Then divided by.
+    std: Divides the result: a number, or one per channel.
     zero_init_residual: Whether the scale of each block's last normalisation
       starts at 0, so that the block starts as the identity.
     groups: See `BatchNorm`.

@@ -59,7 +59,7 @@ def _flat_patch(scale, mode):
   )
 
 
-# PyTorch's trunc_normal_(std=0.02) cuts at -2 and 2, which it never meets.
+# PyTorch's trunc_normal_(std=0.02) cuts at -2 and 2, 100 deviations away.
 _NORMAL = nn.initializers.normal(0.02)
 _XAVIER = nn.initializers.xavier_uniform()
 _XAVIER_PATCH = _flat_patch(1.0, "fan_avg")
@@ -103,8 +103,8 @@ class ViT(nn.Module):
       "patches", the mean of the patch tokens, next to a class token.
     positions: "learned", a table that is resized for other image sizes;
       "sincos", the fixed one of `sincos_2d`, made for the size at hand; or
-      "relative", none but a bias of the attention by the distance of two
-      patches, one table for all blocks, resized for other image sizes.
+      "relative", only a bias of the attention by the distance of two patches,
+      from one table for all blocks, resized for other image sizes.
     image_size: Side of the images that the tables are made for.
     drop_path: Drop path rate of the last block in training (stochastic depth);
       it grows linearly from 0 at the first block. Without a "dropout" PRNG
@@ -121,7 +121,7 @@ class ViT(nn.Module):
       "simmim", normal of deviation 0.02 truncated at one deviation, and scaled
       by depth. In all of them biases start at 0.
     mean: Subtracted from images in [0, 1]: a number, or one per channel.
-    std: Then divided by.
+    std: Divides the result: a number, or one per channel.
     axis_name: Not used, since there are no batch statistics; all nets take it.
     dtype: Type of the computation; parameters are float32.
 
@@ -268,7 +268,7 @@ class ViT(nn.Module):
     tokens = patches.reshape(patches.shape[0], -1, self.width)
     _, rows, columns, _ = patches.shape
     stages = self.blocks(tokens, grid=(rows, columns), train=train)
-    first = int(self.has_class_token)  # Of the patch tokens.
+    first = int(self.has_class_token)  # Index of the first patch token.
     features = {
         stage_name(i): x[:, first:].astype(self.dtype).reshape(patches.shape)
         for i, x in enumerate(stages, start=1)

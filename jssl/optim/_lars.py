@@ -1,4 +1,4 @@
-"""LARS and LARC: SGD with a step per parameter as long as the parameter."""
+"""LARS and LARC: SGD with steps in proportion to the parameter's norm."""
 
 import jax
 import jax.numpy as jnp

@@ -21,7 +21,7 @@ def sgd(
     clip_norm: float = 0.0,
     clip_per_parameter: bool = False,
 ) -> optax.GradientTransformation:
-  """SGD whose weight decay, of biases and norms too, is part of the gradient.
+  """SGD with weight decay, also of biases and norms, within the gradient.
 
   Args:
     learning_rate: See the module.
@@ -126,7 +126,7 @@ def adamw(
 def _scale_by_adam(b1, b2):
   """`optax.scale_by_adam` with a step count per parameter.
 
-  The bias correction of a parameter that was frozen at first starts with it.
+  So a parameter that is frozen at first starts its bias correction later.
   """
   adam = optax.scale_by_adam(b1=b1, b2=b2)
 
@@ -150,7 +150,7 @@ def _scale_by_adam(b1, b2):
 
 
 def _with_constant(make, learning_rate, names):
-  """Makes an optimizer; under some names with a constant learning rate."""
+  """Makes an optimizer, with a constant learning rate under some names."""
   if not names or not callable(learning_rate):
     return make(learning_rate)
   return optax.multi_transform(

@@ -61,10 +61,10 @@ def accumulate(
   """Averages the gradients of several steps into one update.
 
   Where the loss of an image depends on that image alone, this is the update of
-  a batch that many times as large. It is not where a loss or BatchNorm looks
-  across the batch (InfoNCE without a queue, Barlow Twins, VICReg, SwAV): these
-  still see the images of one step. A method's own state (EMA, queue, running
-  statistics) and schedules still advance at every step, the optimizer's
+  a batch that many times as large. It is not where a loss or BatchNorm compares
+  the images of a batch (InfoNCE without a queue, Barlow Twins, VICReg, SwAV):
+  these still see the images of one step. A method's own state (EMA, queue,
+  running statistics) and schedules still advance at every step, the optimizer's
   schedules at every update.
 
   Args:
