@@ -281,18 +281,18 @@ def _check_kind(about, like, path, *, partial):
         f" format {_FORMAT}: use the version that wrote it, or give another"
         " --workdir."
     )
-  there = {k: v.rpartition(" ")[0] for k, v in about["arrays"].items()}
-  here = {name: _form(x) for name, x in _named(like).items()}
+  saved = {k: v.rpartition(" ")[0] for k, v in about["arrays"].items()}
+  expected = {name: _form(x) for name, x in _named(like).items()}
   if partial:
-    there = {name: there[name] for name in there.keys() & here.keys()}
-  wrong = sorted(dict.fromkeys(k for k, _ in there.items() ^ here.items()))
+    saved = {name: saved[name] for name in saved.keys() & expected.keys()}
+  wrong = sorted(dict.fromkeys(k for k, _ in saved.items() ^ expected.items()))
   if wrong:
     remedy = "Use the version that wrote it, or give another --workdir."
     if all(name.startswith(_OPTIMIZER) for name in wrong):
       remedy += " It can still be evaluated and exported."
     lines = "".join(
-        f"\n  {name}: {there.get(name, 'absent')} in the checkpoint, "
-        f"{here.get(name, 'absent')} now"
+        f"\n  {name}: {saved.get(name, 'absent')} in the checkpoint, "
+        f"{expected.get(name, 'absent')} now"
         for name in wrong[:_NAMED]
     )
     raise ValueError(

@@ -260,7 +260,7 @@ def plain_errors(*, interrupted: str = "interrupted") -> Iterator[None]:
     interrupted: The message after Ctrl-C.
   """
   try:
-    with preemption.quit_on_second_interrupt(_interject, _quit):
+    with preemption.quit_on_second_interrupt(_write_line, _quit):
       yield
   except preemption.Stopped as error:
     # An orderly exit, along with all other processes of the training.
@@ -298,11 +298,11 @@ def _print(message):
 
 def _quit():
   """Ends the program at once, from any thread."""
-  _interject("quit at once; the checkpoints are intact")
+  _write_line("quit at once; the checkpoints are intact")
   os._exit(_INTERRUPTED)
 
 
-def _interject(message):
+def _write_line(message):
   """Writes a line below a moving bar, from any thread."""
   start = "\n" if sys.stderr.isatty() else ""
   os.write(sys.stderr.fileno(), f"{start}jssl: {message}\n".encode())

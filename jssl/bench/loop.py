@@ -67,14 +67,14 @@ def train(
 
 def _time_step(exp, dispatch):
   """Returns seconds per step, one for each window of an epoch."""
-  state, held = experiment.initial_state(exp), exp.pipeline.resident()
+  state, resident = experiment.initial_state(exp), exp.pipeline.resident()
   calls = max(1, exp.steps_per_epoch // exp.steps_per_call)
   call = next(exp.pipeline.batches(0, exp.total_steps, exp.steps_per_call))
   seconds = []
   for _ in range(1 + _WINDOWS):
     start = time.perf_counter()
     for _ in range(calls):
-      state, metrics = dispatch(state, held, call.inputs)
+      state, metrics = dispatch(state, resident, call.inputs)
     jax.block_until_ready((state, metrics))
     taken = time.perf_counter() - start
     seconds.append(taken / calls / exp.steps_per_call)

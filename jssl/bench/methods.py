@@ -158,9 +158,9 @@ def _by_stage(exp: Experiment, features: Features) -> dict[str, dict[str, Any]]:
 
 def _train(exp: Experiment, name: str, seeds: int) -> tuple[Row, Row]:
   """Trains one method with every seed by one compiled program."""
-  held = exp.pipeline.resident()
+  resident = exp.pipeline.resident()
   state = experiment.initial_state(exp)
-  compiled = _compile(exp, state, held)
+  compiled = _compile(exp, state, resident)
   before, after, seconds, collapsed = [], [], [], 0
   for seed in range(seeds):
     state = parallel.replicate(exp.init(jax.random.key(seed)))
@@ -171,7 +171,7 @@ def _train(exp: Experiment, name: str, seeds: int) -> tuple[Row, Row]:
         exp.train, batch_size=exp.config.batch_size, seed=seed
     )
     for call in _calls(exp, pipeline):
-      state, metrics = compiled[call.count](state, held, call.inputs)
+      state, metrics = compiled[call.count](state, resident, call.inputs)
       window.append(metrics)
     jax.block_until_ready(state.params)
     seconds.append(time.perf_counter() - start)
@@ -205,11 +205,11 @@ def _collapsed(exp: Experiment, state: TrainState, window: list[Any]) -> int:
   return len(warnings)
 
 
-def _columns(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
+def _columns(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
   """Converts each seed's scores of every stage to `Row.scores`."""
   return {
-      stage: {key: [row[stage][key] for row in verdicts] for key in SCORES}
-      for stage in ("pooled", *sorted(verdicts[0].keys() - {"pooled"}))
+      stage: {key: [row[stage][key] for row in evaluations] for key in SCORES}
+      for stage in ("pooled", *sorted(evaluations[0].keys() - {"pooled"}))
   }
 
 
@@ -217,12 +217,14 @@ def _calls(exp: Experiment, pipeline: Pipeline) -> Iterator[Batches]:
   return pipeline.batches(0, exp.total_steps, exp.steps_per_call)
 
 
-def _compile(exp: Experiment, state: TrainState, held: Any) -> dict[int, Any]:
+def _compile(
+    exp: Experiment, state: TrainState, resident: Any
+) -> dict[int, Any]:
   """Compiles a call of each length that a training needs."""
   dispatch = experiment.make_call(exp)
   inputs = {call.count: call.inputs for call in _calls(exp, exp.pipeline)}
   return {
-      count: dispatch.lower(state, held, example).compile()
+      count: dispatch.lower(state, resident, example).compile()
       for count, example in inputs.items()
   }
 

@@ -54,15 +54,15 @@ def measure(
   """
   exp = random_experiment(config)
   dispatch = experiment.make_call(exp)
-  held, state = exp.pipeline.resident(), experiment.initial_state(exp)
+  resident, state = exp.pipeline.resident(), experiment.initial_state(exp)
   steps = exp.steps_per_call
   call = next(exp.pipeline.batches(0, exp.total_steps, steps))
   one = next(exp.pipeline.batches(0, exp.total_steps, 1))
   with tempfile.TemporaryDirectory() as folder:
-    cold, warm, compiled = _compile(dispatch, folder, state, held, one)
+    cold, warm, compiled = _compile(dispatch, folder, state, resident, one)
     cost = compiled.cost_analysis()
     state, windows, host, recompiles = _time(
-        dispatch, state, held, call, profile
+        dispatch, state, resident, call, profile
     )
   seconds = statistics.median(windows) / steps
   flops, traffic = cost.get("flops"), cost.get("bytes accessed")
@@ -118,7 +118,7 @@ def random_experiment(config: ConfigDict) -> experiment.Experiment:
   return experiment.from_images(config, images, images)
 
 
-def _compile(dispatch, folder, state, held, call):
+def _compile(dispatch, folder, state, resident, call):
   """Compiles a step without and with the compilation cache in a folder."""
   names = (
       "jax_compilation_cache_dir",
@@ -130,7 +130,7 @@ def _compile(dispatch, folder, state, held, call):
   def compile_step():
     jax.clear_caches()
     start = time.perf_counter()
-    compiled = dispatch.lower(state, held, call.inputs).compile()
+    compiled = dispatch.lower(state, resident, call.inputs).compile()
     return time.perf_counter() - start, compiled
 
   try:
@@ -147,7 +147,7 @@ def _configure(names, values):
   compilation_cache.reset_cache()
 
 
-def _time(dispatch, state, held, call, profile):
+def _time(dispatch, state, resident, call, profile):
   """Returns the state, seconds and host seconds per call, and recompiles."""
   compiled = []
 
@@ -158,7 +158,7 @@ def _time(dispatch, state, held, call, profile):
   def run_calls(count):
     nonlocal state
     for _ in range(count):
-      state, metrics = dispatch(state, held, call.inputs)
+      state, metrics = dispatch(state, resident, call.inputs)
     return state, metrics
 
   jax.block_until_ready(run_calls(1))

@@ -202,7 +202,7 @@ def decode_all(
   if (needed := nbytes(source, geometry)) > limit:
     raise ValueError(
         f"The {source.length} pictures of {source.name} need"
-        f" {needed / _GIB:.3g} GiB at {_by(geometry.size)} pixels, and"
+        f" {needed / _GIB:.3g} GiB at {_sides(geometry.size)} pixels, and"
         f" {limit / _GIB:.3g} GiB may be used: pass a smaller canvas, or a"
         " slice of the split such as 'train[:10%]'."
     )
@@ -374,8 +374,8 @@ def _common_size(source: Source) -> tuple[int, int]:
     middle = int(np.median([min(size) for size in found]))
     canvas = min(middle, CANVAS)
     raise ValueError(
-        f"The pictures of {source.name} differ in size, as {_by(min(found))}"
-        f" and {_by(max(found))} (height x width): fit each to a square by"
+        f"The pictures of {source.name} differ in size, as {_sides(min(found))}"
+        f" and {_sides(max(found))} (height x width): fit each to a square by"
         f" --config.data.canvas={canvas}, or in Python canvas={canvas}."
     )
   return found[0]
@@ -391,5 +391,5 @@ def _free_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _by(size: tuple[int, ...]) -> str:
+def _sides(size: tuple[int, ...]) -> str:
   return f"{size[0]}x{size[1]}"

@@ -54,8 +54,8 @@ def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> Listing:
   Raises:
     OSError: If the system refuses to list a folder, several times.
   """
-  memory = _memory_of(folder, suffixes)
-  known = _recall(folder, memory)
+  cache = _cache_path(folder, suffixes)
+  known = _read_cache(folder, cache)
   if known is not None:
     return known
   start = time.time_ns()
@@ -64,7 +64,7 @@ def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> Listing:
   )
   settled = max(changed.values(), default=0) < start - _SETTLED_NS
   if len(listing.names) >= _REMEMBERED and settled and not listing.unread:
-    _remember(memory, listing, changed)
+    _write_cache(cache, listing, changed)
   return listing
 
 
@@ -111,17 +111,17 @@ def _id(found):
   return found.st_dev, found.st_ino
 
 
-def _memory_of(folder, suffixes):
+def _cache_path(folder, suffixes):
   home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
   what = [os.path.abspath(folder), *sorted(suffixes)]
   digest = hashlib.sha256(_joined(what)).hexdigest()[:16]
   return pathlib.Path(home) / "jssl" / "listings" / f"{digest}.npz"
 
 
-def _recall(folder, memory):
+def _read_cache(folder, cache):
   """Returns the cached listing; None if there is none, or it is outdated."""
   try:
-    with np.load(memory) as found:
+    with np.load(cache) as found:
       folders = _split(found["folders"].tobytes())
       names = _split(found["names"].tobytes())
       if any(_leaves(name) for name in itertools.chain(folders, names)):
@@ -139,11 +139,11 @@ def _leaves(name):
   return name.startswith("/") or ".." in name.split("/")
 
 
-def _remember(memory, listing, changed):
+def _write_cache(cache, listing, changed):
   with contextlib.suppress(OSError):  # Then it is listed again.
-    memory.parent.mkdir(parents=True, exist_ok=True)
+    cache.parent.mkdir(parents=True, exist_ok=True)
     own = f".{os.getpid()}.tmp"
-    with files.atomic(memory, suffix=own) as temporary:
+    with files.atomic(cache, suffix=own) as temporary:
       with open(temporary, "wb") as file:
         np.savez(
             file,

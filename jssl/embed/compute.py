@@ -354,16 +354,16 @@ def _check_channels(source, expected, convert):
     )
 
 
-def _check_same(there, now, output):
+def _check_same(saved, now, output):
   """Refuses a file of another encoder or other pictures."""
-  if all(there.get(key) == now[key] for key in _IDENTITY):
+  if all(saved.get(key) == now[key] for key in _IDENTITY):
     return
   different = "".join(
-      f"\n  {key}: {there.get(key)!r} in the file, {value!r} now"
+      f"\n  {key}: {saved.get(key)!r} in the file, {value!r} now"
       for key, value in now.items()
-      if there.get(key) != value
+      if saved.get(key) != value
   )
-  files_differ = there.get("data") != now["data"]
+  files_differ = saved.get("data") != now["data"]
   hint = (
       "\nPictures were edited, added or copied later." if files_differ else ""
   )
