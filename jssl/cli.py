@@ -49,7 +49,7 @@ _COORDINATOR = flags.DEFINE_string(
 _PROCESSES = flags.DEFINE_integer(
     "num_processes",
     None,
-    "Number of these processes; or $JAX_NUM_PROCESSES. 1 trains in this one.",
+    "Number of such processes; or $JAX_NUM_PROCESSES. 1 for this one alone.",
 )
 _PROCESS = flags.DEFINE_integer(
     "process_id", None, "Index of this process, from 0; or $JAX_PROCESS_ID."

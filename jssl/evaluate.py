@@ -1,4 +1,7 @@
-"""Evaluates a trained encoder: `python -m jssl.evaluate --workdir=...`."""
+"""Evaluates a trained encoder.
+
+python -m jssl.evaluate --workdir=runs/first
+"""
 
 import functools
 import shlex

@@ -2,7 +2,7 @@
 
 python -m jssl.train --config=moco_v2:digits --workdir=runs/first
 
-Lists of methods and data sets: python -m jssl
+python -m jssl lists the methods and data sets.
 """
 
 import os

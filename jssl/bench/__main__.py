@@ -9,14 +9,14 @@
 
 `step` times the compiled train step on random images and shows how close it
 comes to the limits of the device; `augment` times the views alone. `data` times
-the stream of a data set against the bare decoder (without --dataset, of
-photographs that it makes), and measures how much detail views keep that are cut
-from --canvas. `knn` times kNN, and the grid of linear probes against one
-setting. `loop` trains for ten epochs as `python -m jssl.train` does and shows
-the fraction of the time spent outside the compiled step. `methods` trains every
-method with several seeds and compares them in a table and a chart.
+the stream of a data set against the bare decoder (without --dataset, that of
+generated photographs), and measures how much detail is left in views that are
+cut from --canvas. `knn` times kNN, and compares the grid of linear probes with
+one setting. `loop` trains for ten epochs as `python -m jssl.train` does and
+shows the fraction of the time spent outside the compiled step. `methods` trains
+every method with several seeds and compares them in a table and a chart.
 
-The last line is a JSON object.
+The last line of the output is a JSON object.
 """
 
 import contextlib
@@ -49,10 +49,14 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of TFDS's data sets.")
 _DATASET = flags.DEFINE_string(
     "dataset",
     None,
-    "For data and methods: as in a config; methods use digits by default.",
+    "Data set, for data and methods; by default digits for methods.",
 )
-_METHODS = flags.DEFINE_list("methods", list(METHODS), "Names, in this order.")
-_METHOD = flags.DEFINE_string("method", "simclr", "For step and augment.")
+_METHODS = flags.DEFINE_list(
+    "methods", list(METHODS), "Methods to compare, in this order."
+)
+_METHOD = flags.DEFINE_string(
+    "method", "simclr", "Method, for step and augment."
+)
 _CONFIGS = flags.DEFINE_string(
     "configs", None, "Folder of the configs; jssl's by default."
 )
@@ -61,15 +65,15 @@ _OUTPUT = flags.DEFINE_string(
     "output", "runs/methods", "Folder of the table and the chart."
 )
 _NET = flags.DEFINE_enum(
-    "net", None, sorted(nets.NETS), "The config's by default."
+    "net", None, sorted(nets.NETS), "Backbone; the config's by default."
 )
 _WIDTH = flags.DEFINE_integer(
-    "width", None, "Its width; the config's by default.", lower_bound=1
+    "width", None, "Width of the net; the config's by default.", lower_bound=1
 )
 _EPOCHS = flags.DEFINE_float(
     "epochs",
     None,
-    "The config's by default; for a ResNet on digits, at most 15.",
+    "Epochs; the config's by default, at most 15 for a ResNet on digits.",
 )
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "Side of the net's images; the config's by default."
@@ -90,12 +94,12 @@ _STEPS_PER_DISPATCH = flags.DEFINE_integer(
     lower_bound=0,
 )
 _PROFILE = flags.DEFINE_string(
-    "profile", None, "Folder for a trace, which XProf shows."
+    "profile", None, "Folder for a trace, to open in XProf."
 )
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     None,
-    "The config's by default; 128 for data.",
+    "Images per step; the config's by default, 128 for data.",
     lower_bound=1,
 )
 _CANVAS = flags.DEFINE_integer(
@@ -109,10 +113,14 @@ _WORKERS = flags.DEFINE_integer(
     "workers", -1, "As config.data.workers.", lower_bound=-1
 )
 _CACHE = flags.DEFINE_string("cache", None, "As config.data.cache.")
-_QUERIES = flags.DEFINE_integer("queries", 10_000, "Features to classify.")
-_BANK = flags.DEFINE_integer("bank", 50_000, "Labelled features.")
-_DIM = flags.DEFINE_integer("dim", 512, "Size of a feature.")
-_K = flags.DEFINE_integer("k", 200, "Neighbours that vote.")
+_QUERIES = flags.DEFINE_integer(
+    "queries", 10_000, "Number of queries, for knn."
+)
+_BANK = flags.DEFINE_integer(
+    "bank", 50_000, "Number of labelled features, for knn."
+)
+_DIM = flags.DEFINE_integer("dim", 512, "Length of a feature, for knn.")
+_K = flags.DEFINE_integer("k", 200, "Number of neighbours, for knn.")
 
 _EXAMPLE = "python -m jssl.bench loop --config=moco_v2:digits"
 _LOOP_EPOCHS = 10

@@ -34,7 +34,7 @@ def measure(
 
   Args:
     config: See `jssl.config.base`; its data set is not opened.
-    profile: A folder for a trace of one window, which XProf shows.
+    profile: A folder for a trace of one window, to open in XProf.
 
   Returns:
     - "images_per_second": median over five windows, each synchronized;

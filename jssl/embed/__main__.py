@@ -1,6 +1,6 @@
 """Encodes many pictures, and finds neighbours and near-duplicates.
 
-  python -m jssl.embed --workdir=runs/mine --dataset=folder:photos \
+  python -m jssl.embed --workdir=runs/mine --dataset=folder:photos \\
     --output=photos.npz --neighbours=QUERY.jpg --duplicates=0.999
 
 The same command resumes after an interruption, and reuses a complete file.
@@ -27,13 +27,13 @@ _DATASET = flags.DEFINE_string(
     "dataset", None, "folder:PATH, digits, or a TFDS name such as cifar10."
 )
 _SPLIT = flags.DEFINE_string(
-    "split", None, "By default all of a folder, and 'train' of other sets."
+    "split", None, "The split; by default all of a folder, 'train' of others."
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "The file to write: .npz, .npy or .parquet."
 )
 _STAGE = flags.DEFINE_string(
-    "stage", "pooled", "pooled, or a stage of the net, whose map is averaged."
+    "stage", "pooled", "pooled, or a stage of the net (its map is averaged)."
 )
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Pictures per batch; by default the run's, 256 at most."
