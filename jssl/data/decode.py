@@ -15,8 +15,8 @@ from PIL import ImageOps
 from jssl.data.source import retry
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# Formats of photographs and drawings. Pillow knows more, whatever the suffix of
-# a file, and some of them start other programs.
+# Formats of photographs and drawings. Pillow would open others as well, whatever
+# a file's suffix, and some of those start other programs.
 _FORMATS = (
     "JPEG",
     "MPO",  # From phones: several JPEGs in one file.
@@ -30,9 +30,9 @@ _FORMATS = (
     "PPM",
     "TGA",  # Last, since it has no signature.
 )
-_PNG_MARK = b"\x89PNG\r\n\x1a\n"
-# Longest side in pixels. A longer one comes from a broken header, or takes
-# Pillow a lot of memory: it has a pointer for each row.
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Longest side in pixels. A longer one comes from a broken header, or would take
+# a lot of memory, since Pillow has a pointer for each row.
 _LONGEST = 2**20
 # A PNM header up to its largest value: kind, width, height, and comments.
 _PNM = re.compile(rb"P[2356](?:(?:\s|#[^\r\n]*[\r\n])+([0-9]+)){3}\s")
@@ -53,7 +53,7 @@ class Remark(NamedTuple):
   value: int = 0
 
 
-# Texts about all pictures of a kind; {value} is their largest.
+# Texts about all pictures of a kind; {value} is the largest of their values.
 KINDS = {
     "pages": "hold several pages or frames, and only the first is read",
     "channels": (
@@ -137,7 +137,7 @@ def decode(
     ValueError: If the bytes are not a whole picture, or the value of white is
       unknown (floating-point numbers, integers of 32 bits or with a sign); with
       the reason.
-    OSError: If the memory of the machine runs out, several times.
+    OSError: If the machine is out of memory at every try.
   """
   return decode_remarked(encoded, canvas, channels=channels)[:2]
 
@@ -216,9 +216,9 @@ def _check_checksums(encoded: bytes) -> None:
   Pillow checks the parts before the pixels, but neither the pixels nor the
   orientation after them.
   """
-  if not encoded.startswith(_PNG_MARK):
+  if not encoded.startswith(_PNG_SIGNATURE):
     return
-  at = len(_PNG_MARK)
+  at = len(_PNG_SIGNATURE)
   while at + 8 <= len(encoded):  # Length, kind, content and checksum.
     length, kind = _PART.unpack_from(encoded, at)
     stop = at + 8 + length
@@ -305,7 +305,7 @@ def _to_channels(
   if picture.mode.startswith("I"):
     picture, largest = _to_eight_bits(picture, bits or 16, inverted)
   elif bits == 16:
-    # Pillow has kept the upper one of two bytes.
+    # Pillow has kept only the upper of two bytes.
     colors = [x for x in picture.getbands() if x not in ("A", "a")]
     extrema: list[Any] = [picture.getchannel(x).getextrema() for x in colors]
     largest = max(high for _, high in extrema) * 256 + 255
@@ -362,8 +362,8 @@ def _check_range(picture: Image.Image) -> None:
   values = np.asarray(picture)
   raise ValueError(
       f"its values are {kind}, from {np.nanmin(values):g} to"
-      f" {np.nanmax(values):g}, and which of them is white is not known; scale"
-      " them to unsigned 8 or 16 bits"
+      f" {np.nanmax(values):g}, and it is not known which of them is white;"
+      " scale them to unsigned 8 or 16 bits"
   )
 
 
@@ -387,7 +387,7 @@ def _to_eight_bits(
 def _with_alpha(picture: Image.Image, bits: int) -> Image.Image:
   """Converts a picture of any mode that has transparency to RGBA."""
   hidden: Any = picture.info.get("transparency")
-  # The hidden color of a PNG has the bits of the file, the pixels have 8.
+  # A PNG's transparent color has the file's bit depth; its pixels have 8 bits.
   if picture.mode == "L" and bits in (2, 4):
     picture.info["transparency"] = hidden * 255 // (2**bits - 1)
   elif picture.mode == "RGB" and bits == 16:

@@ -30,13 +30,13 @@ from jssl.data.source import Source
 # Pictures that are decoded in one go: batched reads are faster, and a batch is
 # shared among many workers.
 _PART = 32
-_PART_BYTES = 2**23  # Of files read at once, lest they fill the host's memory.
-# Batches that are ready or in work ahead of the one that is asked for.
+_PART_BYTES = 2**23  # Limit of files read at once, which the host must hold.
+# Batches that are prepared ahead of the requested one.
 _AHEAD = 2
 # Up to this many cores threads suffice: Pillow decodes outside Python's lock.
 _THREADS = 8
 _WATCH_SECONDS = 1.0
-# Neighbours that are tried in the place of a broken picture.
+# Pictures that are tried as the replacement of a broken one.
 _TRIES = 100
 
 
@@ -54,7 +54,7 @@ def load_batches(
 
   Args:
     read: Reads and decodes pictures, see `jssl.data.reader.make_reader`.
-    indices: From the number of a batch to the pictures in it.
+    indices: A function from the number of a batch to its pictures.
     batch_size: Pictures per batch; the last one may have fewer.
     start: Number of the first batch.
     stop: Number after the last one.
@@ -149,7 +149,7 @@ def stream(
   Args:
     read: Reads and decodes pictures, see `jssl.data.reader.make_reader`.
     seed: Seed of the order.
-    size: Number of pictures that `read` knows.
+    size: Number of pictures in the source.
     batch_size: Pictures per batch, over all processes that train.
     start: First step.
     stop: Step after the last.
@@ -214,7 +214,7 @@ def read_replacing(read: Reader, indices: Sequence[int], *, size: int) -> Batch:
 
 
 def count_workers(workers: int) -> int:
-  """Returns the number of processes that decode; 0 stands for threads.
+  """Returns the number of processes that decode; 0 means threads.
 
   Args:
     workers: See `load_batches`.

@@ -61,12 +61,12 @@ class Pipeline:
   """An input pipeline.
 
   Attributes:
-    size: Number of images of the set.
-    shape: Of an image, `(H, W, C)`.
+    size: Number of images in the set.
+    shape: Shape of an image, `(H, W, C)`.
     classes: Names of the classes, `()` without labels.
-    resident: Puts the resident data on every device, a tree.
-    batch: From the resident data and a step's inputs, `[...]` of one device, to
-      the batch of this device (see `jssl.method.Method`).
+    resident: A function that puts the resident data, a tree, on every device.
+    batch: A function from the resident data and a step's inputs, `[...]` of one
+      device, to the batch of this device (see `jssl.method.Method`).
     batches: `(start, stop, steps) -> Generator[Batches]`, from step to step,
       `steps` steps per call.
     streamed: Whether images are decoded as they are needed.
@@ -283,7 +283,7 @@ def _check_broken(broken, seen, source, max_broken):
     raise ValueError(
         f"{len(broken):,} of {seen:,} pictures of {source.name} cannot be"
         f" decoded, more than config.data.max_broken={max_broken:g} of them:"
-        f" check the files, or raise it. The first are\n  {first}"
+        f" check the files, or raise this share. The first are\n  {first}"
     )
 
 

@@ -1,6 +1,6 @@
-"""Encodes many pictures, and finds neighbours and near-duplicates.
+r"""Encodes many pictures, and finds neighbours and near-duplicates.
 
-  python -m jssl.embed --workdir=runs/mine --dataset=folder:photos \\
+  python -m jssl.embed --workdir=runs/mine --dataset=folder:photos \
     --output=photos.npz --neighbours=QUERY.jpg --duplicates=0.999
 
 The same command resumes after an interruption, and reuses a complete file.

@@ -126,7 +126,7 @@ def adamw(
 def _scale_by_adam(b1, b2):
   """`optax.scale_by_adam` with a step count per parameter.
 
-  So a parameter that is frozen at first starts its bias correction later.
+  A parameter that is frozen at first starts its bias correction later.
   """
   adam = optax.scale_by_adam(b1=b1, b2=b2)
 
