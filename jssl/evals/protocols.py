@@ -54,7 +54,7 @@ class Missing:
   """The result of a measure that does not apply.
 
   Attributes:
-    reason: Why, a sentence without its period.
+    reason: The reason, a sentence without its period.
   """
 
   reason: str
@@ -209,10 +209,10 @@ def _without_labels(test, train, views):
   """Measures of features that need no labels.
 
   Args:
-    test: Of the test images, `[N, D]`.
-    train: Of training images, `[M, D]`. Rank and alpha-ReQ use these as well,
+    test: Features of the test images, `[N, D]`.
+    train: Features of training images, `[M, D]`. Rank and alpha-ReQ use these as well,
       since they need many images.
-    views: Of two augmented views of some test images, `[2, n, D]`.
+    views: Features of two augmented views of some test images, `[2, n, D]`.
   """
   rows = test[evenly(len(test), quality.RANK_IMAGES)]
   wanted = quality.RANK_IMAGES - len(rows)
@@ -226,7 +226,7 @@ def _without_labels(test, train, views):
           float(quality.alpha_req(rows))
           if directions >= _FEWEST_DIRECTIONS
           else Missing(
-              f"fewer than {_FEWEST_DIRECTIONS} directions have no slope to fit"
+              f"a slope takes {_FEWEST_DIRECTIONS} directions or more to fit"
           )
       ),
       "alignment": float(quality.alignment(*views)),

@@ -10,8 +10,8 @@ def finished(summary: dict[str, Any], *, classes: int) -> str:
   """Compares a finished run with its baselines.
 
   A difference to the untrained net counts if it exceeds two standard errors of
-  the difference between two accuracies on the held-out images. With a few
-  images no score counts.
+  the difference between two accuracies on the held-out images. With fewer than
+  `quality.ENOUGH_IMAGES` of them, the sentence draws no conclusion.
 
   Args:
     summary: The content of `summary.json`, see `jssl.evals.summary.write`.

@@ -74,7 +74,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
       "data": config.data.name,
       "images": f"{config.resolved.train_images:,} to train on{held_out}",
       "steps": (
-          f"{run.step:,} of {config.batch_size:,} images ({epochs:.4g} epochs)"
+          f"{run.step:,} with {config.batch_size:,} images each"
+          f" ({epochs:.4g} epochs)"
       ),
       "time": duration(seconds(run)),
       "images per second": speed(summary),
