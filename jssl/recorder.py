@@ -247,7 +247,7 @@ class Recorder:
       parts.append(f"rank {scores['rank']:.1f}")
     self.log("  ".join(parts))
     if wrong:
-      self.log(f"WARNING: of the features, {', '.join(wrong)} is not finite")
+      self.log(f"WARNING: not finite for these features: {', '.join(wrong)}")
     # Features that overflow have diverged, whatever their spread.
     known = loss if wrong else {**loss, **scores}
     warning = quality.collapse_warning(known, images=len(self._exp.test.image))
@@ -289,10 +289,11 @@ class Recorder:
     return (
         f"{_cause(metrics, -1)} at step {step}, with learning rate"
         f" {learning_rate:g}; {self.skipped_in_a_row} steps in a row changed"
-        " nothing. Earlier checkpoints are intact. Likely causes: too high"
-        " a learning rate (lower config.optimizer.learning_rate), too short a"
-        " warm-up (raise config.optimizer.schedule.warmup_epochs), gradients"
-        " that explode (set config.optimizer.clip_norm), or bfloat16 (set"
+        " nothing. Earlier checkpoints are intact. Likely causes: a learning"
+        " rate that is too high (lower config.optimizer.learning_rate), a"
+        " warm-up that is too short (raise"
+        " config.optimizer.schedule.warmup_epochs), gradients that explode"
+        " (set config.optimizer.clip_norm), or bfloat16 (set"
         " config.precision=float32). Then run the same command again."
     )
 

@@ -286,9 +286,8 @@ def warning(row: Row) -> str:
     return ""
   return (
       f"WARNING: {row.name} gained {statistics.mean(gains):.3f} of one-shot"
-      " accuracy at its best stage over that of its untrained net, and seeds"
-      f" differ by {spread:.3f}:"
-      " look for a bug, or train longer."
+      " accuracy at its best stage over that of its untrained net, but seeds"
+      f" differ by {spread:.3f}: look for a bug, or train longer."
   )
 
 

@@ -15,8 +15,8 @@ from PIL import ImageOps
 from jssl.data.source import retry
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# Formats of photographs and drawings. Pillow would open others too, whatever the
-# suffix of a file, and some of those start other programs.
+# Formats of photographs and drawings. Pillow would open others too, whatever
+# the suffix of a file, and some of those start other programs.
 _FORMATS = (
     "JPEG",
     "MPO",  # From phones: several JPEGs in one file.

@@ -52,7 +52,8 @@ def evaluate(
     protocols: Some of "knn", "linear", "few_shot", "label_free",
       "linear_augmented" (on views of the training images), "semi_supervised"
       (fine-tuning with 1% and 10% of the labels) and "fine_tune" (with all).
-      None for those of the first four that apply: "label_free" without labels.
+      None for those of the first four that apply; without labels, only
+      "label_free" does.
     dataset: Another data set to evaluate on (transfer), as in a config; the
       run's by default.
     data_dir: Folder of TFDS's data sets; by default that of the run.

@@ -210,8 +210,8 @@ def _without_labels(test, train, views):
 
   Args:
     test: Features of the test images, `[N, D]`.
-    train: Features of training images, `[M, D]`. Rank and alpha-ReQ use these as well,
-      since they need many images.
+    train: Features of training images, `[M, D]`. Rank and alpha-ReQ use these
+      as well, since they need many images.
     views: Features of two augmented views of some test images, `[2, n, D]`.
   """
   rows = test[evenly(len(test), quality.RANK_IMAGES)]

@@ -191,7 +191,7 @@ def _edges(named):
     return []
   return [
       "* The best setting is the last of its grid, so a wider grid may give"
-      f" more ({'; '.join(found)})."
+      f" a better one ({'; '.join(found)})."
   ]
 
 
