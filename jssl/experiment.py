@@ -354,7 +354,7 @@ def _suggest_batch_size(config: ConfigDict, most: int) -> str:
 
 
 def _check_step(exp, example):
-  """Lets losses and norms refuse a too small batch, without compiling."""
+  """Lets losses and norms refuse too small a batch, without compiling."""
   size, devices = exp.config.batch_size, jax.local_device_count()
   shape = (devices, size // jax.device_count())
   batch = {

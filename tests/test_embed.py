@@ -302,7 +302,7 @@ def test_pictures_edited_in_place_are_detected(trained, tmp_path, interrupted):
   _picture(20, 20, 9).save(edited)
   os.utime(edited, ns=(about.st_atime_ns, about.st_mtime_ns))
   assert os.stat(edited).st_size == about.st_size
-  with pytest.raises(ValueError, match="something else:\n  data: .*\n.*edited"):
+  with pytest.raises(ValueError, match="other settings:\n  data: .*\n.*edited"):
     compute.compute(_plan(trained, photos), output)
   new = compute.compute(_plan(trained, photos), output, overwrite=True)
   alone = compute.compute(_plan(trained, photos), tmp_path / "y.npz")

@@ -112,8 +112,9 @@ def mae(
     augment: The recipe; by default a crop and a flip.
     mask_ratio: Fraction of the patches that is hidden, in (0, 1).
     normalize: Whether the targets are standardised patches, which the paper
-      found to give better features. In pictures, where a patch's own brightness
-      and contrast are unknown, it gets those of the visible patches near it.
+      found to give better features. In reconstructions a patch gets the
+      brightness and contrast of visible patches near it, since its own are
+      unknown.
     decoder_width: Width of the decoder's tokens.
     decoder_depth: Number of its blocks.
     decoder_heads: Number of its attention heads.

@@ -498,6 +498,8 @@ def test_a_lack_of_memory_is_waited_out_and_is_not_the_picture(
 
 def test_a_side_of_millions_of_pixels_is_refused():
   encoded = _encode(Image.new("1", (2**20 + 1, 1)), "PNG")
-  with pytest.raises(ValueError, match="1,048,577 pixels wide and 1 high; exp"):
+  with pytest.raises(
+      ValueError, match="1,048,577 pixels in width and 1 in height; exp"
+  ):
     decode(encoded, 8)
   assert decode(_encode(Image.new("1", (2**20, 1)), "PNG"))[1] == (1, 2**20)
