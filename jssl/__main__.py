@@ -58,7 +58,7 @@ def main() -> None:
 
 def _help() -> str:
   methods = textwrap.fill(
-      ", ".join(sorted(config.files())),
+      ", ".join(sorted(config.config_files())),
       initial_indent="  METHOD   ",
       subsequent_indent=" " * 11,
       width=80,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import functools
 import inspect
+import operator
 from typing import Any
 
 import flax.linen as nn
@@ -63,6 +64,26 @@ def method(
       "config.method", section, METHODS, axis_name=axis_name, **recipes
   )
   return make(net(config, axis_name=axis_name))
+
+
+def check_names(config: ConfigDict) -> None:
+  """Refuses an unknown method, net, optimizer or schedule.
+
+  Args:
+    config: See `jssl.config.base`.
+
+  Raises:
+    ValueError: If a name is unknown, with the closest valid ones.
+  """
+  tables = {
+      "method": METHODS,
+      "net": nets.NETS,
+      "optimizer": optim.OPTIMIZERS,
+      "optimizer.schedule": optim.SCHEDULES,
+  }
+  for section, table in tables.items():
+    name = operator.attrgetter(f"{section}.name")(config)
+    lookup(f"config.{section}.name", name, table)
 
 
 def recipe(

@@ -20,7 +20,7 @@ import jax
 
 from jssl import __version__
 from jssl import preemption
-from jssl.config import files as config_files
+from jssl.config import config_files
 from jssl.recorder import Diverged
 
 CONFIG_HELP = (

@@ -342,7 +342,9 @@ def simclr_view(
   }
 
 
-def files(configs: pathlib.Path | None = None) -> dict[str, pathlib.Path]:
+def config_files(
+    configs: pathlib.Path | None = None,
+) -> dict[str, pathlib.Path]:
   """Returns config files by name, usually that of a method.
 
   Args:
@@ -379,7 +381,7 @@ def of_method(
     >>> config.net.name, config.batch_size
     ('resnet8', 128)
   """
-  known = files(configs)
+  known = config_files(configs)
   if not known:
     raise FileNotFoundError(
         f"{configs} contains no configs; give their folder."
@@ -439,7 +441,11 @@ def load_config(workdir: str) -> ConfigDict:
         f"{path} does not exist, so {workdir} is not the folder of a run;"
         " expected the --workdir of python -m jssl.train."
     )
-  return ConfigDict(json.loads(path.read_text()))
+  content = json.loads(path.read_text())
+  section = content.get("optimizer", {})
+  if "vector_rate" in section:  # Its former name.
+    section["vector_scale"] = section.pop("vector_rate")
+  return ConfigDict(content)
 
 
 def _apply(config, settings):

@@ -13,6 +13,7 @@ import optax
 
 from jssl import augment
 from jssl import build
+from jssl import parallel
 from jssl.augment import checks
 from jssl.checkpoint import Checkpoints
 from jssl.config import ConfigDict
@@ -202,7 +203,7 @@ def make(
 def untrained(encoder: Encoder) -> Encoder:
   """Returns the same encoder before training, by the config's seed."""
   init = jax.jit(_initializer(encoder.config, encoder.method))
-  state = init(jax.random.key(encoder.config.seed))
+  state = parallel.replicate(init(jax.random.key(encoder.config.seed)))
   params = state.params, state.carried
   return dataclasses.replace(encoder, step=0, params=params)
 

@@ -291,6 +291,7 @@ def _check(config):
       raise ValueError(f"config.{name} is {value}; expected {expected}.")
   choices = ("auto", "always", "never")
   lookup("config.data.stream", config.data.stream, choices)
+  build.check_names(config)
   devices = jax.device_count()
   multiple = build.batch_multiple(config, devices=devices)
   if config.batch_size % multiple:

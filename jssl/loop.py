@@ -293,8 +293,8 @@ class _Evaluator:
   """Evaluates states quickly while training, in the first process.
 
   Attributes:
-    features: Features of the state that was evaluated last; None if it was
-      evaluated by an earlier process, or a stop was requested.
+    features: Features of the last state of all; None if it was evaluated by an
+      earlier process, or a stop was requested.
   """
 
   def __init__(self, exp, recorder, workdir, stop):
@@ -330,7 +330,9 @@ class _Evaluator:
     with recorder.stage(f"evaluating after epoch {epoch:.4g}"):
       result = self._stop.unless(evaluate)
     if result is not None:  # Else the resumed run evaluates it.
-      self.features, scores = result
+      features, scores = result
+      if step == exp.total_steps:  # Others are not needed again.
+        self.features = features
       recorder.evaluation(step, scores)
 
   def _draw(self, rows, step):

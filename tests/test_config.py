@@ -18,7 +18,6 @@ from jssl.methods import METHODS
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 FILES = sorted(FOLDER.glob("*.py"))
 DATASETS = ("digits", "photos", "cifar10", "imagenet2012", "folder:x")
-# Methods that take a vision transformer alone.
 
 
 def _config(dataset="digits", name="moco_v2"):
@@ -87,6 +86,15 @@ def test_a_saved_config_is_loaded_unchanged(tmp_path, dataset):
   assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+def test_a_config_saved_under_a_former_name_of_an_entry_is_the_same(tmp_path):
+  config = _config("photos", "vicreg")
+  former = config.to_dict()
+  former["optimizer"]["vector_rate"] = former["optimizer"].pop("vector_scale")
+  configs.save_config(configs.ConfigDict(former), str(tmp_path))
+  loaded = configs.load_config(str(tmp_path))
+  assert configs.difference(config, loaded) == []
+
+
 def test_configs_in_the_working_directory_come_first(tmp_path, monkeypatch):
   (tmp_path / "configs").mkdir()
   for name in ("mine", "byol"):
@@ -96,7 +104,7 @@ def test_configs_in_the_working_directory_come_first(tmp_path, monkeypatch):
   assert configs.of_method("mine", "digits") == "mine"
   assert configs.of_method("byol", "digits") == "byol"
   assert configs.of_method("moco_v2", "digits").method.name == "moco_v2"
-  assert set(configs.files()) == set(METHODS) | {"mine", "moco_v3_vit"}
+  assert set(configs.config_files()) == set(METHODS) | {"mine", "moco_v3_vit"}
   with pytest.raises(ValueError, match="Did you mean 'mine'"):
     configs.of_method("mina", "digits")
 
@@ -107,7 +115,7 @@ def test_configs_next_to_an_installed_jssl_are_ignored(tmp_path, monkeypatch):
     (tmp_path / path).touch()
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(configs, "__file__", str(tmp_path / "site/jssl/x.py"))
-  assert list(configs.files()) == ["mine"]
+  assert list(configs.config_files()) == ["mine"]
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path):
@@ -632,7 +640,7 @@ def test_views_of_imagenet_are_those_of_the_official_code(method):
   assert views == OFFICIAL_VIEWS[method]
 
 
-@pytest.mark.parametrize("method", configs.files())
+@pytest.mark.parametrize("method", configs.config_files())
 def test_views_of_cifar_are_not_blurred(method):
   config = _config("cifar10", method)
   for section in _SECTIONS:

@@ -112,6 +112,10 @@ TALK = {
 COMMON = 5
 
 
+def test_no_method_was_dropped_from_the_table():
+  assert len(TALK) >= 21 and set(TALK) <= set(METHODS)
+
+
 @pytest.mark.parametrize("name", TALK)
 def test_collectives_are_those_of_theory(name):
   text = _compiled(name).as_text()

@@ -131,7 +131,7 @@ def test_a_readme_lists_methods_once_and_counts_them(text, head):
   # Not all of METHODS: a method is complete with its file, config and test.
   assert len(listed) == len(set(listed)) and set(listed) <= set(METHODS)
   assert re.search(rf"\b{len(listed)}( methods| 种方法)", text)
-  assert set(config.files()) >= {*listed, "moco_v3_vit"}
+  assert set(config.config_files()) >= {*listed, "moco_v3_vit"}
   for row in section.splitlines():
     names = re.findall(r"\]\(configs/(\w+)\.py\)", row)
     if names:  # The file beside it makes that method.
@@ -214,7 +214,7 @@ def test_commands_are_understood():
 
 def test_settings_exist():
   known = {"resolved"}
-  for name in config.files():
+  for name in config.config_files():
     for dataset in ("digits", "cifar10", "imagenet2012", "folder:photos"):
       known |= set(_entries(config.of_method(name, dataset).to_dict()))
   mentioned = re.compile(r"(?:--config|`(?:--)?config)\.((?:\w+\.)*\w+)")

@@ -283,6 +283,20 @@ def test_a_set_smaller_than_the_devices_is_refused(mistaken, monkeypatch):
     experiment.make(config)
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["method.name", "net.name", "optimizer.name", "optimizer.schedule.name"],
+)
+def test_an_unknown_name_is_refused_before_data_is_opened(
+    key, data_dir, monkeypatch
+):
+  config = _config(data_dir)
+  config.update_from_flattened_dict({key: "sdg"})
+  monkeypatch.setattr(data, "open_source", lambda *_, **__: pytest.fail("data"))
+  with pytest.raises(ValueError, match=f"config.{key} is 'sdg'; expected one"):
+    experiment.make(config)
+
+
 def test_the_method_is_made_once(data_dir, monkeypatch):
   made, real = [], build.method
 
@@ -357,7 +371,7 @@ def test_a_batch_of_one_is_refused_before_a_step_is_compiled(
   assert f"config.batch_size is 1: {reason}" in done.stderr
   compiled = set(re.findall(r"Compiling \w+\(([^)]*)\)", done.stderr))
   assert compiled  # Small programs are, and are logged.
-  assert not compiled & {"step", "dispatch", "<lambda>"}
+  assert not compiled & {"step", "call", "<lambda>"}
 
 
 def test_gray_images_get_the_average_of_the_colors_statistics(data_dir):

@@ -35,6 +35,11 @@ pytestmark = pytest.mark.slow
 KILLS = 20
 
 
+def _copy_of(run, workdir):
+  """Copies a run that other tests may use at the same time."""
+  shutil.copytree(run, workdir, ignore=shutil.ignore_patterns("run.lock"))
+
+
 def _assert_same_run(workdir, whole):
   """The last checkpoint and the metrics, to the bit."""
   step, leaves = command.last_checkpoint(workdir)
@@ -596,7 +601,7 @@ def test_unwritable_pictures_do_not_end_a_run(tmp_path, data_dir, capfd):
 
 
 def test_divergence_stops_and_keeps_the_checkpoints(whole, tmp_path, data_dir):
-  shutil.copytree(whole[0], tmp_path / "run")
+  _copy_of(whole[0], tmp_path / "run")
   output = command.train(
       tmp_path / "run",
       data_dir,
@@ -617,7 +622,7 @@ def test_divergence_stops_and_keeps_the_checkpoints(whole, tmp_path, data_dir):
 
 
 def test_full_disk_costs_a_checkpoint_and_no_more(whole, tmp_path, data_dir):
-  shutil.copytree(whole[0], tmp_path / "run")
+  _copy_of(whole[0], tmp_path / "run")
   saved, _ = command.last_checkpoint(whole[0])
   # A limit on the size of files is met like a full disk, in the middle of
   # writing, and needs no disk of its own.

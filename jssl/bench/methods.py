@@ -175,8 +175,9 @@ def _train(exp: Experiment, name: str, seeds: int) -> tuple[Row, Row]:
       window.append(metrics)
     jax.block_until_ready(state.params)
     seconds.append(time.perf_counter() - start)
-    collapsed += _collapsed(exp, state, window)
-    after.append(_by_stage(exp, compute_features(exp, state)))
+    features = compute_features(exp, state)
+    collapsed += _collapsed(exp, features, window)
+    after.append(_by_stage(exp, features))
   untrained = Row(f"untrained {exp.config.net.name}", _columns(before))
   trained = Row(
       name,
@@ -192,14 +193,14 @@ def _train(exp: Experiment, name: str, seeds: int) -> tuple[Row, Row]:
   return untrained, trained
 
 
-def _collapsed(exp: Experiment, state: TrainState, window: list[Any]) -> int:
+def _collapsed(exp: Experiment, features: Features, window: list[Any]) -> int:
   """Counts the warnings of collapse after each epoch and at the end."""
   calls = jax.device_get(window)
   metrics = {k: np.concatenate([call[k] for call in calls]) for k in calls[0]}
   ends = range(exp.steps_per_epoch - 1, exp.total_steps, exp.steps_per_epoch)
-  signs = [{k: float(v[i]) for k, v in metrics.items()} for i in ends]
-  signs.append(_scored(quick, exp, compute_features(exp, state)))
-  warnings = list(filter(None, map(quality.collapse_warning, signs)))
+  rows = [{k: float(v[i]) for k, v in metrics.items()} for i in ends]
+  rows.append(_scored(quick, exp, features))
+  warnings = list(filter(None, map(quality.collapse_warning, rows)))
   for text in dict.fromkeys(warnings):
     print(f"WARNING: {text}", flush=True)
   return len(warnings)

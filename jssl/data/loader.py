@@ -69,13 +69,16 @@ def load_batches(
     ValueError: If `workers` is below -1.
     ChildProcessError: If a worker dies.
   """
+  workers = count_workers(workers)
+  cores = os.cpu_count() or 1
+  # Small batches are cut finer, so that each worker has a part to decode.
+  part = min(part, max(_AHEAD * batch_size // (workers or cores), 1))
   parts = -(-batch_size // part)
   decode = functools.partial(_decode, read, indices, part, parts)
-  workers = count_workers(workers)
   ahead = _AHEAD * parts
   threads = grain.ReadOptions(
-      num_threads=1 if workers else os.cpu_count() or 1,
-      prefetch_buffer_size=max(ahead, 1),
+      num_threads=1 if workers else min(cores, ahead),
+      prefetch_buffer_size=ahead,
   )
   part_numbers = grain.MapDataset.range(start * parts, stop * parts)
   dataset = part_numbers.map(decode).to_iter_dataset(threads)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -65,9 +66,7 @@ def compute(
     test: Test images.
     batch_size: Images per batch; rounded up to the number of devices.
   """
-
-  def stages(images, extent):
-    return pool_stages(encode(params, images, extent, stages=True))
+  stages = functools.partial(_pooled_stages, encode, params)
 
   def split(images):
     return extract(
@@ -75,6 +74,12 @@ def compute(
     )
 
   return Features(None if train is None else split(train), split(test))
+
+
+# One program: its outputs are pooled, so that no map of a stage is kept.
+@functools.partial(jax.jit, static_argnums=0)
+def _pooled_stages(encode, params, images, extent):
+  return pool_stages(encode(params, images, extent, stages=True))
 
 
 def labelled(

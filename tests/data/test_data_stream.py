@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from jssl import data
 from jssl.data import cache
+from jssl.data import loader
 from jssl.data import reader
 
 SIZE, BATCH = 40, 8
@@ -433,3 +435,30 @@ def test_workers_share_a_cache(photos, tmp_path):
   for a, b, step in zip(first, second, range(5), strict=True):
     _same(a, b)
     np.testing.assert_array_equal(a.image, _expected(photos, step)[0])
+
+
+@pytest.mark.parametrize("cores", [2, 16, 50])
+def test_every_core_decodes_however_small_batches_are(
+    cores, photos, monkeypatch, caplog
+):
+  monkeypatch.setattr(os, "cpu_count", lambda: cores)
+  source, read = _reader(photos)
+  batch_size = max(cores // 2, 8)
+  count, active, met = 8 * batch_size, set(), threading.Event()
+
+  def wait(indices):
+    active.add(threading.get_ident())
+    if len(active) == cores:
+      met.set()
+    assert met.wait(timeout=20)  # Until each core has a part.
+    return read([index % SIZE for index in indices])
+
+  batches = loader.load_batches(
+      wait,
+      lambda number: range(count)[number * batch_size :][:batch_size],
+      batch_size=batch_size,
+      start=0,
+      stop=-(-count // batch_size),
+  )
+  assert sum(len(batch.label) for batch in batches) == count
+  assert "prefetch" not in caplog.text

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jssl.data import Images
+from jssl.evals import features as features_module
 from jssl.evals.features import compute
 from jssl.evals.features import Features
 from jssl.evals.features import labelled
@@ -74,3 +75,11 @@ def test_there_are_no_labelled_features_without_labels():
   assert labelled(features, _images(2, none), _images(2, some)) is None
   not_encoded = _features(None, 2)
   assert labelled(not_encoded, _images(2, some), _images(2, some)) is None
+
+
+def test_no_map_of_a_stage_leaves_the_device():
+  lowered = features_module._pooled_stages.lower(
+      _encode, 1.0, jnp.zeros((8, 4, 4, 1)), None
+  )
+  shapes = {x.shape for x in jax.tree.leaves(lowered.out_info)}
+  assert shapes == {(8, 1)}
