@@ -1,6 +1,6 @@
 """Builds the objects that a config describes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import functools
 import inspect
 import operator
@@ -75,7 +75,7 @@ def check_names(config: ConfigDict) -> None:
   Raises:
     ValueError: If a name is unknown, with the closest valid ones.
   """
-  tables = {
+  tables: dict[str, Iterable[str]] = {
       "method": METHODS,
       "net": nets.NETS,
       "optimizer": optim.OPTIMIZERS,
