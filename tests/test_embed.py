@@ -471,7 +471,10 @@ def test_a_file_of_another_encoder_or_data_is_refused(
           "stage: 'pooled' in the file, 'stag",
       ),
       (_plan(trained, tmp_path / "more"), "pictures: 34 in the file, 35 now"),
-      (_plan(trained, photos, split="train"), "split: 'all' there, 'train' n"),
+      (
+          _plan(trained, photos, split="train"),
+          "split: 'all' in the file, 'train' n",
+      ),
   ):
     with pytest.raises(ValueError, match=f"(?s){message}.*--overwrite"):
       compute.compute(changed, output)

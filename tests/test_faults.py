@@ -423,14 +423,13 @@ def _with_another_seed(config):
         ),
         (
             _with_another_entry,
-            r"made by another version of jssl.*\n  config.net.former: 1 there,"
-            r" '\(absent\)' now\nFinish it with that version",
+            r"made by another version of jssl.*\n  config.net.former: 1 in the"
+            r" run, '\(absent\)' now\nFinish it with that version",
         ),
         (
             _with_another_seed,
             r"another model or order of the data:\n  config.seed: 7 in the"
-            r" run, 0"
-            r" now\nSet them back",
+            r" run, 0 now\nSet them back",
         ),
     ],
 )
