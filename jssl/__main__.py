@@ -32,8 +32,8 @@ jssl train ... and python -m jssl train ... are the same as python -m jssl.train
 --config=METHOD:DATASET, where
 
 {methods}
-  DATASET  digits or photos (embedded), folder:PATH (pictures of your own), or a
-           name of TensorFlow Datasets, such as cifar10 or imagenet2012
+  DATASET  digits or photos (embedded), folder:PATH (your own pictures), or a
+           TensorFlow Datasets name, such as cifar10 or imagenet2012
 """
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     print(f"jssl {__version__}")
   elif name in _COMMANDS:
     sys.argv = [f"jssl {name}", *rest]
-    # As `python -m` runs it, also for worker processes that decode pictures.
+    # Runs as under `python -m`, also in worker processes that decode pictures.
     runpy.run_module(f"jssl.{name}", run_name="__main__", alter_sys=True)
   else:
     near = difflib.get_close_matches(name, _COMMANDS, n=1) or _COMMANDS

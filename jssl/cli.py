@@ -197,7 +197,7 @@ def _cpu():
   """Describes the kind of CPU."""
   try:
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    names = ("flags", "Features")  # Of x86 and of ARM.
+    names = ("flags", "Features")  # On x86 and on ARM.
     return next(line for line in lines if line.startswith(names))
   except (OSError, StopIteration):  # Not Linux.
     return platform.processor() + platform.machine()
@@ -311,7 +311,7 @@ def _write_line(message):
 def _exit(message, *, code=1):
   _print(message)
   if _among_others():
-    # At once: an orderly end would wait for the others, which wait for this.
+    # At once: an orderly exit would wait for others, which wait for this one.
     sys.stdout.flush()
     os._exit(code)
   sys.exit(code)

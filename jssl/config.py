@@ -64,8 +64,8 @@ def base(dataset: str) -> ConfigDict:
       "max_skipped": 20,
       # Height and width of the net's images.
       "image_size": known.image_size,
-      # Of the computation: "float32", "bfloat16" or "auto" (bfloat16 on TPU and
-      # GPU, float32 on CPU).
+      # Type of the computation: "float32", "bfloat16" or "auto" (bfloat16 on
+      # TPU and GPU, float32 on CPU).
       "precision": "auto",
       # Largest number of steps per compiled call; 0 means 1 on CPU, and 20 on
       # TPU and GPU.
@@ -277,7 +277,7 @@ def byol_views(
   Args:
     scale: Range of the crop's area, relative to the picture's.
     method: How crops are resized, "bilinear" or "bicubic".
-    operations: Whose image operations: "torchvision", "simclr" or "byol".
+    operations: Image library to follow: "torchvision", "simclr" or "byol".
     blur: Whether to blur; usually not for CIFAR.
   """
   view = {

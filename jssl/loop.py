@@ -60,7 +60,7 @@ _FREE = (
     "precision",
     "steps_per_dispatch",
 )
-# Those of them that decide how the parameters are trained.
+# Entries among them that change how the parameters are trained.
 _TRAINING = ("optimizer.", "precision")
 
 
@@ -218,7 +218,7 @@ def run_steps(
 
   Args:
     exp: The experiment.
-    call: Its compiled steps, see `jssl.experiment.make_call`.
+    call: The compiled steps, see `jssl.experiment.make_call`.
     recorder: Records metrics.
     checkpoints: Saves states.
     state: The state to start from; it is donated.

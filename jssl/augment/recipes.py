@@ -9,7 +9,7 @@ What the recipes have in common:
 - `scale`: Range of the crop's area, relative to the picture's.
 - `method`: How crops are resized: "bilinear", or "bicubic", whose result is
   clipped to [0, 1] as that of 8-bit pictures is.
-- `operations`: Whose image library to follow. "torchvision" is that of the
+- `operations`: Which image library to follow. "torchvision" is that of the
   methods written in PyTorch: crops with antialiasing, torchvision's color
   operations, a blur that repeats the edge (Pillow's). "simclr" and "byol" are
   those of the official code of SimCLR and BYOL: crops without antialiasing

@@ -105,7 +105,7 @@ def standardize(
   Args:
     image: float [..., H, W, C].
     mean: Mean of the result, over pixels and channels.
-    std: Its standard deviation; 0 for an image of one color.
+    std: Standard deviation of the result; 0 for an image of one color.
 
   Returns:
     float32 [..., H, W, C].

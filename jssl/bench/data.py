@@ -37,7 +37,7 @@ _COUNT = 512
 _COMPARED = 16
 _CROPS = 4
 _LONGEST = 2048
-_NO_ENERGY = 1e-6  # Of a view of one color.
+_NO_ENERGY = 1e-6  # Energy of a view of one color.
 # Areas of the smallest crops in the papers: of SimCLR and BYOL, of MoCo and
 # MAE, and of the local crops of SwAV and DINO. Zero is evaluation's crop.
 _AREAS = {"0.08": 0.08, "0.2": 0.2, "local 0.05": 0.05, "evaluation": 0.0}

@@ -327,7 +327,7 @@ def _bits(picture: Image.Image, encoded: bytes) -> int:
   if picture.format == "TIFF":
     return _tag(picture, ExifTags.Base.BitsPerSample, 1)
   scaled = 0
-  if picture.format == "JPEG2000":  # Of the first channel, in its header.
+  if picture.format == "JPEG2000":  # The first channel's, in its header.
     scaled = (encoded[encoded.index(_CODESTREAM) + 42] & 0x7F) + 1
   elif picture.format == "PPM":
     scaled = _largest_of_pnm(encoded).bit_length()

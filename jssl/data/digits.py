@@ -40,7 +40,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     from sklearn import datasets  # Slow to import, and needed once.
 
     digits = datasets.load_digits()
-    # From 0..16 to 0..255, halves up.
+    # Scales 0..16 to 0..255, rounding halves up.
     image = ((digits.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)
     train, test = _split(image, digits.target)
     return {

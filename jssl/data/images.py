@@ -114,7 +114,7 @@ def open_source(
     split: "train"; "test" for the held-out part, which is the validation
       split if there is no labelled test split; a slice of either such as
       "train[:10%]"; or "all" splits.
-    data_dir: Where TensorFlow Datasets keeps its data; None for the variable
+    data_dir: Folder of TensorFlow Datasets; None for the environment variable
       TFDS_DATA_DIR or, without it, ~/tensorflow_datasets.
 
   Raises:

@@ -79,7 +79,7 @@ def _walk(folder, suffixes):
     at = os.path.relpath(error.filename, folder)
     unread.append(f"{at}: the folder cannot be listed ({error.strerror})")
 
-  # For each folder, those that it lies in.
+  # For each folder, the folders above it.
   above = [_id(os.stat(x)) for x in pathlib.Path(folder).resolve().parents]
   around = {str(folder): tuple(above)}
   for parent, folders, filenames in os.walk(

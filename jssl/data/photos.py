@@ -22,7 +22,7 @@ right only, but it is from the same photograph, so results on it do not show how
 well an encoder handles other pictures.
 """
 
-# As the README of sklearn/datasets/images has it, credits included.
+# Quoted from the README of sklearn/datasets/images, credits included.
 _LICENSE = """
 Both photographs: "Released under a creative commons license",
 https://creativecommons.org/licenses/by/2.0/; "Some rights reserved by

@@ -105,7 +105,7 @@ def make_reader(source: Source, geometry: Geometry) -> Reader:
   """Makes the function that reads and decodes pictures of a source.
 
   Args:
-    source: Where they come from.
+    source: The source of the pictures.
     geometry: The form of the decoded pictures.
 
   Returns:

@@ -239,7 +239,7 @@ def _read(records, indices, name):
   def read():
     try:
       return records.__getitems__(indices)
-    except Exception as error:  # Of the file or the format, of nearly any type.
+    except Exception as error:  # Broken files raise nearly any type.
       number = _passing(error)
       if number is None:
         return None

@@ -17,7 +17,7 @@ from jssl.files import atomic
 About = dict[str, Any]
 
 _ROWS = 1024  # Rows written at a time, and per row group of Parquet.
-_KEY = b"jssl"  # In Parquet's metadata.
+_KEY = b"jssl"  # Key in Parquet's metadata.
 
 
 @dataclasses.dataclass(frozen=True)

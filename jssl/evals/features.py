@@ -61,7 +61,7 @@ def compute(
 
   Args:
     encode: See `jssl.encoder.make_encode`.
-    params: Its first argument.
+    params: The first argument of `encode`.
     train: Training images; None if no measure needs them.
     test: Test images.
     batch_size: Images per batch; rounded up to the number of devices.

@@ -156,7 +156,8 @@ def supcon(
   authors' code. With distinct labels and two views it is NT-Xent.
 
   Args:
-    embeddings: Of V views of each image, `[V, B, D]`, normalised here.
+    embeddings: Embeddings of V views of each image, `[V, B, D]`, normalised
+      here.
     labels: Class of each image, int `[B]`. -1 is an image without a label: its
       only positives are its other views, as in `nt_xent`, and it is a negative
       of all other images.

@@ -79,8 +79,8 @@ def swav(
 
   Args:
     high: Cosine similarities of global views to the prototypes, `[H, B, P]`.
-    low: Those of local views, `[L, B, P]`, which predict but are not predicted;
-      L may be 0.
+    low: Similarities of local views, `[L, B, P]`, which predict but are not
+      predicted; L may be 0.
     temperature: Divisor of the similarities that predict, above 0: 0.1 in the
       paper.
     epsilon: Smoothness of the assignments, see `sinkhorn`.
@@ -137,7 +137,7 @@ def swapped_prediction(
     codes: Assignments of global views, `[H, B, P]`; rows sum to 1. No
       gradient flows to them.
     high: Cosine similarities of global views to the prototypes, `[H, B, P]`.
-    low: Those of local views, `[L, B, P]`; L may be 0.
+    low: Similarities of local views, `[L, B, P]`; L may be 0.
     temperature: Divisor of the similarities, above 0.
 
   Returns:

@@ -36,8 +36,8 @@ class Branch(nn.Module):
 
   Attributes:
     net: A backbone of `jssl.nets`.
-    projector: From pooled features to the projection.
-    predictor: From the projection to the prediction, or None.
+    projector: Maps pooled features to the projection.
+    predictor: Maps the projection to the prediction, or None.
     joint: Whether BatchNorm takes its statistics from all views together: in
       the backbone from all views of one size, in the heads from all views.
   """

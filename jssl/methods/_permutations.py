@@ -51,7 +51,7 @@ def generate(count: int, *, seed: int = SEED) -> np.ndarray:
   everything = np.array(
       list(itertools.permutations(range(_TILES))), dtype=np.uint8
   )
-  random.shuffle(everything)  # Of equal ones argmax takes the first.
+  random.shuffle(everything)  # Among ties, argmax takes the first.
   chosen = [0]
   nearest = np.full(len(everything), _TILES, np.int64)
   total = np.zeros(len(everything), np.int64)

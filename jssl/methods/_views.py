@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jssl import augment
 
-# From (key, image, *, extent) to a view of the image.
+# A function (key, image, *, extent) -> view of the image.
 Recipe = Callable[..., jax.Array]
 
 # Default recipes, at the size of the images.

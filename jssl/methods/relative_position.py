@@ -29,7 +29,7 @@ from jssl.method import Method
 from jssl.methods import _tiles
 from jssl.methods import _views
 
-_CENTER = 4  # Of 3 x 3 tiles.
+_CENTER = 4  # Index of the central tile of 3 x 3.
 
 
 def relative_position(

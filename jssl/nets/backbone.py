@@ -56,7 +56,7 @@ def layer_of(path: jax.tree_util.KeyPath) -> int | None:
   """Returns the depth of a transformer's parameter, for a decay by layers.
 
   Args:
-    path: Where the parameter is, as from `jax.tree_util.tree_map_with_path`.
+    path: Path of the parameter, as from `jax.tree_util.tree_map_with_path`.
 
   Returns:
     0 before the blocks, i in the i-th block, and None for all others: what

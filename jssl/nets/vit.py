@@ -52,8 +52,8 @@ def _cut_normal(key, shape, dtype=jnp.float32):
 
 
 def _flat_patch(scale, mode):
-  # Of the flattened patch: without the axes, Flax counts a patch's pixels into
-  # the fan-out too.
+  # Fans of the flattened patch: without the axes, Flax would count a patch's
+  # pixels into the fan-out too.
   return nn.initializers.variance_scaling(
       scale, mode, "uniform", in_axis=(0, 1, 2), out_axis=3
   )

@@ -26,7 +26,7 @@ _NARROWEST = 4.5  # Inches, for the title.
 _BETWEEN = 0.4  # Share of an image, between blocks of a grid.
 _CAPTION = 0.5  # Inches, for two lines.
 _LONGEST = 32  # Characters of a caption's line that fit under two inches.
-# Of a map, in points: its width, and that of a square of all its images.
+# Width of a map, and of the square that all its images would fill, in points.
 _WIDTH, _COVERED = 504, 330
 _MARGIN = 20  # In the map's own units.
 

@@ -31,7 +31,7 @@ class Run:
   """A run, with what a report needs of it.
 
   Attributes:
-    workdir: Its folder.
+    workdir: The run's folder.
     config: Its config, with "resolved" facts about the data.
     step: Number of steps of its newest checkpoint.
     rows: Its metrics.
@@ -83,7 +83,7 @@ def read(workdir: str | os.PathLike) -> Run:
   """Reads the files of a run, without its encoder and images.
 
   Args:
-    workdir: Its folder.
+    workdir: The run's folder.
 
   Raises:
     FileNotFoundError: If the folder has no run, or no checkpoint yet.
@@ -105,7 +105,7 @@ def load(workdir: str | os.PathLike) -> Run:
   """Loads a run: its newest checkpoint and, if they still exist, its images.
 
   Args:
-    workdir: Its folder.
+    workdir: The run's folder.
 
   Raises:
     FileNotFoundError: If the folder has no run, or no checkpoint yet.
