@@ -49,7 +49,7 @@ _NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """What a config describes.
+  """An experiment, as described by a config.
 
   Attributes:
     config: The config, with "resolved" facts about the data.

@@ -1,4 +1,4 @@
-"""All methods with the same small budget, compared."""
+"""Compares all methods with the same small budget."""
 
 from collections.abc import Iterator, Sequence
 import csv

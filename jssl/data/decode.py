@@ -1,4 +1,4 @@
-"""From the bytes of a picture file to pixels, with Pillow."""
+"""Decodes picture files to pixels, with Pillow."""
 
 import functools
 import io

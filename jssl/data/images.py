@@ -1,4 +1,4 @@
-"""A data set as one array in memory: source in, arrays out."""
+"""Loads data sets as arrays in memory."""
 
 from collections.abc import Mapping, Sequence
 import concurrent.futures

@@ -50,7 +50,7 @@ _NAMED = 20  # Excluded pictures that are named on the screen.
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Which features of which pictures to compute.
+  """The pictures and features to compute.
 
   Attributes:
     source: The pictures.
@@ -163,7 +163,7 @@ def compute(
   formats.check(output)
   if output.exists() and not overwrite:
     return _complete(plan, output)
-  # The longest name of the files next to it.
+  # Its name is the longest of those next to the output.
   check_writable(_partial.journal_of(output))
   lock = exclusive(
       output.with_name(output.name + ".lock"),

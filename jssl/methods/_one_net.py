@@ -30,7 +30,7 @@ class Task(NamedTuple):
 
 
 class Statistics(NamedTuple):
-  """What such a method carries.
+  """The state that such a method carries from step to step.
 
   Attributes:
     batch_stats: Running statistics of the net.

@@ -16,7 +16,7 @@ PyTree = Any
 
 
 class Target(NamedTuple):
-  """What a method with a target network carries.
+  """The state that a method with a target network carries.
 
   Attributes:
     batch_stats: Running statistics of the online network.

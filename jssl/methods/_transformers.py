@@ -1,4 +1,4 @@
-"""What methods on the patches of a vision transformer share."""
+"""Shared by methods on the patches of a vision transformer."""
 
 import flax.linen as nn
 import jax

@@ -60,7 +60,7 @@ _RANGE = 50.0  # Scale of a and b in the regression.
 
 
 class Carried(NamedTuple):
-  """What colorization carries.
+  """The state that colorization carries from step to step.
 
   Attributes:
     batch_stats: Running statistics of net and decoder.

@@ -63,7 +63,7 @@ _PROTOTYPE_INIT = nn.initializers.variance_scaling(
 
 
 class Carried(NamedTuple):
-  """What DINO carries.
+  """The state that DINO carries from step to step.
 
   Attributes:
     batch_stats: Running statistics of the student.

@@ -55,7 +55,7 @@ from jssl.queue import Queue
 
 
 class Carried(NamedTuple):
-  """What MoCo carries, besides the parameters of the query encoder.
+  """The state that MoCo carries, in addition to the query encoder.
 
   Attributes:
     batch_stats: Running statistics of the query encoder.

@@ -51,7 +51,7 @@ from jssl.queue import Queue
 
 
 class Carried(NamedTuple):
-  """What NNCLR carries.
+  """The state that NNCLR carries from step to step.
 
   Attributes:
     batch_stats: Running statistics of the branch.

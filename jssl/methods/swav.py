@@ -54,7 +54,7 @@ from jssl.queue import Queue
 
 
 class Carried(NamedTuple):
-  """What SwAV carries.
+  """The state that SwAV carries from step to step.
 
   Attributes:
     batch_stats: Running statistics of the branch.

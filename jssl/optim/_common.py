@@ -1,4 +1,4 @@
-"""What several optimizers share: weight decay, masks, clipping and checks."""
+"""Shared by optimizers: weight decay, masks, clipping and checks."""
 
 from collections.abc import Callable
 from typing import Any

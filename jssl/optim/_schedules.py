@@ -11,7 +11,7 @@ Schedule = Callable[[int], float]
 
 
 def constant(peak: float, *, epochs: float, steps_per_epoch: float) -> Schedule:
-  """The same value at every step.
+  """A constant schedule: the same value at every step.
 
   Args:
     peak: The value, at least 0.

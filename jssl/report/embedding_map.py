@@ -97,7 +97,7 @@ class Map:
 
   @property
   def data(self) -> dict[str, Any]:
-    """What the page's script needs, for JSON.
+    """The data for the page's script, for JSON.
 
     "cell" and "columns" of the sprite, "side" of the map, "names" of classes,
     and "points", (x, y, class, number in the split) of each.

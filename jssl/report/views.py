@@ -131,7 +131,7 @@ def make_reconstruct(
 
 
 def _spaced(length, count):
-  """Indices in the middle of equal parts: sets are often sorted by class."""
+  """Returns indices in the middle of equal parts, as sets may be sorted."""
   count = min(count, length)
   return [int((i + 0.5) * length / count) for i in range(count)]
 
