@@ -1,6 +1,7 @@
 """Reads and decodes some pictures of a source."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,8 @@ from jssl.data.source import Source
 LAYOUT = 2
 
 
-class Geometry(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Geometry:
   """How pictures become arrays of one shape.
 
   Attributes:
@@ -66,7 +68,8 @@ class Batch(NamedTuple):
     return [row for row in range(len(self.label)) if row not in self.broken]
 
 
-class Tally(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Tally:
   """The pictures with the same remark.
 
   Attributes:
@@ -75,7 +78,7 @@ class Tally(NamedTuple):
     name: The first one's name.
   """
 
-  count: int  # type: ignore[assignment]
+  count: int
   value: int
   name: str
 

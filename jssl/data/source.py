@@ -5,7 +5,7 @@ import dataclasses
 import errno
 import os
 import time
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 HELD_OUT = ("test", "validation", "val")  # In order of preference.
 # Seconds before each new try after an error of the system.
@@ -28,7 +28,8 @@ _TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 _T = TypeVar("_T")
 
 
-class Record(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Record:
   """One picture as it is stored.
 
   Attributes:

@@ -230,7 +230,7 @@ def encode_picture(plan: Plan, encoded: bytes) -> np.ndarray:
   geometry = plan.geometry
   if geometry.canvas is None:  # A single picture may have any size.
     pixels, _ = data.decode(encoded, channels=geometry.channels)
-    geometry = geometry._replace(size=pixels.shape[:2])
+    geometry = dataclasses.replace(geometry, size=pixels.shape[:2])
   batch = reader.decode_records([data.Record(encoded, -1, "it")], geometry)
   if batch.broken:
     raise ValueError(batch.broken[0].removeprefix("it: "))
