@@ -159,7 +159,7 @@ def _with_labels(monkeypatch, known):
 
     def read(indices):
       return [
-          record if index < known else record._replace(label=-1)
+          record if index < known else dataclasses.replace(record, label=-1)
           for index, record in zip(indices, source.read(indices))
       ]
 
