@@ -330,7 +330,7 @@ def test_sets_of_one_name_in_two_folders_differ(trained, tmp_path, monkeypatch):
   monkeypatch.setattr(compute.data, "open_source", opened)
   plan = lambda where: compute.plan(trained, "mine", data_dir=where)
   compute.compute(plan("one"), tmp_path / "x.npz")
-  with pytest.raises(ValueError, match="something else"):
+  with pytest.raises(ValueError, match="other settings"):
     compute.compute(plan("other"), tmp_path / "x.npz")
 
 
