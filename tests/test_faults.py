@@ -336,7 +336,10 @@ def test_settings_are_saved_when_something_was_trained_with_them(
   told = capfd.readouterr().err
   assert "changed since then: checkpoint every epochs 0.2 -> 1, " in told
   assert "epochs 1 -> 2, learning rate 0.03 -> 0.01" in told
-  assert "over 2 epochs: at step 11 the learning rate is 0.005, " in told
+  assert (
+      "over 2 epochs: at step 11 the learning rate is 0.005 instead of 0\n"
+      in told
+  )
   assert configs.load_config(str(workdir)).optimizer.learning_rate == 0.03
   assert loop.train(config, str(workdir))["steps"] == 22
   assert configs.load_config(str(workdir)).optimizer.learning_rate == 0.01
