@@ -248,8 +248,9 @@ class Recorder:
     self.log("  ".join(parts))
     if wrong:
       self.log(f"WARNING: not finite for these features: {', '.join(wrong)}")
-    # Features that overflow have diverged, whatever their spread.
-    known = loss if wrong else {**loss, **scores}
+    # A net that has diverged needs no second warning.
+    diverged = wrong or self.skipped_in_a_row
+    known = loss if diverged else {**loss, **scores}
     warning = quality.collapse_warning(known, images=len(self._exp.test.image))
     if warning:
       self.log(f"WARNING: {warning}")
