@@ -134,7 +134,7 @@ def test_values_that_changed_are_not_taken(saved, tmp_path, monkeypatch):
   checkpoints.save(1, _state(1))
   checkpoints.close()
   monkeypatch.undo()
-  with pytest.raises(ValueError, match=r"params\['w'\] is not as it was writ"):
+  with pytest.raises(ValueError, match=r"params\['w'\] has changed since"):
     _restore(tmp_path)
 
 
