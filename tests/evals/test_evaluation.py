@@ -560,7 +560,7 @@ def test_the_command_prints_a_table(workdir, content):
   ]
   knn = content["results"]["trained"]["pooled"]["knn"]["accuracy"]
   assert re.search(rf"\| {knn:.3f}\*? +\|", result.stdout)
-  assert f"In {workdir}/evaluation" in result.stdout
+  assert f"is in {workdir}/evaluation" in result.stdout
 
 
 @pytest.mark.parametrize(
