@@ -182,6 +182,7 @@ def test_data_without_labels_are_refused(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_wrong_name_is_reported_before_anything_starts(tmp_path):
   command = [sys.executable, "-m", "jssl.bench", "methods"]
   for arguments, message in (
@@ -236,6 +237,7 @@ def _picture(height, width, *, detailed):
   return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_detail_grows_with_the_canvas():
   pictures = [_picture(60, 80, detailed=True), _picture(80, 60, detailed=True)]
   kept = {c: data.detail(pictures, c, 28) for c in (30, 70, 80)}
@@ -261,6 +263,7 @@ def test_the_default_canvas_keeps_the_detail_of_the_papers_crops(dataset):
   assert config.data.canvas >= config.image_size / config.eval.crop_fraction
 
 
+@pytest.mark.slow
 def test_a_stream_is_timed_against_the_bare_decoder(tmp_path):
   for i in range(20):
     Image.new("RGB", (40, 30 + i), (i, 0, 0)).save(tmp_path / f"{i}.jpg")

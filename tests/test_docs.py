@@ -193,6 +193,7 @@ for name, *arguments in json.load(sys.stdin):
 """
 
 
+@pytest.mark.slow
 def test_commands_are_understood():
   commands = list(_commands())
   pages = {page for page, _ in commands}
@@ -295,6 +296,7 @@ def test_the_loss_of_the_example_is_that_of_its_paper(example, monkeypatch):
   np.testing.assert_allclose(value, align + 0.5 * uniform, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_method_of_the_example_learns_on_any_number_of_devices(example):
   losses = {}
   for devices in (1, 2):
@@ -378,6 +380,7 @@ def _block(part):
   return block
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [x for x in _PAGES if _blocks(x)])
 def test_the_other_code_of_a_page_runs(page):
   names: dict[str, object] = {}

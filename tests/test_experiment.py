@@ -152,6 +152,7 @@ def test_an_epoch_has_a_row_however_small_the_set_is(tmp_path, data_dir):
   assert [row["epoch"] for row in rows] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_steps_in_one_call_equal_steps_in_many(finished):
   _, config = finished
   exp = experiment.make(config)
@@ -247,6 +248,7 @@ def _heeded(config):
   raise AssertionError("no suggestion was accepted")
 
 
+@pytest.mark.slow
 def test_a_suggested_batch_size_is_accepted(mistaken):
   heeded = 0
   for seed in range(50):
@@ -261,6 +263,7 @@ def test_a_suggested_batch_size_is_accepted(mistaken):
   assert heeded > 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3, 4, 5, 6])
 def test_a_step_takes_a_suggested_batch_size(mistaken, seed):
   seed *= 1000
@@ -309,6 +312,7 @@ def test_the_method_is_made_once(data_dir, monkeypatch):
   assert made == [11]
 
 
+@pytest.mark.slow
 def test_features_of_the_last_state_are_computed_once(
     tmp_path, data_dir, monkeypatch
 ):
@@ -333,6 +337,7 @@ def test_features_of_the_last_state_are_computed_once(
   assert computed[3:] == ["loop", "summary", "summary"]
 
 
+@pytest.mark.slow
 def test_a_watch_sees_each_row_as_it_is_written(tmp_path, data_dir):
   config = _short(data_dir)
   seen = []
@@ -345,6 +350,7 @@ def test_a_watch_sees_each_row_as_it_is_written(tmp_path, data_dir):
   assert seen == [1, 2, 3, 4, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method,reason",
     [

@@ -126,6 +126,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapping,devices,groups,symmetric", CASES)
 def test_three_steps_agree_with_one_device(mapping, devices, groups, symmetric):
   actual = _after_three_steps(mapping, devices, groups, symmetric)
@@ -202,6 +203,7 @@ def _spoilt(where, axis_name=None):
   return real._replace(loss=loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapping,devices", [("jit", 1), ("pmap", 8)])
 @pytest.mark.parametrize("where", ["loss", "gradient", "keys"])
 def test_what_is_not_finite_changes_nothing(mapping, devices, where):
@@ -430,6 +432,7 @@ def _train(method, optimizer, steps):
   return states, rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulated", [1, 2])
 @pytest.mark.parametrize("optimizer", ["sgd", "lars", "adamw"])
 @pytest.mark.parametrize("name", ["dino", "swav"])
@@ -474,6 +477,7 @@ def test_thawed_parameters_meet_an_optimizer_that_starts(
     assert max(sizes.values()) < 1.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dino", "swav"])
 def test_frozen_parameters_do_not_affect_the_others(name):
   """Neither in their updates nor by the limit of the gradient's norm."""
@@ -496,6 +500,7 @@ def test_frozen_parameters_do_not_affect_the_others(name):
   assert free[0]["gradient_norm"] > norm
 
 
+@pytest.mark.slow
 def test_a_parameter_frozen_for_ever_leaves_no_trace_in_the_optimizer():
   method = METHODS["moco_v3"](
       tiny.vit(), augment=tiny.recipe, second_augment=None, dim=8, hidden_dim=16
@@ -522,6 +527,7 @@ def test_a_parameter_frozen_for_ever_leaves_no_trace_in_the_optimizer():
     )
 
 
+@pytest.mark.slow
 def test_an_optimizer_with_one_count_for_all_is_refused_for_a_while():
   for optimizer in (optax.adamw(0.1), optim.accumulate(optax.adam(0.1), 2)):
     with pytest.raises(ValueError, match="ScaleByAdamState.*jssl.optim.adamw"):
@@ -531,6 +537,7 @@ def test_an_optimizer_with_one_count_for_all_is_refused_for_a_while():
   _train(_with_prototypes("dino", frozen_steps=0), optax.adamw(0.1), 1)
 
 
+@pytest.mark.slow
 def test_an_optimizer_whose_updates_ignore_the_count_may_freeze():
   """Lion counts steps, but takes them all the same size."""
   for optimizer in (optax.lion(0.1), optim.accumulate(optax.lion(0.1), 2)):
@@ -547,6 +554,7 @@ def test_an_optimizer_whose_updates_ignore_the_count_may_freeze():
     _train(_with_prototypes("dino"), optimizer, 1)
 
 
+@pytest.mark.slow
 def test_freezing_works_with_a_constant_learning_rate():
   """Whose optimizer is two, of parts of the parameters."""
   optimizer = optim.sgd(

@@ -80,6 +80,7 @@ def test_metrics_have_a_row_per_log_step_and_evaluation(whole):
   assert {"rank", "encoder_std"} <= set(evaluated[0])
 
 
+@pytest.mark.slow
 def test_step_is_traced_once_and_sees_every_batch(
     tmp_path, data_dir, monkeypatch
 ):

@@ -98,6 +98,7 @@ def _golden_calls(reference):
   yield "flip", augment.flip_left_right(image)
 
 
+@pytest.mark.slow
 def test_operations_equal_reference(golden):
   reference = golden("image_ops")
   checked = {"image", "crop", "size"}

@@ -188,6 +188,7 @@ def test_labels_that_are_all_unknown_are_none(photos, monkeypatch, stream):
     experiment.initial_state(exp)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", ["always", "never"])
 def test_some_unknown_labels_are_reported_and_trained_with(
     photos, monkeypatch, tmp_path, capfd, stream
@@ -199,6 +200,7 @@ def test_some_unknown_labels_are_reported_and_trained_with(
   assert "13 of 53 pictures of " in told and "have no label (-1)" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", ["always", "never"])
 def test_remarks_are_reported_once(photos, tmp_path, capfd, stream):
   folder = tmp_path / "photos"
@@ -218,6 +220,7 @@ def test_remarks_are_reported_once(photos, tmp_path, capfd, stream):
   assert "6 ending in .heic" in others and "convert" in others
 
 
+@pytest.mark.slow
 def test_a_stream_reports_remarks_beyond_its_sample(photos, tmp_path, capfd):
   folder = tmp_path / "photos"
   shutil.copytree(photos, folder)

@@ -215,6 +215,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(photos, tmp_path):
   script = tmp_path / "orphans.py"
   script.write_text(_ORPHANS)

@@ -289,6 +289,7 @@ assert "tensorflow" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_first_use_is_silent_safe_and_without_tensorflow(tmp_path):
   # Three processes prepare at once, with a TensorFlow that must not be loaded.
   trap = tmp_path / "trap" / "tensorflow"

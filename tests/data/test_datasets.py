@@ -51,6 +51,7 @@ def test_rows_are_in_range(name):
     assert 0 < low <= high <= 1
 
 
+@pytest.mark.slow
 def test_facts_need_no_slow_library():
   code = (
       "import sys; from jssl.data import datasets; datasets.facts('digits');"

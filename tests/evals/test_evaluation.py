@@ -81,6 +81,7 @@ def _limit(monkeypatch, **arguments):
   )
 
 
+@pytest.mark.slow
 def test_every_stage_and_the_baselines_are_evaluated(workdir, content):
   assert content == _json(workdir)
   assert content["dataset"] == "digits"
@@ -142,6 +143,7 @@ def test_the_table_has_every_row_and_measure(workdir, content):
   assert len(edges) == bool(stars)
 
 
+@pytest.mark.slow
 def test_results_of_other_protocols_are_added(workdir, content, monkeypatch):
   _limit(monkeypatch, epochs=1)
   more = evaluation.evaluate(workdir, protocols=["semi_supervised"])
@@ -164,6 +166,7 @@ def test_results_of_other_protocols_are_added(workdir, content, monkeypatch):
   }
 
 
+@pytest.mark.slow
 def test_augmented_probes_classify_digits_at_every_stage(workdir, monkeypatch):
   probe = protocols.augmented_linear_probe
   short = functools.partial(probe, epochs=30, batch_size=32)
@@ -352,6 +355,7 @@ def test_a_setting_at_the_edge_is_marked_in_the_table():
   assert "*" not in table({"at_edge": []})
 
 
+@pytest.mark.slow
 def test_results_of_an_edited_set_are_replaced(colors, tmp_path):
   files = [f"{split}/{name}" for split in ("train", "test") for name in _PAIR]
   dataset = _labelled_folder(tmp_path, files)
@@ -563,6 +567,7 @@ def test_the_command_prints_a_table(workdir, content):
   assert f"is in {workdir}/evaluation" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments,message",
     [

@@ -164,6 +164,7 @@ def test_a_class_without_labelled_images_is_never_predicted():
   np.testing.assert_allclose(accuracies, 2 / 5, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_summaries_are_of_the_classes_with_labelled_images():
   labels, test_labels = np.array([2, 0, 2, 0]), np.array([0, 1, 2, 3, -1])
   images = lambda labels: Images(

@@ -267,6 +267,7 @@ def test_a_run_without_labels_ends_with_a_report(trained):
   assert "GiB on the host" in parsed.words
 
 
+@pytest.mark.slow
 def test_a_report_has_all_sections_in_order(tmp_path):
   made = _untrained(summary=_summary())
   report.write(made, tmp_path / "report.html")
@@ -552,6 +553,7 @@ def test_the_command_compares_runs(trained, tmp_path):
   assert "The configs are the same." in _check(other / "comparison.html").words
 
 
+@pytest.mark.slow
 def test_errors_of_the_command_name_the_remedy(trained, tmp_path):
   (tmp_path / "empty").mkdir()
   shutil.copy(trained / "config.json", tmp_path / "empty")
