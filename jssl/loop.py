@@ -26,7 +26,7 @@ from jssl.config import difference
 from jssl.config import load_config
 from jssl.config import save_config
 from jssl.evals import summary
-from jssl.evals.features import compute
+from jssl.evals.features import compute_for_scores
 from jssl.evals.features import Features
 from jssl.evals.scores import quick
 from jssl.experiment import Experiment
@@ -279,14 +279,8 @@ def compute_features(exp: Experiment, state: TrainState) -> Features:
     exp: The experiment.
     state: The encoder's state.
   """
-  labelled = exp.train.label is not None and exp.test.label is not None
-  return compute(
-      exp.encode,
-      (state.params, state.carried),
-      exp.train if labelled else None,
-      exp.test,
-      batch_size=exp.config.batch_size,
-  )
+  encoder = experiment.encoder(exp, state)
+  return compute_for_scores(encoder, exp.train, exp.test)
 
 
 class _Evaluator:

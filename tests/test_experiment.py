@@ -318,17 +318,18 @@ def test_features_of_the_last_state_are_computed_once(
 ):
   computed = []
 
-  def count(module):
-    real = module.compute
+  def count(module, name):
+    real = getattr(module, name)
 
-    def counted(encode, params, *arguments, **keywords):
+    def counted(*arguments, **keywords):
       computed.append(module.__name__.rpartition(".")[2])
-      return real(encode, params, *arguments, **keywords)
+      return real(*arguments, **keywords)
 
-    monkeypatch.setattr(module, "compute", counted)
+    monkeypatch.setattr(module, name, counted)
 
-  for module in (loop, summary, report_run):
-    count(module)
+  for module in (loop, summary):
+    count(module, "compute_for_scores")
+  count(report_run, "compute")
   loop.train(_short(data_dir), str(tmp_path))
   # The loop for the trained encoder, the summary for its two baselines.
   assert computed == ["loop", "summary", "summary"]

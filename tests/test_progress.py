@@ -48,16 +48,14 @@ def test_a_stage_is_one_line_of_a_log_file():
 
 
 def test_a_stage_ends_with_its_error(capfd):
-  try:
+  with pytest.raises(ValueError, match="wrong"):
     with progress.stage("evaluating"):
       raise ValueError("wrong")
-  except ValueError:
-    pass
   assert capfd.readouterr().err == "evaluating\n"
 
 
 @pytest.mark.parametrize("kernel", [True, False])
-def test_a_bar_moves_in_a_notebook_and_not_where_one_is_only_started(
+def test_a_bar_moves_in_a_kernel_and_not_where_ipykernel_is_only_imported(
     kernel, monkeypatch, capfd
 ):
   import ipykernel  # As what runs notebooks does.

@@ -11,6 +11,7 @@ import numpy as np
 from jssl import parallel
 from jssl.data import Images
 from jssl.data import labels_of
+from jssl.encoder import Encoder
 from jssl.encoder import pool_stages
 
 PyTree = Any
@@ -74,6 +75,26 @@ def compute(
     )
 
   return Features(None if train is None else split(train), split(test))
+
+
+def compute_for_scores(
+    encoder: Encoder, train: Images, test: Images
+) -> Features:
+  """Encodes what `jssl.evals.scores` needs: no training images without labels.
+
+  Args:
+    encoder: The encoder, or a baseline.
+    train: Training images.
+    test: Test images.
+  """
+  labels = train.label is not None and test.label is not None
+  return compute(
+      encoder.encode,
+      encoder.params,
+      train if labels else None,
+      test,
+      batch_size=encoder.config.batch_size,
+  )
 
 
 # One program: its outputs are pooled, so that no map of a stage is kept.

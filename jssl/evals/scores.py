@@ -61,11 +61,11 @@ def summarize(
   """Evaluates all stages after training.
 
   Args:
-    features: The features of both splits.
-    train: The images of `features.train`.
-    test: The images of `features.test`.
-    k: Number of neighbours; all labelled training images if there are fewer.
-    temperature: See `knn_predict`.
+    features: As in `quick`.
+    train: As in `quick`.
+    test: As in `quick`.
+    k: As in `quick`.
+    temperature: As in `quick`.
 
   Returns:
     "knn", "one_shot" and "five_shot" accuracy in [0, 1] and effective "rank" of

@@ -17,7 +17,7 @@ from jssl.data import Images
 from jssl.encoder import Encoder
 from jssl.encoder import raw_pixels
 from jssl.encoder import untrained
-from jssl.evals.features import compute
+from jssl.evals.features import compute_for_scores
 from jssl.evals.features import Features
 from jssl.evals.scores import summarize
 from jssl.files import write_json
@@ -53,16 +53,9 @@ def write(
     (null if it does not report it) and of the "host"'s process, and "versions".
   """
   config = encoder.config
-  labels = train.label is not None and test.label is not None
 
   def evaluate(encoder, features=None):
-    features = features or compute(
-        encoder.encode,
-        encoder.params,
-        train if labels else None,
-        test,
-        batch_size=config.batch_size,
-    )
+    features = features or compute_for_scores(encoder, train, test)
     k, temperature = config.eval.k, config.eval.temperature
     return summarize(features, train, test, k=k, temperature=temperature)
 
