@@ -16,9 +16,7 @@ import warnings
 import markdown2
 import pdoc
 import pdoc.render
-from pdoc.render_helpers import formatter
-from pdoc.render_helpers import lexer
-from pdoc.render_helpers import markdown_extensions
+from pdoc.render_helpers import formatter, lexer, markdown_extensions
 import pygments
 
 from jssl.methods import METHODS

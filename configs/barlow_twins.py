@@ -17,10 +17,7 @@ cifar10 follows lightly's CIFAR-10 benchmark (there 81.9% kNN at batch 512 and
 get its recipe with the paper's augmentation.
 """
 
-from jssl.config import byol_views
-from jssl.config import from_table
-from jssl.config import lars
-from jssl.config import sgd
+from jssl.config import byol_views, from_table, lars, sgd
 
 get_config = from_table({
     "default": {

@@ -12,10 +12,7 @@ paper's loss, which is four times lightly's. Other data sets get the recipe of
 cifar10 with the paper's augmentation.
 """
 
-from jssl.config import byol_views
-from jssl.config import from_table
-from jssl.config import lars
-from jssl.config import sgd
+from jssl.config import byol_views, from_table, lars, sgd
 
 get_config = from_table({
     "default": {

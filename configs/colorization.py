@@ -8,9 +8,7 @@ The loss is the paper's (Zhang et al., 2016); its VGG-like net and 450,000 steps
 of Adam are replaced by a ResNet and AdamW, which is not a published recipe.
 """
 
-from jssl.config import adamw
-from jssl.config import crop_and_flip
-from jssl.config import from_table
+from jssl.config import adamw, crop_and_flip, from_table
 
 get_config = from_table(
     {

@@ -8,9 +8,7 @@ The simplest baseline of its family (Vincent et al., 2010), with AdamW; not a
 published recipe.
 """
 
-from jssl.config import adamw
-from jssl.config import crop_and_flip
-from jssl.config import from_table
+from jssl.config import adamw, crop_and_flip, from_table
 
 get_config = from_table({
     "default": {

@@ -17,10 +17,7 @@ or all scores become equal. Other data sets get the recipe of cifar10 with the
 paper's augmentation.
 """
 
-from jssl.config import adamw
-from jssl.config import byol_views
-from jssl.config import from_table
-from jssl.config import sgd
+from jssl.config import adamw, byol_views, from_table, sgd
 
 get_config = from_table({
     "default": {

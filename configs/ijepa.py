@@ -8,9 +8,7 @@ was tuned for a short run on a CPU; its features gain little in the first 15 of
 the 50 epochs. Other data sets get a ViT-S.
 """
 
-from jssl.config import adamw
-from jssl.config import crop_and_flip
-from jssl.config import from_table
+from jssl.config import adamw, crop_and_flip, from_table
 
 get_config = from_table({
     "default": {

@@ -9,9 +9,7 @@ The loss, the holes and the rim of imagenet2012 are the paper's (Pathak et al.,
 ResNet and AdamW, which is not a published recipe.
 """
 
-from jssl.config import adamw
-from jssl.config import crop_and_flip
-from jssl.config import from_table
+from jssl.config import adamw, crop_and_flip, from_table
 
 get_config = from_table({
     "default": {

@@ -13,10 +13,7 @@ published recipe. Other data sets get the learning rate of imagenet2012 with a
 cosine schedule.
 """
 
-from jssl.config import crop_and_flip
-from jssl.config import from_table
-from jssl.config import sgd
-from jssl.config import staircase
+from jssl.config import crop_and_flip, from_table, sgd, staircase
 
 get_config = from_table({
     "default": {

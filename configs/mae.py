@@ -10,9 +10,7 @@ two blocks, not a published recipe. Other data sets get a ViT-S and the decoder
 of cifar10.
 """
 
-from jssl.config import adamw
-from jssl.config import crop_and_flip
-from jssl.config import from_table
+from jssl.config import adamw, crop_and_flip, from_table
 
 get_config = from_table({
     "default": {

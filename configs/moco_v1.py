@@ -9,10 +9,7 @@ MoCo's own CIFAR notebook, with the color jitter of v2 without blur. Other data
 sets get the paper's recipe with a queue that suits thousands of images.
 """
 
-from jssl.config import from_table
-from jssl.config import moco_view
-from jssl.config import sgd
-from jssl.config import staircase
+from jssl.config import from_table, moco_view, sgd, staircase
 
 get_config = from_table({
     "default": {

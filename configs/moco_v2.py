@@ -11,9 +11,7 @@ on the test set). Other data sets get the paper's recipe with a queue that suits
 thousands of images.
 """
 
-from jssl.config import from_table
-from jssl.config import moco_view
-from jssl.config import sgd
+from jssl.config import from_table, moco_view, sgd
 
 get_config = from_table({
     "default": {

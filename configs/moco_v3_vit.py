@@ -11,9 +11,7 @@ published recipes nor tuned.
 
 import functools
 
-from jssl.config import adamw
-from jssl.config import from_table
-from jssl.config import of_method
+from jssl.config import adamw, from_table, of_method
 
 get_config = from_table(
     {

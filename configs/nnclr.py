@@ -12,10 +12,7 @@ test set). Other data sets get the recipe of cifar10 with the paper's
 augmentation and a support set of 4,096.
 """
 
-from jssl.config import from_table
-from jssl.config import lars
-from jssl.config import sgd
-from jssl.config import simclr_view
+from jssl.config import from_table, lars, sgd, simclr_view
 
 get_config = from_table({
     "default": {

@@ -11,8 +11,7 @@ of Kolesnikov et al. (2019), except that tiles of 64 pixels come from images of
 
 import functools
 
-from jssl.config import from_table
-from jssl.config import of_method
+from jssl.config import from_table, of_method
 
 get_config = from_table(
     {

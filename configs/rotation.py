@@ -12,10 +12,7 @@ picture padded by 4, Nesterov momentum, and a learning rate that drops by 0.2 at
 imagenet2012 with a cosine schedule.
 """
 
-from jssl.config import crop_and_flip
-from jssl.config import from_table
-from jssl.config import sgd
-from jssl.config import staircase
+from jssl.config import crop_and_flip, from_table, sgd, staircase
 
 get_config = from_table({
     "default": {

@@ -18,10 +18,7 @@ dclw 82.4% and 83.3%). Other data sets get the recipe of cifar10 with the
 paper's augmentation.
 """
 
-from jssl.config import from_table
-from jssl.config import lars
-from jssl.config import sgd
-from jssl.config import simclr_view
+from jssl.config import from_table, lars, sgd, simclr_view
 
 get_config = from_table({
     "default": {

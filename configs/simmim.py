@@ -11,10 +11,7 @@ as in the paper's fine-tuning. cifar10 gets a ViT-Ti with patches of 4 pixels
 and masked squares of 8, not a published recipe. Other data sets get a ViT-S.
 """
 
-from jssl.config import adamw
-from jssl.config import crop_and_flip
-from jssl.config import from_table
-from jssl.config import staircase
+from jssl.config import adamw, crop_and_flip, from_table, staircase
 
 get_config = from_table({
     "default": {

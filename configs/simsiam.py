@@ -11,9 +11,7 @@ batch 512 and 81.9% at 128, each of the best of 200 epochs on the test set.)
 Other data sets get the recipe of cifar10 with the paper's augmentation.
 """
 
-from jssl.config import from_table
-from jssl.config import moco_view
-from jssl.config import sgd
+from jssl.config import from_table, moco_view, sgd
 
 get_config = from_table({
     "default": {

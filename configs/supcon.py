@@ -10,10 +10,7 @@ digits was tuned for a short run on a CPU. Other data sets get the recipe of
 cifar10 with SimCLR's augmentation.
 """
 
-from jssl.config import from_table
-from jssl.config import moco_view
-from jssl.config import sgd
-from jssl.config import simclr_view
+from jssl.config import from_table, moco_view, sgd, simclr_view
 
 get_config = from_table({
     "default": {

@@ -14,10 +14,7 @@ epochs on the test set). digits was tuned for a short run on a CPU. Other data
 sets get the recipe of cifar10 with the paper's augmentation.
 """
 
-from jssl.config import adamw
-from jssl.config import from_table
-from jssl.config import lars
-from jssl.config import simclr_view
+from jssl.config import adamw, from_table, lars, simclr_view
 
 get_config = from_table({
     "default": {

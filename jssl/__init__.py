@@ -12,8 +12,7 @@ __version__ = "0.1.0"
 
 from jssl.encoder import load_encoder
 from jssl.method import Method
-from jssl.step import make_step
-from jssl.step import TrainState
+from jssl.step import make_step, TrainState
 
 __all__ = [
     "Method",

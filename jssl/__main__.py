@@ -5,8 +5,7 @@ import runpy
 import sys
 import textwrap
 
-from jssl import __version__
-from jssl import config
+from jssl import __version__, config
 
 _COMMANDS = ("train", "evaluate", "embed", "report", "export", "bench")
 _TEXT = """\

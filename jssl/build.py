@@ -11,11 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jssl import augment
-from jssl import nets
-from jssl import optim
-from jssl.config import ConfigDict
-from jssl.config import lookup
+from jssl import augment, nets, optim
+from jssl.config import ConfigDict, lookup
 from jssl.losses.checks import check_not_negative
 from jssl.method import Method
 from jssl.methods import METHODS

@@ -14,12 +14,10 @@ import time
 from typing import Any
 import zlib
 
-from absl import flags
-from absl import logging
+from absl import flags, logging
 import jax
 
-from jssl import __version__
-from jssl import preemption
+from jssl import __version__, preemption
 from jssl.config import config_files
 from jssl.recorder import Diverged
 

@@ -46,8 +46,7 @@ def base(dataset: str) -> ConfigDict:
     A config that lacks the method, the augmentation and the optimizer.
   """
   # Not at the top: jssl.data is slow to import, and no loss needs it.
-  from jssl.data.datasets import facts
-  from jssl.data.datasets import set_name
+  from jssl.data.datasets import facts, set_name
 
   known = facts(dataset)
   config = ConfigDict({
@@ -166,8 +165,7 @@ def from_table(
   """
 
   def get_config(dataset: str = default) -> ConfigDict:
-    from jssl.data.datasets import facts
-    from jssl.data.datasets import set_name
+    from jssl.data.datasets import facts, set_name
 
     config = start(dataset)
     row = facts(dataset).like or set_name(dataset)

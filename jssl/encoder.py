@@ -11,13 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jssl import augment
-from jssl import build
-from jssl import parallel
+from jssl import augment, build, parallel
 from jssl.augment import checks
 from jssl.checkpoint import Checkpoints
-from jssl.config import ConfigDict
-from jssl.config import load_config
+from jssl.config import ConfigDict, load_config
 from jssl.method import Method
 from jssl.step import init_state
 

@@ -6,12 +6,10 @@ python -m jssl.evaluate --workdir=runs/first
 import functools
 import shlex
 
-from absl import app
-from absl import flags
+from absl import app, flags
 
 from jssl import cli
-from jssl.evals import evaluation
-from jssl.evals import results
+from jssl.evals import evaluation, results
 
 _EXAMPLE = "python -m jssl.evaluate --workdir=runs/first"
 

@@ -9,18 +9,11 @@ import jax
 import numpy as np
 import optax
 
-from jssl import build
-from jssl import data
-from jssl import parallel
-from jssl.config import ConfigDict
-from jssl.config import lookup
-from jssl.encoder import Encoder
-from jssl.encoder import example_batch
-from jssl.encoder import make_encode
+from jssl import build, data, parallel
+from jssl.config import ConfigDict, lookup
+from jssl.encoder import Encoder, example_batch, make_encode
 from jssl.method import Method
-from jssl.step import init_state
-from jssl.step import make_step
-from jssl.step import TrainState
+from jssl.step import init_state, make_step, TrainState
 
 # Steps per call on TPU and GPU, where a call costs as much as a small step. On
 # CPU a convolution inside a scan is many times slower than outside.

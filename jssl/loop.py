@@ -12,32 +12,16 @@ from typing import Any
 
 import jax
 
-from jssl import build
-from jssl import experiment
-from jssl import files
-from jssl import preemption
-from jssl import progress
-from jssl import report
-from jssl.checkpoint import Checkpoints
-from jssl.checkpoint import NotSaved
-from jssl.config import ABSENT
-from jssl.config import ConfigDict
-from jssl.config import difference
-from jssl.config import load_config
-from jssl.config import save_config
+from jssl import build, experiment, files, preemption, progress, report
+from jssl.checkpoint import Checkpoints, NotSaved
+from jssl.config import ABSENT, ConfigDict, difference, load_config, save_config
 from jssl.evals import summary
-from jssl.evals.features import compute_for_scores
-from jssl.evals.features import Features
+from jssl.evals.features import compute_for_scores, Features
 from jssl.evals.scores import quick
 from jssl.experiment import Experiment
-from jssl.recorder import Diverged
-from jssl.recorder import Recorder
-from jssl.recorder import Watch
-from jssl.report import curves
-from jssl.report import figures
-from jssl.report import views
-from jssl.step import all_finite
-from jssl.step import TrainState
+from jssl.recorder import Diverged, Recorder, Watch
+from jssl.report import curves, figures, views
+from jssl.step import all_finite, TrainState
 
 # With fewer held-out images than this, no score is reliable.
 _FEW = 10

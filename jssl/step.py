@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jssl import parallel
-from jssl.method import Keys
-from jssl.method import Method
+from jssl.method import Keys, Method
 
 PyTree = Any
 

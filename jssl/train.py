@@ -8,12 +8,10 @@ python -m jssl lists the methods and data sets.
 import os
 import sys
 
-from absl import app
-from absl import flags
+from absl import app, flags
 from ml_collections import config_flags
 
-from jssl import cli
-from jssl import loop
+from jssl import cli, loop
 from jssl.config import load_config
 from jssl.evals import summary
 from jssl.report import conclusions

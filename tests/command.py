@@ -14,8 +14,7 @@ import termios
 import jax
 import numpy as np
 
-from jssl import config as configs
-from jssl import experiment
+from jssl import config as configs, experiment
 from jssl.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -8,8 +8,7 @@ from sklearn import datasets
 
 from jssl import optim
 from jssl.methods import _one_net
-from jssl.step import init_state
-from jssl.step import make_step
+from jssl.step import init_state, make_step
 
 
 def images(count, seed=0, *, side):

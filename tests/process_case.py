@@ -12,8 +12,7 @@ import jax
 
 from jssl import parallel
 from jssl.checkpoint import Checkpoints
-from jssl.step import init_state
-from jssl.step import make_step
+from jssl.step import init_state, make_step
 
 
 def train(name: str, folder: pathlib.Path) -> None:

@@ -13,15 +13,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from benchmarks import imports
-from benchmarks import peers
-from benchmarks import start
+from benchmarks import imports, peers, start
 from jssl import config as configs
-from jssl.bench import augment
-from jssl.bench import data
-from jssl.bench import knn
-from jssl.bench import methods
-from jssl.bench import step
+from jssl.bench import augment, data, knn, methods, step
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _TINY = {"epochs": 3.0, "net.width": 8, "data.data_dir": ""}

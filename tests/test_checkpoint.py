@@ -9,8 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jssl import checkpoint
-from jssl import encoder
+from jssl import checkpoint, encoder
 from jssl.checkpoint import Checkpoints
 from jssl.step import TrainState
 

@@ -9,9 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jssl import build
-from jssl import config as configs
-from jssl import nets
+from jssl import build, config as configs, nets
 from jssl.method import Method
 from jssl.methods import METHODS
 

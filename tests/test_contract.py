@@ -12,8 +12,7 @@ from jssl import optim
 from jssl.checkpoint import Checkpoints
 from jssl.method import Keys
 from jssl.methods import METHODS
-from jssl.step import init_state
-from jssl.step import make_step
+from jssl.step import init_state, make_step
 import tiny
 
 # A new method is one row: the arguments that make it tiny.

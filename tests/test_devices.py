@@ -8,13 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl import optim
-from jssl import parallel
+from jssl import optim, parallel
 from jssl.methods import METHODS
-from jssl.step import init_state
-from jssl.step import make_step
-from test_contract import ARGUMENTS
-from test_contract import needs_patches
+from jssl.step import init_state, make_step
+from test_contract import ARGUMENTS, needs_patches
 import tiny
 
 DEVICES, BATCH, STEPS = 8, 16, 3

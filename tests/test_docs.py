@@ -15,13 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from jssl import augment
-from jssl import build
-from jssl import config
-from jssl import data
-from jssl import evals
-from jssl import make_step
-from jssl import optim
+from jssl import augment, build, config, data, evals, make_step, optim
 from jssl.method import Method
 from jssl.methods import METHODS
 from jssl.methods._branch import Embedding

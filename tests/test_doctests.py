@@ -8,11 +8,8 @@ import pathlib
 import pytest
 
 import jssl
-from jssl import embeddings
-from jssl import nets
-from jssl import parallel
-from test_api import FUNCTIONS
-from test_api import public_names
+from jssl import embeddings, nets, parallel
+from test_api import FUNCTIONS, public_names
 
 _ROOT = pathlib.Path(jssl.__file__).parent
 # Found by their text: to import command lines would define their flags.

@@ -15,15 +15,10 @@ from PIL import Image
 import pyarrow.parquet
 import pytest
 
-from jssl import data
-from jssl import encoder
-from jssl import files
-from jssl import load_encoder
+from jssl import data, encoder, files, load_encoder
 from jssl.data import reader
 from jssl.data.decode import decode_remarked
-from jssl.embed import compute
-from jssl.embed import formats
-from jssl.embed import nearest
+from jssl.embed import compute, formats, nearest
 from jssl.evals.features import extract
 import tiny_run
 

@@ -6,12 +6,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jssl import augment
-from jssl import build
-from jssl import config as configs
-from jssl import encoder
-from jssl import load_encoder
-from jssl import optim
+from jssl import augment, build, config as configs, encoder, load_encoder, optim
 from jssl.methods import METHODS
 from jssl.step import init_state
 import tiny

@@ -12,16 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl import build
-from jssl import config as configs
-from jssl import data
-from jssl import experiment
-from jssl import load_encoder
-from jssl import loop
-from jssl import make_step
+from jssl import (
+    build,
+    config as configs,
+    data,
+    experiment,
+    load_encoder,
+    loop,
+    make_step,
+)
 from jssl.evals import summary
-from jssl.recorder import read_metrics
-from jssl.recorder import Recorder
+from jssl.recorder import read_metrics, Recorder
 from jssl.report import run as report_run
 from jssl.step import init_state
 import tiny

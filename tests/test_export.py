@@ -14,11 +14,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from jssl import augment
-from jssl import build
-from jssl import encoder
-from jssl import export
-from jssl import load_encoder
+from jssl import augment, build, encoder, export, load_encoder
 import tiny_run
 
 _ROOT = pathlib.Path(__file__).parent.parent

@@ -18,14 +18,8 @@ import optax
 import pytest
 
 import command
-from jssl import build
-from jssl import config as configs
-from jssl import experiment
-from jssl import loop
-from jssl import preemption
-from jssl import report
-from jssl.checkpoint import Checkpoints
-from jssl.checkpoint import NotSaved
+from jssl import build, config as configs, experiment, loop, preemption, report
+from jssl.checkpoint import Checkpoints, NotSaved
 from jssl.embeddings import l2_normalize
 from jssl.evals import summary
 from jssl.recorder import Diverged

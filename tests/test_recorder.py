@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from jssl.recorder import MetricsLog
-from jssl.recorder import read_metrics
+from jssl.recorder import MetricsLog, read_metrics
 
 
 def test_rows_are_on_the_disk_at_once(tmp_path):

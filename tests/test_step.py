@@ -8,14 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from jssl import optim
-from jssl import parallel
-from jssl.method import Aux
-from jssl.method import Keys
+from jssl import optim, parallel
+from jssl.method import Aux, Keys
 from jssl.methods import METHODS
-from jssl.step import init_state
-from jssl.step import make_step
-from jssl.step import TrainState
+from jssl.step import init_state, make_step, TrainState
 import tiny
 
 TOLERANCE = 1e-5  # Of float32 sums in another order, after three steps.

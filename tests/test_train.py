@@ -10,9 +10,7 @@ import pytest
 
 import command
 import jssl
-from jssl import config as configs
-from jssl import experiment
-from jssl import loop
+from jssl import config as configs, experiment, loop
 from jssl.data import pipeline
 from jssl.step import make_step
 

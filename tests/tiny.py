@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jssl.nets import BatchNorm
-from jssl.nets import ResNet
-from jssl.nets import ViT
+from jssl.nets import BatchNorm, ResNet, ViT
 
 
 class Net(nn.Module):

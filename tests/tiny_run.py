@@ -4,9 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jssl import build
-from jssl import config as configs
-from jssl import encoder
+from jssl import build, config as configs, encoder
 from jssl.checkpoint import Checkpoints
 from jssl.step import init_state
 

@@ -5,8 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jssl.augment import checks
-from jssl.augment import resampling
+from jssl.augment import checks, resampling
 
 _TRIES = 10  # As in torchvision.
 

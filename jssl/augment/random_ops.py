@@ -11,9 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jssl.augment import checks
-from jssl.augment import ops
-from jssl.augment import resampling
+from jssl.augment import checks, ops, resampling
 
 # Which code's color operations to follow, see `random_color_jitter`.
 OPERATIONS = ("torchvision", "simclr", "byol")

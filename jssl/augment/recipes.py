@@ -31,11 +31,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jssl.augment import checks
-from jssl.augment import random_ops
-from jssl.augment import resampling
-from jssl.augment.random_crop import random_pad_and_crop
-from jssl.augment.random_crop import random_resized_crop
+from jssl.augment import checks, random_ops, resampling
+from jssl.augment.random_crop import random_pad_and_crop, random_resized_crop
 
 
 def moco_v1(

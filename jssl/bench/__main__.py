@@ -24,23 +24,14 @@ import json
 import pathlib
 from typing import Any
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import jax
 from ml_collections import config_flags
 
-from jssl import cli
-from jssl import nets
-from jssl.bench import augment
-from jssl.bench import data
-from jssl.bench import knn
-from jssl.bench import loop
-from jssl.bench import methods
-from jssl.bench import step
+from jssl import cli, nets
+from jssl.bench import augment, data, knn, loop, methods, step
 from jssl.bench._timing import show
-from jssl.config import ConfigDict
-from jssl.config import lookup
-from jssl.config import of_method
+from jssl.config import ConfigDict, lookup, of_method
 from jssl.data.datasets import CANVAS
 from jssl.methods import METHODS
 

@@ -19,8 +19,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from jssl import augment
-from jssl import data
+from jssl import augment, data
 from jssl.augment.random_crop import sample_crop_box
 from jssl.augment.resampling import size_on_canvas
 from jssl.data import reader

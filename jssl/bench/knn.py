@@ -5,8 +5,7 @@ from typing import Any
 import jax
 
 from jssl.bench._timing import median_seconds
-from jssl.evals import knn
-from jssl.evals import linear
+from jssl.evals import knn, linear
 
 _CLASSES = 10
 _PROBE_EPOCHS = 5  # Enough, since all epochs cost the same.

@@ -14,8 +14,7 @@ from typing import Any
 
 import jax
 
-from jssl import experiment
-from jssl import loop
+from jssl import experiment, loop
 from jssl.checkpoint import Checkpoints
 from jssl.config import ConfigDict
 from jssl.recorder import Recorder

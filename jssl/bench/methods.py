@@ -10,20 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jssl import build
-from jssl import encoder
-from jssl import experiment
-from jssl import parallel
+from jssl import build, encoder, experiment, parallel
 from jssl.bench._limits import planned_bytes
 from jssl.config import of_method
-from jssl.data import Batches
-from jssl.data import Pipeline
-from jssl.data import resident_pipeline
+from jssl.data import Batches, Pipeline, resident_pipeline
 from jssl.evals import quality
-from jssl.evals.features import compute
-from jssl.evals.features import Features
-from jssl.evals.scores import quick
-from jssl.evals.scores import summarize
+from jssl.evals.features import compute, Features
+from jssl.evals.scores import quick, summarize
 from jssl.experiment import Experiment
 from jssl.loop import compute_features
 from jssl.report import figures

@@ -14,9 +14,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 
-from jssl import build
-from jssl import data
-from jssl import experiment
+from jssl import build, data, experiment
 from jssl.bench import _limits
 from jssl.bench._limits import planned_bytes
 from jssl.bench._timing import seconds_of

@@ -1,33 +1,32 @@
 """Data sets: sources of pictures, their decoding, their order in training."""
 
 from jssl.data.decode import decode
-from jssl.data.images import common_size
-from jssl.data.images import decode_all
-from jssl.data.images import evenly
-from jssl.data.images import fingerprint
-from jssl.data.images import fits
-from jssl.data.images import Images
-from jssl.data.images import labels_of
-from jssl.data.images import load
-from jssl.data.images import load_source
-from jssl.data.images import measure
-from jssl.data.images import nbytes
-from jssl.data.images import open_source
-from jssl.data.images import sample
-from jssl.data.loader import count_workers
-from jssl.data.loader import load_in_order
-from jssl.data.loader import stream
-from jssl.data.order import batch_indices
-from jssl.data.order import epoch_order
-from jssl.data.order import steps_per_epoch
-from jssl.data.pipeline import Batches
-from jssl.data.pipeline import load_images
-from jssl.data.pipeline import Pipeline
-from jssl.data.pipeline import resident_pipeline
-from jssl.data.pipeline import streamed_pipeline
+from jssl.data.images import (
+    common_size,
+    decode_all,
+    evenly,
+    fingerprint,
+    fits,
+    Images,
+    labels_of,
+    load,
+    load_source,
+    measure,
+    nbytes,
+    open_source,
+    sample,
+)
+from jssl.data.loader import count_workers, load_in_order, stream
+from jssl.data.order import batch_indices, epoch_order, steps_per_epoch
+from jssl.data.pipeline import (
+    Batches,
+    load_images,
+    Pipeline,
+    resident_pipeline,
+    streamed_pipeline,
+)
 from jssl.data.reader import Geometry
-from jssl.data.source import Record
-from jssl.data.source import Source
+from jssl.data.source import Record, Source
 
 __all__ = (
     "Batches",

@@ -12,10 +12,7 @@ import numpy as np
 
 from jssl.data import reader
 from jssl.data.images import fingerprint
-from jssl.data.reader import Batch
-from jssl.data.reader import empty_batch
-from jssl.data.reader import Geometry
-from jssl.data.reader import Reader
+from jssl.data.reader import Batch, empty_batch, Geometry, Reader
 from jssl.data.source import Source
 
 # For each picture: a checksum of its pixels, its true size, and its label. A

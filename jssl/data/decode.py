@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 import zlib
 
 import numpy as np
-from PIL import ExifTags
-from PIL import Image
-from PIL import ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from jssl.data.source import retry
 

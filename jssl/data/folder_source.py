@@ -13,13 +13,15 @@ import zlib
 import numpy as np
 
 from jssl.data.listing import list_files
-from jssl.data.source import HELD_OUT
-from jssl.data.source import held_out
-from jssl.data.source import passes
-from jssl.data.source import Record
-from jssl.data.source import retry
-from jssl.data.source import Source
-from jssl.data.source import split_ranges
+from jssl.data.source import (
+    HELD_OUT,
+    held_out,
+    passes,
+    Record,
+    retry,
+    Source,
+    split_ranges,
+)
 
 _SUFFIXES = frozenset(
     ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .ppm .tga .tif"

@@ -11,18 +11,11 @@ import zlib
 import numpy as np
 
 from jssl.data import folder_source
-from jssl.data.datasets import CANVAS
-from jssl.data.datasets import split_source
-from jssl.data.decode import read_size
-from jssl.data.decode import Remark
-from jssl.data.loader import load_in_order
-from jssl.data.loader import part_size
-from jssl.data.reader import describe_remarks
-from jssl.data.reader import Geometry
-from jssl.data.reader import Tally
-from jssl.data.reader import tally
-from jssl.data.source import Record
-from jssl.data.source import Source
+from jssl.data.datasets import CANVAS, split_source
+from jssl.data.decode import read_size, Remark
+from jssl.data.loader import load_in_order, part_size
+from jssl.data.reader import describe_remarks, Geometry, Tally, tally
+from jssl.data.source import Record, Source
 
 _BATCH = 64  # Pictures decoded ahead of those that are copied.
 _GIB = 2**30

@@ -15,8 +15,7 @@ import zipfile
 import numpy as np
 
 from jssl import files
-from jssl.data.source import passes
-from jssl.data.source import retry
+from jssl.data.source import passes, retry
 
 # Smaller folders are listed quickly.
 _REMEMBERED = 20_000

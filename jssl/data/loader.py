@@ -21,10 +21,7 @@ import grain
 import numpy as np
 
 from jssl.data.order import batch_indices
-from jssl.data.reader import Batch
-from jssl.data.reader import Geometry
-from jssl.data.reader import make_reader
-from jssl.data.reader import Reader
+from jssl.data.reader import Batch, Geometry, make_reader, Reader
 from jssl.data.source import Source
 
 # Pictures that are decoded in one go: batched reads are faster, and a batch is

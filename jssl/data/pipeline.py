@@ -15,18 +15,10 @@ import numpy as np
 from jssl import parallel
 from jssl.data.cache import cached
 from jssl.data.decode import KINDS
-from jssl.data.images import decode_all
-from jssl.data.images import fits
-from jssl.data.images import Images
-from jssl.data.images import measure
-from jssl.data.images import nbytes
-from jssl.data.images import sample
+from jssl.data.images import decode_all, fits, Images, measure, nbytes, sample
 from jssl.data.loader import stream
-from jssl.data.order import batch_indices
-from jssl.data.order import steps_per_epoch
-from jssl.data.reader import Geometry
-from jssl.data.reader import make_reader
-from jssl.data.reader import tally
+from jssl.data.order import batch_indices, steps_per_epoch
+from jssl.data.reader import Geometry, make_reader, tally
 from jssl.data.source import Source
 
 PyTree = Any

@@ -6,11 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jssl.data.decode import decode_remarked
-from jssl.data.decode import KINDS
-from jssl.data.decode import Remark
-from jssl.data.source import Record
-from jssl.data.source import Source
+from jssl.data.decode import decode_remarked, KINDS, Remark
+from jssl.data.source import Record, Source
 
 # Version of how pictures lie on a canvas: part of what identifies cached
 # pictures and computed features. Increase it with every change.

@@ -14,14 +14,15 @@ import warnings
 from absl import logging
 import tensorflow_datasets as tfds
 
-from jssl.data import digits
-from jssl.data import photos
-from jssl.data.source import held_out
-from jssl.data.source import passes
-from jssl.data.source import Record
-from jssl.data.source import retry
-from jssl.data.source import Source
-from jssl.data.source import split_ranges
+from jssl.data import digits, photos
+from jssl.data.source import (
+    held_out,
+    passes,
+    Record,
+    retry,
+    Source,
+    split_ranges,
+)
 
 # Sets that come with a package: prepared on first use, without a network.
 _EMBEDDED = {"digits": digits.Digits, "photos": photos.Photos}

@@ -8,15 +8,10 @@ The same command resumes after an interruption, and reuses a complete file.
 
 import pathlib
 
-from absl import app
-from absl import flags
+from absl import app, flags
 
-from jssl import cli
-from jssl import encoder
-from jssl.embed import compute
-from jssl.embed import formats
-from jssl.embed import nearest
-from jssl.embed import search
+from jssl import cli, encoder
+from jssl.embed import compute, formats, nearest, search
 
 _EXAMPLE = (
     "python -m jssl.embed --workdir=runs/first --dataset=folder:PHOTOS"

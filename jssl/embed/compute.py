@@ -13,20 +13,14 @@ import zlib
 import jax
 import numpy as np
 
-from jssl import data
-from jssl import parallel
+from jssl import data, parallel
 from jssl.config import lookup
 from jssl.data import reader
 from jssl.data.datasets import split_source
 from jssl.data.loader import load_in_order
-from jssl.embed import _partial
-from jssl.embed import formats
-from jssl.encoder import backbone
-from jssl.encoder import Encoder
-from jssl.encoder import pool_stages
-from jssl.encoder import stage_names
-from jssl.files import check_writable
-from jssl.files import exclusive
+from jssl.embed import _partial, formats
+from jssl.encoder import backbone, Encoder, pool_stages, stage_names
+from jssl.files import check_writable, exclusive
 from jssl.progress import Progress
 
 # Largest batch by default.

@@ -7,12 +7,10 @@ import numpy as np
 
 from jssl import data
 from jssl.data.datasets import split_source
-from jssl.embed import compute
-from jssl.embed import nearest
+from jssl.embed import compute, nearest
 from jssl.embed.compute import Plan
 from jssl.embed.formats import FeatureFile
-from jssl.report import figures
-from jssl.report import thumbnails
+from jssl.report import figures, thumbnails
 from jssl.report.thumbnails import Thumbnail
 
 _NEIGHBOURS = 10

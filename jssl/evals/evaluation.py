@@ -8,26 +8,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from jssl import augment
-from jssl import data
-from jssl import experiment
-from jssl.config import ConfigDict
-from jssl.config import lookup
-from jssl.data.datasets import facts
-from jssl.data.datasets import set_name
-from jssl.encoder import Encoder
-from jssl.encoder import load
-from jssl.encoder import make
-from jssl.encoder import raw_pixels
-from jssl.encoder import untrained
+from jssl import augment, data, experiment
+from jssl.config import ConfigDict, lookup
+from jssl.data.datasets import facts, set_name
+from jssl.encoder import Encoder, load, make, raw_pixels, untrained
 from jssl.evals import results
-from jssl.evals.features import compute
-from jssl.evals.features import Features
-from jssl.evals.protocols import DEFAULT_PROTOCOLS
-from jssl.evals.protocols import Missing
-from jssl.evals.protocols import PROTOCOLS
-from jssl.evals.protocols import Results
-from jssl.evals.protocols import Subject
+from jssl.evals.features import compute, Features
+from jssl.evals.protocols import (
+    DEFAULT_PROTOCOLS,
+    Missing,
+    PROTOCOLS,
+    Results,
+    Subject,
+)
 from jssl.evals.quality import RANK_IMAGES
 from jssl.progress import Progress
 

@@ -9,10 +9,8 @@ import jax
 import numpy as np
 
 from jssl import parallel
-from jssl.data import Images
-from jssl.data import labels_of
-from jssl.encoder import Encoder
-from jssl.encoder import pool_stages
+from jssl.data import Images, labels_of
+from jssl.encoder import Encoder, pool_stages
 
 PyTree = Any
 

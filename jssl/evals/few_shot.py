@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jssl.embeddings import AnyArray
-from jssl.embeddings import l2_normalize
+from jssl.embeddings import AnyArray, l2_normalize
 from jssl.evals import checks
 
 

@@ -11,9 +11,7 @@ import optax
 
 from jssl import optim
 from jssl.augment import make_views
-from jssl.evals import checks
-from jssl.evals import linear
-from jssl.evals import minibatches
+from jssl.evals import checks, linear, minibatches
 from jssl.losses.checks import check_not_negative
 
 PyTree = Any

@@ -11,8 +11,7 @@ import numpy as np
 import optax
 
 from jssl.embeddings import AnyArray
-from jssl.evals import checks
-from jssl.evals import intervals
+from jssl.evals import checks, intervals
 from jssl.losses.checks import check_not_negative
 
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)

@@ -9,9 +9,7 @@ import optax
 
 from jssl.augment import make_views
 from jssl.embeddings import AnyArray
-from jssl.evals import checks
-from jssl.evals import linear
-from jssl.evals import minibatches
+from jssl.evals import checks, linear, minibatches
 from jssl.evals.linear import LinearProbe
 
 PyTree = Any

@@ -11,31 +11,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from jssl import augment
-from jssl import build
-from jssl import embeddings
-from jssl.data import Images
-from jssl.data import labels_of
+from jssl import augment, build, embeddings
+from jssl.data import Images, labels_of
 from jssl.data.images import evenly
-from jssl.encoder import backbone
-from jssl.encoder import Encoder
-from jssl.encoder import make_encode
-from jssl.encoder import make_raw_pixels
-from jssl.encoder import make_trainable
-from jssl.encoder import pool_stages
-from jssl.evals import intervals
-from jssl.evals import quality
-from jssl.evals.features import extract
-from jssl.evals.features import Features
-from jssl.evals.features import Labelled
-from jssl.evals.features import labelled
+from jssl.encoder import (
+    backbone,
+    Encoder,
+    make_encode,
+    make_raw_pixels,
+    make_trainable,
+    pool_stages,
+)
+from jssl.evals import intervals, quality
+from jssl.evals.features import extract, Features, Labelled, labelled
 from jssl.evals.fine_tune import fine_tune
 from jssl.evals.knn import knn_sweep
-from jssl.evals.linear import linear_probe
-from jssl.evals.linear import LinearProbe
+from jssl.evals.linear import linear_probe, LinearProbe
 from jssl.evals.linear_augmented import augmented_linear_probe
-from jssl.evals.scores import few_shot_draws
-from jssl.evals.scores import nearest_classes
+from jssl.evals.scores import few_shot_draws, nearest_classes
 
 Results = dict[str, dict[str, Any]]  # For each stage, measures by name.
 

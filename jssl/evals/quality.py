@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jssl.embeddings import AnyArray
-from jssl.embeddings import l2_normalize
+from jssl.embeddings import AnyArray, l2_normalize
 
 # Number of images in RankMe's paper. Fewer underestimate the rank: 2,048 images
 # by a fifth at 128 dimensions.

@@ -21,8 +21,7 @@ import re
 from typing import Any
 
 from jssl.data.datasets import split_source
-from jssl.files import check_writable
-from jssl.files import write_json
+from jssl.files import check_writable, write_json
 
 _LONGEST = 40  # Characters of a data set's name in the name of a file.
 

@@ -9,14 +9,10 @@ import numpy as np
 from jssl.data import Images
 from jssl.data.images import evenly
 from jssl.embeddings import feature_std
-from jssl.evals.features import Features
-from jssl.evals.features import Labelled
-from jssl.evals.features import labelled
-from jssl.evals.few_shot import few_shot
-from jssl.evals.few_shot import only_present
+from jssl.evals.features import Features, Labelled, labelled
+from jssl.evals.few_shot import few_shot, only_present
 from jssl.evals.knn import knn_predict
-from jssl.evals.quality import RANK_IMAGES
-from jssl.evals.quality import rankme
+from jssl.evals.quality import RANK_IMAGES, rankme
 
 _SHOTS = {"one_shot": 1, "five_shot": 5}
 

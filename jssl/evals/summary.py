@@ -11,14 +11,10 @@ from typing import Any
 
 import jax
 
-from jssl import __version__
-from jssl import progress
+from jssl import __version__, progress
 from jssl.data import Images
-from jssl.encoder import Encoder
-from jssl.encoder import raw_pixels
-from jssl.encoder import untrained
-from jssl.evals.features import compute_for_scores
-from jssl.evals.features import Features
+from jssl.encoder import Encoder, raw_pixels, untrained
+from jssl.evals.features import compute_for_scores, Features
 from jssl.evals.scores import summarize
 from jssl.files import write_json
 

@@ -6,14 +6,11 @@ python -m jssl.export --workdir=runs/first --output=encoder.stablehlo
 
 import pathlib
 
-from absl import app
-from absl import flags
+from absl import app, flags
 
-from jssl import cli
-from jssl import files
+from jssl import cli, files
 from jssl.encoder import load
-from jssl.export import arrays
-from jssl.export import program
+from jssl.export import arrays, program
 
 _EXAMPLE = (
     "python -m jssl.export --workdir=runs/first --output=encoder.stablehlo"

@@ -16,11 +16,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from jssl import build
-from jssl import files
+from jssl import build, files
 from jssl.config import ConfigDict
-from jssl.encoder import backbone
-from jssl.encoder import Encoder
+from jssl.encoder import backbone, Encoder
 
 PyTree = Any
 

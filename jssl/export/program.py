@@ -6,12 +6,9 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from jssl import augment
-from jssl import files
+from jssl import augment, files
 from jssl.config import lookup
-from jssl.encoder import Encoder
-from jssl.encoder import pool_stages
-from jssl.encoder import stage_names
+from jssl.encoder import Encoder, pool_stages, stage_names
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _DTYPES = {"uint8": jnp.uint8, "float32": jnp.float32}

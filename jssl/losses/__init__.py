@@ -7,22 +7,17 @@ mean of the devices' values is the value of the global batch. Average it with
 `jax.lax.pmean` inside the differentiated function, and the gradients outside.
 """
 
-from jssl.losses.all_pairs import dcl
-from jssl.losses.all_pairs import dclw
-from jssl.losses.all_pairs import nt_xent
-from jssl.losses.all_pairs import supcon
-from jssl.losses.clustering import dino
-from jssl.losses.clustering import sinkhorn
-from jssl.losses.clustering import swapped_prediction
-from jssl.losses.clustering import swav
-from jssl.losses.clustering import update_center
-from jssl.losses.contrastive import batch_info_nce
-from jssl.losses.contrastive import info_nce
-from jssl.losses.joint_embedding import barlow_twins
-from jssl.losses.joint_embedding import negative_cosine
-from jssl.losses.joint_embedding import vicreg
-from jssl.losses.masked import masked_l1
-from jssl.losses.masked import masked_mse
+from jssl.losses.all_pairs import dcl, dclw, nt_xent, supcon
+from jssl.losses.clustering import (
+    dino,
+    sinkhorn,
+    swapped_prediction,
+    swav,
+    update_center,
+)
+from jssl.losses.contrastive import batch_info_nce, info_nce
+from jssl.losses.joint_embedding import barlow_twins, negative_cosine, vicreg
+from jssl.losses.masked import masked_l1, masked_mse
 
 __all__ = [
     "barlow_twins",

@@ -5,9 +5,7 @@ import jax.numpy as jnp
 
 from jssl import parallel
 from jssl.embeddings import l2_normalize
-from jssl.losses.checks import check_global_batch
-from jssl.losses.checks import check_pair
-from jssl.losses.checks import check_temperature
+from jssl.losses.checks import check_global_batch, check_pair, check_temperature
 
 
 def nt_xent(

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl import parallel
-from jssl.losses.checks import check_global_batch
-from jssl.losses.checks import check_temperature
+from jssl.losses.checks import check_global_batch, check_temperature
 
 
 def sinkhorn(

@@ -10,9 +10,7 @@ import optax
 
 from jssl import parallel
 from jssl.embeddings import l2_normalize
-from jssl.losses.checks import check_global_batch
-from jssl.losses.checks import check_pair
-from jssl.losses.checks import check_temperature
+from jssl.losses.checks import check_global_batch, check_pair, check_temperature
 
 
 def info_nce_logits(

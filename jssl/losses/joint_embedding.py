@@ -5,8 +5,7 @@ import jax.numpy as jnp
 
 from jssl import parallel
 from jssl.embeddings import l2_normalize
-from jssl.losses.checks import check_global_batch
-from jssl.losses.checks import check_pair
+from jssl.losses.checks import check_global_batch, check_pair
 
 # Epsilon of the BatchNorm without scale that the authors standardise with.
 _BATCH_NORM_EPS = 1e-5

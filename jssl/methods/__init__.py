@@ -30,8 +30,7 @@ from jssl.methods.ijepa import ijepa
 from jssl.methods.inpainting import inpainting
 from jssl.methods.jigsaw import jigsaw
 from jssl.methods.mae import mae
-from jssl.methods.moco import moco_v1
-from jssl.methods.moco import moco_v2
+from jssl.methods.moco import moco_v1, moco_v2
 from jssl.methods.moco_v3 import moco_v3
 from jssl.methods.nnclr import nnclr
 from jssl.methods.relative_position import relative_position

@@ -9,8 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl.nets import BatchNorm
-from jssl.nets import MLP
+from jssl.nets import BatchNorm, MLP
 
 PyTree = Any
 

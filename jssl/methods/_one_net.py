@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jssl import parallel
-from jssl.method import Aux
-from jssl.method import Method
-from jssl.method import Pictures
+from jssl.method import Aux, Method, Pictures
 from jssl.methods import _branch
 
 PyTree = Any

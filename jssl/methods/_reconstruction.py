@@ -9,9 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl.methods import _branch
-from jssl.nets import BatchNorm
-from jssl.nets import ConvDecoder
-from jssl.nets import stage_names
+from jssl.nets import BatchNorm, ConvDecoder, stage_names
 
 
 class Autoencoder(nn.Module):

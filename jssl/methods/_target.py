@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from jssl import ema
-from jssl import parallel
-from jssl.method import Aux
-from jssl.method import Method
+from jssl import ema, parallel
+from jssl.method import Aux, Method
 from jssl.methods import _branch
 
 PyTree = Any

@@ -9,17 +9,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl.augment import cut_tiles
-from jssl.augment import image_keys
-from jssl.augment import random_grayscale
-from jssl.augment import standardize
-from jssl.augment import tile_size_of
+from jssl.augment import (
+    cut_tiles,
+    image_keys,
+    random_grayscale,
+    standardize,
+    tile_size_of,
+)
 from jssl.method import Method
-from jssl.methods import _branch
-from jssl.methods import _one_net
-from jssl.methods import _views
-from jssl.nets import BatchNorm
-from jssl.nets import MLP
+from jssl.methods import _branch, _one_net, _views
+from jssl.nets import BatchNorm, MLP
 from jssl.nets.patches import patchify
 
 _GAP = 0.08  # Between drawn tiles, as a fraction of their side.

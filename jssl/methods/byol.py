@@ -37,13 +37,9 @@ import functools
 
 import flax.linen as nn
 
-from jssl import ema
-from jssl import embeddings
-from jssl import losses
+from jssl import ema, embeddings, losses
 from jssl.method import Method
-from jssl.methods import _branch
-from jssl.methods import _target
-from jssl.methods import _views
+from jssl.methods import _branch, _target, _views
 
 
 def byol(

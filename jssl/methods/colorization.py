@@ -39,19 +39,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jssl import losses
-from jssl import parallel
-from jssl.augment.lab import color_bins
-from jssl.augment.lab import lab_to_rgb
-from jssl.augment.lab import rgb_to_lab
+from jssl import losses, parallel
+from jssl.augment.lab import color_bins, lab_to_rgb, rgb_to_lab
 from jssl.losses import checks
-from jssl.method import Aux
-from jssl.method import Method
-from jssl.method import Pictures
-from jssl.methods import _branch
-from jssl.methods import _one_net
-from jssl.methods import _reconstruction
-from jssl.methods import _views
+from jssl.method import Aux, Method, Pictures
+from jssl.methods import _branch, _one_net, _reconstruction, _views
 
 _LOSSES = ("classification", "regression")
 _NEAREST = 5  # Bins that a color is distributed over,

@@ -27,13 +27,9 @@ import jax
 import jax.numpy as jnp
 
 from jssl import losses
-from jssl.augment import checks
-from jssl.augment import image_keys
-from jssl.method import Method
-from jssl.method import Pictures
-from jssl.methods import _one_net
-from jssl.methods import _reconstruction
-from jssl.methods import _views
+from jssl.augment import checks, image_keys
+from jssl.method import Method, Pictures
+from jssl.methods import _one_net, _reconstruction, _views
 
 
 def denoising(

@@ -40,19 +40,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jssl import ema
-from jssl import embeddings
-from jssl import losses
-from jssl import parallel
+from jssl import ema, embeddings, losses, parallel
 from jssl.embeddings import l2_normalize
 from jssl.losses import checks
-from jssl.method import Aux
-from jssl.method import Method
-from jssl.methods import _branch
-from jssl.methods import _target
-from jssl.methods import _views
-from jssl.nets import BatchNorm
-from jssl.nets import MLP
+from jssl.method import Aux, Method
+from jssl.methods import _branch, _target, _views
+from jssl.nets import BatchNorm, MLP
 
 _INIT = nn.initializers.normal(0.02)
 # PyTorch's default of a linear layer, uniform in +-1 / sqrt(fan in), that the

@@ -39,20 +39,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jssl import ema
-from jssl import embeddings
-from jssl import masking
+from jssl import ema, embeddings, masking
 from jssl.augment import image_keys
-from jssl.method import Aux
-from jssl.method import Method
-from jssl.methods import _branch
-from jssl.methods import _target
-from jssl.methods import _transformers
-from jssl.methods import _views
+from jssl.method import Aux, Method
+from jssl.methods import _branch, _target, _transformers, _views
 from jssl.nets import TransformerDecoder
-from jssl.nets.patches import grid_of
-from jssl.nets.patches import patchify
-from jssl.nets.patches import unpatchify
+from jssl.nets.patches import grid_of, patchify, unpatchify
 
 
 class Views(NamedTuple):

@@ -31,14 +31,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl import losses
-from jssl import masking
+from jssl import losses, masking
 from jssl.augment import image_keys
-from jssl.method import Method
-from jssl.method import Pictures
-from jssl.methods import _one_net
-from jssl.methods import _reconstruction
-from jssl.methods import _views
+from jssl.method import Method, Pictures
+from jssl.methods import _one_net, _reconstruction, _views
 
 _HOLES = {
     "center": lambda key, size, share: masking.center(size, share=share),

@@ -30,9 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl.method import Method
-from jssl.methods import _permutations
-from jssl.methods import _tiles
-from jssl.methods import _views
+from jssl.methods import _permutations, _tiles, _views
 
 
 def jigsaw(

@@ -32,20 +32,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl import losses
-from jssl import masking
+from jssl import losses, masking
 from jssl.augment import image_keys
-from jssl.method import Method
-from jssl.method import Pictures
-from jssl.methods import _one_net
-from jssl.methods import _reconstruction
-from jssl.methods import _transformers
-from jssl.methods import _views
+from jssl.method import Method, Pictures
+from jssl.methods import _one_net, _reconstruction, _transformers, _views
 from jssl.nets import TransformerDecoder
-from jssl.nets.patches import grid_of
-from jssl.nets.patches import patchify
-from jssl.nets.patches import standardize
-from jssl.nets.patches import unpatchify
+from jssl.nets.patches import grid_of, patchify, standardize, unpatchify
 
 
 class Inputs(NamedTuple):

@@ -39,17 +39,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl import ema
-from jssl import embeddings
-from jssl import parallel
-from jssl import queue
+from jssl import ema, embeddings, parallel, queue
 from jssl.augment import make_views
-from jssl.losses import checks
-from jssl.losses import contrastive
-from jssl.method import Aux
-from jssl.method import Method
-from jssl.methods import _branch
-from jssl.methods import _views
+from jssl.losses import checks, contrastive
+from jssl.method import Aux, Method
+from jssl.methods import _branch, _views
 from jssl.nets import MLP
 from jssl.queue import Queue
 

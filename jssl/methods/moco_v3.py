@@ -34,15 +34,10 @@ import math
 
 import flax.linen as nn
 
-from jssl import ema
-from jssl import embeddings
-from jssl import losses
-from jssl import parallel
+from jssl import ema, embeddings, losses, parallel
 from jssl.losses import checks
 from jssl.method import Method
-from jssl.methods import _branch
-from jssl.methods import _target
-from jssl.methods import _views
+from jssl.methods import _branch, _target, _views
 from jssl.nets import backbone
 
 

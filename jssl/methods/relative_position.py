@@ -26,8 +26,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jssl.method import Method
-from jssl.methods import _tiles
-from jssl.methods import _views
+from jssl.methods import _tiles, _views
 
 _CENTER = 4  # Index of the central tile of 3 x 3.
 

@@ -25,9 +25,7 @@ import jax.numpy as jnp
 
 from jssl.augment import rotate90
 from jssl.method import Method
-from jssl.methods import _branch
-from jssl.methods import _one_net
-from jssl.methods import _views
+from jssl.methods import _branch, _one_net, _views
 from jssl.nets import MLP
 
 

@@ -38,14 +38,10 @@ import math
 
 import flax.linen as nn
 
-from jssl import embeddings
-from jssl import losses
-from jssl import parallel
+from jssl import embeddings, losses, parallel
 from jssl.losses import checks
 from jssl.method import Method
-from jssl.methods import _branch
-from jssl.methods import _one_net
-from jssl.methods import _views
+from jssl.methods import _branch, _one_net, _views
 
 _LOSSES = {
     "nt_xent": losses.nt_xent,

@@ -28,19 +28,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl import losses
-from jssl import masking
+from jssl import losses, masking
 from jssl.augment import image_keys
-from jssl.method import Method
-from jssl.method import Pictures
-from jssl.methods import _one_net
-from jssl.methods import _reconstruction
-from jssl.methods import _transformers
-from jssl.methods import _views
+from jssl.method import Method, Pictures
+from jssl.methods import _one_net, _reconstruction, _transformers, _views
 from jssl.nets import vit
-from jssl.nets.patches import grid_of
-from jssl.nets.patches import patchify
-from jssl.nets.patches import unpatchify
+from jssl.nets.patches import grid_of, patchify, unpatchify
 
 # Uniform in +-1 / sqrt(fan in): PyTorch's default, as the authors' decoder has.
 _DECODER_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

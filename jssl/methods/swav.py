@@ -40,16 +40,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl import embeddings
-from jssl import losses
-from jssl import parallel
-from jssl import queue
+from jssl import embeddings, losses, parallel, queue
 from jssl.embeddings import l2_normalize
 from jssl.losses import checks
-from jssl.method import Aux
-from jssl.method import Method
-from jssl.methods import _branch
-from jssl.methods import _views
+from jssl.method import Aux, Method
+from jssl.methods import _branch, _views
 from jssl.queue import Queue
 
 

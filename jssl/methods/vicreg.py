@@ -34,12 +34,9 @@ Reference:
 
 import flax.linen as nn
 
-from jssl import embeddings
-from jssl import losses
+from jssl import embeddings, losses
 from jssl.method import Method
-from jssl.methods import _branch
-from jssl.methods import _one_net
-from jssl.methods import _views
+from jssl.methods import _branch, _one_net, _views
 
 
 def vicreg(

@@ -5,23 +5,26 @@ every stage and "pooled", `[B, D]`; see `jssl.nets.backbone`.
 """
 
 from jssl.nets.backbone import stage_names
-from jssl.nets.decoders import ConvDecoder
-from jssl.nets.decoders import TransformerDecoder
+from jssl.nets.decoders import ConvDecoder, TransformerDecoder
 from jssl.nets.heads import MLP
 from jssl.nets.micro_batches import MicroBatched
 from jssl.nets.norm import BatchNorm
-from jssl.nets.resnet import ResNet
-from jssl.nets.resnet import resnet8
-from jssl.nets.resnet import resnet18
-from jssl.nets.resnet import resnet34
-from jssl.nets.resnet import resnet50
-from jssl.nets.resnet import resnet101
-from jssl.nets.vit import ViT
-from jssl.nets.vit import vit_base
-from jssl.nets.vit import vit_large
-from jssl.nets.vit import vit_micro
-from jssl.nets.vit import vit_small
-from jssl.nets.vit import vit_tiny
+from jssl.nets.resnet import (
+    ResNet,
+    resnet8,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+)
+from jssl.nets.vit import (
+    ViT,
+    vit_base,
+    vit_large,
+    vit_micro,
+    vit_small,
+    vit_tiny,
+)
 
 NETS = {
     "resnet8": resnet8,

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl.nets.backbone import stage_name
-from jssl.nets.norm import BatchNorm
-from jssl.nets.norm import normalize_images
+from jssl.nets.norm import BatchNorm, normalize_images
 
 _STEMS = ("imagenet", "cifar")
 

@@ -17,18 +17,17 @@ weight decay, a temperature or an EMA decay. All take the value `peak`, the
 length of the training in `epochs`, and `steps_per_epoch`.
 """
 
-from jssl.optim._lars import larc
-from jssl.optim._lars import lars
-from jssl.optim._optimizers import adamw
-from jssl.optim._optimizers import sgd
-from jssl.optim._schedules import constant
-from jssl.optim._schedules import cosine
-from jssl.optim._schedules import linear
-from jssl.optim._schedules import Schedule
-from jssl.optim._schedules import SCHEDULES
-from jssl.optim._schedules import staircase
-from jssl.optim._transforms import accumulate
-from jssl.optim._transforms import layer_decay
+from jssl.optim._lars import larc, lars
+from jssl.optim._optimizers import adamw, sgd
+from jssl.optim._schedules import (
+    constant,
+    cosine,
+    linear,
+    Schedule,
+    SCHEDULES,
+    staircase,
+)
+from jssl.optim._transforms import accumulate, layer_decay
 
 OPTIMIZERS = {"sgd": sgd, "lars": lars, "larc": larc, "adamw": adamw}
 

@@ -1,13 +1,7 @@
 """Reports of runs: curves, figures, and the page `report.html`."""
 
-from jssl.report.page import write
-from jssl.report.page import write_comparison
-from jssl.report.run import gather
-from jssl.report.run import load
-from jssl.report.run import read
-from jssl.report.run import Run
-from jssl.report.run import Split
-from jssl.report.run import splits
+from jssl.report.page import write, write_comparison
+from jssl.report.run import gather, load, read, Run, Split, splits
 
 __all__ = [
     "Run",

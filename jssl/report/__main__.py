@@ -6,12 +6,9 @@ python -m jssl.report --workdir=RUN --workdir=OTHER --output=comparison.html
 
 import pathlib
 
-from absl import app
-from absl import flags
+from absl import app, flags
 
-from jssl import cli
-from jssl import files
-from jssl import report
+from jssl import cli, files, report
 
 _WORKDIRS = flags.DEFINE_multi_string(
     "workdir", [], "A run's folder; give several to compare them."

@@ -5,8 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from jssl import augment
-from jssl import data
+from jssl import augment, data
 from jssl.config import ConfigDict
 from jssl.data import Images
 from jssl.encoder import Encoder

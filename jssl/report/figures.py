@@ -13,13 +13,9 @@ from PIL import Image
 
 from jssl.report.embedding_map import make_map
 from jssl.report.neighbours import find_nearest
-from jssl.report.run import loaded
-from jssl.report.run import Run
-from jssl.report.run import Split
+from jssl.report.run import loaded, Run, Split
 from jssl.report.thumbnails import Thumbnail
-from jssl.report.views import make_views
-from jssl.report.views import reconstruct
-from jssl.report.views import Reconstruction
+from jssl.report.views import make_views, reconstruct, Reconstruction
 
 _WRONG = "#d62728"
 _NARROWEST = 4.5  # Inches, for the title.
@@ -301,8 +297,7 @@ def _map_axes(xy: np.ndarray, side: float) -> Any:
 
 
 def _place_images(axes, found, side):
-  from matplotlib.offsetbox import AnnotationBbox
-  from matplotlib.offsetbox import OffsetImage
+  from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
   largest = max(max(x.shape[:2]) for x in found.images)
   for group in found.classes:

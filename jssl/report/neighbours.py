@@ -6,8 +6,7 @@ import jax
 import numpy as np
 
 from jssl.embeddings import l2_normalize
-from jssl.evals.features import Features
-from jssl.evals.features import labelled
+from jssl.evals.features import Features, labelled
 from jssl.evals.scores import nearest_classes
 from jssl.report import thumbnails
 from jssl.report.run import Split

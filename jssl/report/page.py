@@ -9,17 +9,17 @@ import numpy as np
 
 from jssl import files
 from jssl.evals import results
-from jssl.report import conclusions
-from jssl.report import curves
-from jssl.report import embedding_map
-from jssl.report import feature_maps
-from jssl.report import neighbours
-from jssl.report import tables
-from jssl.report import thumbnails
-from jssl.report import views
-from jssl.report.run import loaded
-from jssl.report.run import Run
-from jssl.report.run import splits
+from jssl.report import (
+    conclusions,
+    curves,
+    embedding_map,
+    feature_maps,
+    neighbours,
+    tables,
+    thumbnails,
+    views,
+)
+from jssl.report.run import loaded, Run, splits
 
 # Parts of a run's page that are left out without images or finite features.
 _NO_IMAGES: dict[str, Any] = {

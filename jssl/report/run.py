@@ -9,15 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from jssl import config
-from jssl import data
-from jssl import encoder
-from jssl import experiment
+from jssl import config, data, encoder, experiment
 from jssl.checkpoint import Checkpoints
 from jssl.config import ConfigDict
 from jssl.encoder import Encoder
-from jssl.evals.features import compute
-from jssl.evals.features import Features
+from jssl.evals.features import compute, Features
 from jssl.recorder import read_metrics
 
 # Enough for nearest neighbours and a map, few enough to encode again and to

@@ -6,8 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
-from jssl.config import ConfigDict
-from jssl.config import difference
+from jssl.config import ConfigDict, difference
 from jssl.report.run import Run
 
 SCORES = {

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from jssl import augment
-from jssl.augment import random_crop
-from jssl.augment import random_ops
+from jssl.augment import random_crop, random_ops
 
 QUANTILES = np.linspace(0.05, 0.95, 10)
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from jssl import augment
-from jssl.augment import random_ops
-from jssl.augment import recipes
+from jssl.augment import random_ops, recipes
 
 SIZE = 16
 COUNT = 500  # Standard deviation of a share of a fifth: 0.018.

@@ -15,14 +15,11 @@ import tempfile
 import threading
 from typing import Any, NamedTuple
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import jax
 from ml_collections import config_flags
 
-from jssl import cli
-from jssl import data
-from jssl import experiment
+from jssl import cli, data, experiment
 from jssl.bench import loop
 from jssl.bench._timing import show
 from jssl.config import ConfigDict

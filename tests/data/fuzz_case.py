@@ -20,8 +20,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from jssl.data.decode import decode
-from jssl.data.decode import read_size
+from jssl.data.decode import decode, read_size
 
 _MODES = {
     "JPEG": ("L", "RGB", "CMYK"),

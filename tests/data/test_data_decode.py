@@ -10,10 +10,7 @@ from PIL import Image
 import pytest
 
 from jssl.data import source
-from jssl.data.decode import decode
-from jssl.data.decode import decode_remarked
-from jssl.data.decode import KINDS
-from jssl.data.decode import read_size
+from jssl.data.decode import decode, decode_remarked, KINDS, read_size
 
 _ORIENTATION = 0x0112
 # From the upright picture to the stored one, by the orientation tag.

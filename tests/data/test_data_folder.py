@@ -13,13 +13,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jssl import augment
-from jssl import config
-from jssl.data import decode
-from jssl.data import load
-from jssl.data import load_source
-from jssl.data import open_source
-from jssl.data import source as sources
+from jssl import augment, config
+from jssl.data import decode, load, load_source, open_source, source as sources
 
 
 def _pixels(height, width, seed=0):

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from jssl.data import load
-from jssl.data import open_source
+from jssl.data import load, open_source
 from jssl.data.photos import Photos
 
 NAMES = ("china", "flower")

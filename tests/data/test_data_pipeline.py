@@ -8,9 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jssl import data
-from jssl import experiment
-from jssl import loop
+from jssl import data, experiment, loop
 from jssl.data import pipeline
 from jssl.recorder import read_metrics
 import tiny_run

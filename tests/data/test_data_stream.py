@@ -13,9 +13,7 @@ from PIL import Image
 import pytest
 
 from jssl import data
-from jssl.data import cache
-from jssl.data import loader
-from jssl.data import reader
+from jssl.data import cache, loader, reader
 
 SIZE, BATCH = 40, 8
 # Two in a row, at the end of the first class: the next whole one is of another.

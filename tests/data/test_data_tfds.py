@@ -15,8 +15,7 @@ import pytest
 from sklearn import datasets
 import tensorflow_datasets as tfds
 
-from jssl.data import load
-from jssl.data import open_source
+from jssl.data import load, open_source
 
 
 def _picture(index, height, width):

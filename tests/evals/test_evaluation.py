@@ -16,12 +16,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jssl import config as configs
-from jssl import encoder
-from jssl import loop
-from jssl.evals import evaluation
-from jssl.evals import protocols
-from jssl.evals import results
+from jssl import config as configs, encoder, loop
+from jssl.evals import evaluation, protocols, results
 import tiny_run
 
 _ROOT = pathlib.Path(__file__).parent.parent.parent

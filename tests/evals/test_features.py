@@ -7,9 +7,7 @@ import pytest
 
 from jssl.data import Images
 from jssl.evals import features as features_module
-from jssl.evals.features import compute
-from jssl.evals.features import Features
-from jssl.evals.features import labelled
+from jssl.evals.features import compute, Features, labelled
 
 
 def _images(count, label=None):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from jssl import augment
-from jssl import evals
+from jssl import augment, evals
 from jssl.evals import linear
 import tiny
 

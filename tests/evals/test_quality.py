@@ -8,8 +8,7 @@ import pytest
 from jssl import evals
 from jssl.data import Images
 from jssl.embeddings import feature_std
-from jssl.evals import quality
-from jssl.evals import scores
+from jssl.evals import quality, scores
 from jssl.evals.features import Features
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from jssl import losses
-from jssl.nets.patches import patchify
-from jssl.nets.patches import standardize
+from jssl.nets.patches import patchify, standardize
 
 TOLERANCE = 1e-5  # Of float32 sums in another order.
 

@@ -11,8 +11,7 @@ from jssl import optim
 from jssl.methods._one_net import Task
 from jssl.methods.barlow_twins import barlow_twins
 from jssl.methods.vicreg import vicreg
-from jssl.step import init_state
-from jssl.step import make_step
+from jssl.step import init_state, make_step
 import siamese_case as case
 
 DIM = 6

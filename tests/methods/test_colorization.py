@@ -9,16 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl import augment
-from jssl import data
-from jssl import nets
-from jssl import optim
+from jssl import augment, data, nets, optim
 from jssl.method import Keys
-from jssl.methods import _one_net
-from jssl.methods import _reconstruction
-from jssl.methods import METHODS
-from jssl.step import init_state
-from jssl.step import make_step
+from jssl.methods import _one_net, _reconstruction, METHODS
+from jssl.step import init_state, make_step
 import tiny
 
 # The package shows the constructor under the module's name.

@@ -8,14 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from jssl import losses
-from jssl import optim
-from jssl import parallel
+from jssl import losses, optim, parallel
 from jssl.method import Keys
 from jssl.methods import METHODS
 from jssl.nets import ViT
-from jssl.step import init_state
-from jssl.step import make_step
+from jssl.step import init_state, make_step
 import tiny
 
 TOLERANCE = 1e-5  # Of float32 sums in another order.

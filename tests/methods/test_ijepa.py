@@ -12,8 +12,7 @@ from jssl.masking import Patches
 from jssl.method import Keys
 from jssl.methods import METHODS
 from jssl.nets import ViT
-from jssl.nets.patches import patchify
-from jssl.nets.patches import unpatchify
+from jssl.nets.patches import patchify, unpatchify
 import siamese_case as case
 import tiny
 

@@ -9,8 +9,7 @@ import pytest
 
 from jssl.method import Keys
 from jssl.methods import _one_net
-from jssl.methods.inpainting import inpainting
-from jssl.methods.inpainting import Target
+from jssl.methods.inpainting import inpainting, Target
 import painting_case as case
 import tiny
 

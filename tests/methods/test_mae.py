@@ -12,11 +12,8 @@ import pytest
 from jssl import nets
 from jssl.masking import Split
 from jssl.method import Keys
-from jssl.methods import _one_net
-from jssl.methods import METHODS
-from jssl.nets.patches import patchify
-from jssl.nets.patches import standardize
-from jssl.nets.patches import unpatchify
+from jssl.methods import _one_net, METHODS
+from jssl.nets.patches import patchify, standardize, unpatchify
 import tiny
 
 # The package shows the constructor under the module's name.

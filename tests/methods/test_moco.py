@@ -12,10 +12,8 @@ import pytest
 from jssl import optim
 from jssl.embeddings import l2_normalize
 from jssl.method import Keys
-from jssl.methods import METHODS
-from jssl.methods import moco
-from jssl.step import init_state
-from jssl.step import make_step
+from jssl.methods import METHODS, moco
+from jssl.step import init_state, make_step
 import tiny
 
 TOLERANCE = 1e-5  # Of float32 sums in another order.

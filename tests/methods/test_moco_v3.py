@@ -11,8 +11,7 @@ import pytest
 from jssl import optim
 from jssl.methods.moco_v3 import moco_v3
 from jssl.nets import ViT
-from jssl.step import init_state
-from jssl.step import make_step
+from jssl.step import init_state, make_step
 import siamese_case as case
 import tiny
 

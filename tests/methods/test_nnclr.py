@@ -8,13 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from jssl import optim
-from jssl import parallel
+from jssl import optim, parallel
 from jssl.method import Keys
 from jssl.methods import METHODS
 from jssl.methods.nnclr import nearest
-from jssl.step import init_state
-from jssl.step import make_step
+from jssl.step import init_state, make_step
 import tiny
 
 TOLERANCE = 2e-5  # Of float32 sums in another order.

@@ -7,12 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl import augment
-from jssl import optim
+from jssl import augment, optim
 from jssl.method import Keys
 from jssl.methods.rotation import rotation
-from jssl.step import init_state
-from jssl.step import make_step
+from jssl.step import init_state, make_step
 import siamese_case as case
 import tiny
 

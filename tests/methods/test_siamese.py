@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 
 from jssl import augment
-from jssl.methods import _branch
-from jssl.methods import _one_net
-from jssl.methods import _views
-from jssl.methods import METHODS
+from jssl.methods import _branch, _one_net, _views, METHODS
 import siamese_case as case
 import tiny
 

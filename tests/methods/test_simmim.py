@@ -10,8 +10,7 @@ import pytest
 
 from jssl.method import Keys
 from jssl.methods import METHODS
-from jssl.nets.patches import patchify
-from jssl.nets.patches import unpatchify
+from jssl.nets.patches import patchify, unpatchify
 import tiny
 
 # The package shows the constructor under the module's name.

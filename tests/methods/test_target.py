@@ -8,8 +8,7 @@ import pytest
 
 from jssl import optim
 from jssl.method import Keys
-from jssl.step import init_state
-from jssl.step import make_step
+from jssl.step import init_state, make_step
 import siamese_case as case
 import tiny
 

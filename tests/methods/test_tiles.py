@@ -8,14 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl import augment
-from jssl import optim
-from jssl.methods import _one_net
-from jssl.methods import _tiles
-from jssl.methods import METHODS
+from jssl import augment, optim
+from jssl.methods import _one_net, _tiles, METHODS
 from jssl.methods._permutations import load
-from jssl.step import init_state
-from jssl.step import make_step
+from jssl.step import init_state, make_step
 import siamese_case as case
 import tiny
 

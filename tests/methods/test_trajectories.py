@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 
 from jssl import optim
-from jssl.methods import _one_net
-from jssl.methods import METHODS
-from jssl.nets import ResNet
-from jssl.nets import ViT
+from jssl.methods import _one_net, METHODS
+from jssl.nets import ResNet, ViT
 import trajectories
 
 pytestmark = pytest.mark.slow

@@ -11,10 +11,8 @@ import pytest
 
 from jssl import optim
 from jssl.embeddings import l2_normalize
-from jssl.methods import _views
-from jssl.methods import METHODS
-from jssl.nets import ResNet
-from jssl.nets import ViT
+from jssl.methods import _views, METHODS
+from jssl.nets import ResNet, ViT
 import trajectories
 
 pytestmark = pytest.mark.slow

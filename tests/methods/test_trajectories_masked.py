@@ -11,11 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl import masking
-from jssl import optim
+from jssl import masking, optim
 from jssl.method import Keys
-from jssl.methods import _one_net
-from jssl.methods import METHODS
+from jssl.methods import _one_net, METHODS
 from jssl.nets import ViT
 import trajectories
 

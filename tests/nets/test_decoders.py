@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl.nets import BatchNorm
-from jssl.nets import ConvDecoder
-from jssl.nets import TransformerDecoder
+from jssl.nets import BatchNorm, ConvDecoder, TransformerDecoder
 
 GRID = (3, 5)
 VISIBLE = np.array([[0, 7, 14, 3], [2, 1, 12, 8]])

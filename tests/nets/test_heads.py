@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from jssl.methods import _branch
-from jssl.nets import BatchNorm
-from jssl.nets import MLP
+from jssl.nets import BatchNorm, MLP
 import tiny
 
 PLAIN = functools.partial(BatchNorm, use_scale=False, use_bias=False)

@@ -5,10 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl.nets.patches import grid_of
-from jssl.nets.patches import patchify
-from jssl.nets.patches import standardize
-from jssl.nets.patches import unpatchify
+from jssl.nets.patches import grid_of, patchify, standardize, unpatchify
 
 
 def _images(height=8, width=8, channels=3):

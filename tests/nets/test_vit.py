@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import scipy.interpolate
 
-from jssl.nets import MicroBatched
-from jssl.nets import vit
+from jssl.nets import MicroBatched, vit
 
 # Of timm's models without the last linear layer.
 PUBLISHED = {

@@ -4,8 +4,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jssl.report import figures
-from jssl.report import thumbnails
+from jssl.report import figures, thumbnails
 from jssl.report.views import Reconstruction
 
 

@@ -17,18 +17,12 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jssl import config as configs
-from jssl import data
-from jssl import loop
-from jssl import report
+from jssl import config as configs, data, loop, report
 from jssl.encoder import Encoder
 from jssl.evals import results
 from jssl.evals.features import Features
 from jssl.methods import METHODS
-from jssl.report import curves
-from jssl.report import embedding_map
-from jssl.report import page
-from jssl.report import tables
+from jssl.report import curves, embedding_map, page, tables
 import tiny
 
 _ROOT = pathlib.Path(__file__).parent.parent.parent

@@ -12,20 +12,18 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jssl import config as configs
-from jssl import data
-from jssl import nets
-from jssl import report
+from jssl import config as configs, data, nets, report
 from jssl.encoder import Encoder
-from jssl.method import Method
-from jssl.method import Pictures
+from jssl.method import Method, Pictures
 from jssl.methods import METHODS
-from jssl.report import embedding_map
-from jssl.report import feature_maps
-from jssl.report import figures
-from jssl.report import neighbours
-from jssl.report import thumbnails
-from jssl.report import views
+from jssl.report import (
+    embedding_map,
+    feature_maps,
+    figures,
+    neighbours,
+    thumbnails,
+    views,
+)
 import tiny
 
 
