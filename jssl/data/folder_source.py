@@ -16,7 +16,7 @@ from jssl.data.listing import list_files
 from jssl.data.source import (
     HELD_OUT,
     held_out,
-    passes,
+    is_temporary,
     Record,
     retry,
     Source,
@@ -39,7 +39,7 @@ _LARGEST = 2**30  # Bytes of a file.
 _ENDINGS = 8  # Endings of ignored files that a note lists.
 
 
-class _File(NamedTuple):
+class _File(NamedTuple):  # Sorted fast, as a tuple.
   name: str  # Relative to the data set's folder, with "/" on every system.
   class_name: str  # Empty outside of any sub-folder.
 
@@ -108,25 +108,22 @@ def open_folder(path: str, split: str) -> Source:
 def _splits(
     root: pathlib.Path, dataset: str
 ) -> tuple[dict[str, list[_File]], list[str], list[str]]:
-  """Returns files by split, in the order of hashes; "name: reason" of stray
-  ones; and notes about all others.
-  """
-  names, others, stray = list_files(root, _SUFFIXES)
-  notes = _not_read(others, dataset)
+  """Returns files by split, "name: reason" of stray ones, and notes."""
+  listing = list_files(root, _SUFFIXES)
+  names, stray = listing.names, listing.unread
+  notes = _not_read(listing.others, dataset)
   held = [name for name in HELD_OUT if (root / name).is_dir()]
   if not held or not (root / "train").is_dir():
     files, loose = _pictures(names, "")
-    ranked, hashes = _ranked(files)
-    count = bisect.bisect_left(hashes, 2**64 // 10)
+    count = bisect.bisect_left(files, 2**64 // 10, key=_hash)
     count = min(max(count, 1), max(len(files) - 1, 0))
-    splits = {"train": ranked[count:], "test": ranked[:count]}
+    splits = {"train": files[count:], "test": files[:count]}
     return splits, stray + loose, notes
   splits, used = {}, 0
   for split in ("train", *held):
-    files, loose = _pictures(names, f"{split}/")
-    splits[split], _ = _ranked(files)
-    stray += loose
-    used += len(files) + len(loose)
+    splits[split], loose = _pictures(names, f"{split}/")
+    stray = stray + loose
+    used += len(splits[split]) + len(loose)
   if used < len(names):
     notes.append(
         f"{len(names) - used:,} pictures of {dataset} are not read, because"
@@ -136,17 +133,22 @@ def _splits(
 
 
 def _pictures(names: list[str], prefix: str) -> tuple[list[_File], list[str]]:
-  """Finds the pictures below a folder; with classes, loose ones are stray."""
+  """Returns the pictures below a folder, in the order of their hashes.
+
+  If it has classes, those outside of them are stray, with "name: reason".
+  """
   found = []
   for name in names:
     if name.startswith(prefix):
       first, _, rest = name.removeprefix(prefix).partition("/")
       found.append(_File(name, first if rest else ""))
-  if not any(file.class_name for file in found):
+  found.sort(key=_hash)
+  labelled = [file for file in found if file.class_name]
+  if not labelled:
     return found, []
   reason = "it is next to the class folders, so it has no label"
-  stray = [f"{f.name}: {reason}" for f in found if not f.class_name]
-  return [file for file in found if file.class_name], sorted(stray)
+  loose = sorted(file.name for file in found if not file.class_name)
+  return labelled, [f"{name}: {reason}" for name in loose]
 
 
 def _not_read(others: dict[str, int], dataset: str) -> list[str]:
@@ -178,12 +180,6 @@ def _counted(endings: dict[str, int]) -> str:
     rest = sum(count for _, count in ranked[_ENDINGS:])
     parts.append(f"{rest:,} with other endings")
   return ", ".join(parts)
-
-
-def _ranked(files: list[_File]) -> tuple[list[_File], list[int]]:
-  """Sorts files by the hash of their names; returns the hashes too."""
-  ranked = sorted(zip(map(_hash, files), files))
-  return [file for _, file in ranked], [value for value, _ in ranked]
 
 
 def _hash(file: _File) -> int:
@@ -224,11 +220,11 @@ def _read_bytes(path: pathlib.Path) -> bytes:
         if stat.S_ISREG(about.st_mode) and about.st_size <= _LARGEST:
           return file.read()
     except OSError as error:
-      if passes(error):
+      if is_temporary(error):
         raise
     return b""
 
-  return retry(read, f"The file {_shown(str(path))}")
+  return retry(read, f"The file {_shown(str(path))}", "read")
 
 
 def _shown(name: str) -> str:

@@ -3,28 +3,25 @@
 import collections
 from collections.abc import Collection
 import contextlib
+import dataclasses
 import hashlib
-import itertools
 import json
 import os
 import pathlib
 import time
-from typing import NamedTuple
-import zipfile
-
-import numpy as np
 
 from jssl import files
-from jssl.data.source import passes, retry
+from jssl.data.source import is_temporary, retry
 
-# Smaller folders are listed quickly.
-_REMEMBERED = 20_000
+# Fewer files are listed quickly, without a cache.
+_CACHED = 20_000
 # A folder that changed within this time may change again unnoticed: some file
 # systems count in seconds.
 _SETTLED_NS = 2 * 10**9
 
 
-class Listing(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Listing:
   """The files below a folder.
 
   Attributes:
@@ -54,16 +51,19 @@ def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> Listing:
     OSError: If the system refuses to list a folder, several times.
   """
   cache = _cache_path(folder, suffixes)
-  known = _read_cache(folder, cache)
-  if known is not None:
+  if known := _read_cache(folder, cache):
     return known
   start = time.time_ns()
   listing, changed = retry(
       lambda: _walk(folder, suffixes), f"The folder {folder}", "listed"
   )
   settled = max(changed.values(), default=0) < start - _SETTLED_NS
-  if len(listing.names) >= _REMEMBERED and settled and not listing.unread:
-    _write_cache(cache, listing, changed)
+  if len(listing.names) >= _CACHED and settled and not listing.unread:
+    content = dict(folders=changed, names=listing.names, others=listing.others)
+    with contextlib.suppress(OSError):  # Then it is listed again.
+      cache.parent.mkdir(parents=True, exist_ok=True)
+      with files.atomic(cache, suffix=f".{os.getpid()}.tmp") as temporary:
+        temporary.write_text(json.dumps(content))
   return listing
 
 
@@ -73,7 +73,7 @@ def _walk(folder, suffixes):
   others = collections.Counter()
 
   def cannot(error):
-    if passes(error):
+    if is_temporary(error):
       raise error
     at = os.path.relpath(error.filename, folder)
     unread.append(f"{at}: the folder cannot be listed ({error.strerror})")
@@ -112,50 +112,21 @@ def _id(found):
 
 def _cache_path(folder, suffixes):
   home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  what = [os.path.abspath(folder), *sorted(suffixes)]
-  digest = hashlib.sha256(_joined(what)).hexdigest()[:16]
-  return pathlib.Path(home) / "jssl" / "listings" / f"{digest}.npz"
+  about = json.dumps([os.path.abspath(folder), *sorted(suffixes)])
+  digest = hashlib.sha256(about.encode()).hexdigest()[:16]
+  return pathlib.Path(home) / "jssl" / "listings" / f"{digest}.json"
 
 
 def _read_cache(folder, cache):
   """Returns the cached listing; None if there is none, or it is outdated."""
   try:
-    with np.load(cache) as found:
-      folders = _split(found["folders"].tobytes())
-      names = _split(found["names"].tobytes())
-      if any(_leaves(name) for name in itertools.chain(folders, names)):
+    found = json.loads(cache.read_text())
+    for name in (*found["folders"], *found["names"]):
+      if name.startswith("/") or ".." in name.split("/"):
+        return None  # It leads out of the folder.
+    for name, changed in found["folders"].items():
+      if os.stat(folder / name).st_mtime_ns != changed:
         return None
-      for at, changed in zip(folders, found["changed"], strict=True):
-        if os.stat(folder / at).st_mtime_ns != changed:
-          return None
-      return Listing(names, json.loads(str(found["others"])), [])
-  except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+    return Listing(found["names"], found["others"], [])
+  except Exception:  # Damaged files raise nearly any type.
     return None
-
-
-def _leaves(name):
-  """Whether a name leads out of its folder."""
-  return name.startswith("/") or ".." in name.split("/")
-
-
-def _write_cache(cache, listing, changed):
-  with contextlib.suppress(OSError):  # Then it is listed again.
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    own = f".{os.getpid()}.tmp"
-    with files.atomic(cache, suffix=own) as temporary:
-      with open(temporary, "wb") as file:
-        np.savez(
-            file,
-            folders=np.frombuffer(_joined(changed), np.uint8),
-            changed=np.fromiter(changed.values(), np.int64),
-            names=np.frombuffer(_joined(listing.names), np.uint8),
-            others=json.dumps(listing.others),
-        )
-
-
-def _joined(names):
-  return b"\0".join(map(os.fsencode, names))
-
-
-def _split(joined):
-  return [os.fsdecode(name) for name in joined.split(b"\0")]

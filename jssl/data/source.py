@@ -12,19 +12,12 @@ HELD_OUT = ("test", "validation", "val")  # In order of preference.
 _WAITS = (0.1, 0.5, 2.0, 5.0)
 # Errors of one file, which would occur again.
 _LASTING = {
-    errno.EACCES,
-    errno.EINVAL,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.ENODEV,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.ENXIO,
-    errno.EOPNOTSUPP,
-    errno.EPERM,
+    getattr(errno, name)
+    for name in (
+        "EACCES EINVAL EISDIR ELOOP ENAMETOOLONG ENODEV ENOENT ENOTDIR ENXIO"
+        " EOPNOTSUPP EPERM"
+    ).split()
 }
-_TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 _T = TypeVar("_T")
 
 
@@ -73,7 +66,7 @@ class Source:
   fingerprint: Callable[[], int] | None = None
 
 
-def passes(error: BaseException) -> bool:
+def is_temporary(error: BaseException) -> bool:
   """Whether an error is a temporary one of the system, not of the picture.
 
   Args:
@@ -86,13 +79,13 @@ def passes(error: BaseException) -> bool:
   return number is not None and number not in _LASTING
 
 
-def retry(work: Callable[[], _T], what: str, done: str = "read") -> _T:
-  """Retries a function after temporary errors of the system (see `passes`).
+def retry(work: Callable[[], _T], what: str, done: str) -> _T:
+  """Retries a function after temporary errors of the system.
 
   Args:
     work: Reads or decodes.
     what: What is read, for the error message.
-    done: What is done with it, for the error message.
+    done: What is done with it, such as "read", for the error message.
 
   Returns:
     What `work` returns.
@@ -100,22 +93,23 @@ def retry(work: Callable[[], _T], what: str, done: str = "read") -> _T:
   Raises:
     OSError: If every try fails by an error of the system.
   """
-  for wait in (*_WAITS, None):
+  waits = iter(_WAITS)
+  while True:
     try:
       return work()
     except (OSError, MemoryError) as error:
-      if not passes(error):
+      if not is_temporary(error):
         raise
+      wait = next(waits, None)
       if wait is None:
-        raise OSError(_refused(error, what, done)) from error
-      time.sleep(wait)
-  raise AssertionError  # The last try returns or raises.
+        raise OSError(_refusal(error, what, done)) from error
+    time.sleep(wait)
 
 
-def _refused(error: OSError | MemoryError, what: str, done: str) -> str:
+def _refusal(error, what, done):
   number = getattr(error, "errno", None) or errno.ENOMEM
   remedy = "Fix that, then run the same command again to resume."
-  if number in _TOO_MANY_FILES:
+  if number in (errno.EMFILE, errno.ENFILE):
     remedy = "Allow more open files, for example with ulimit -n 65536."
   elif number == errno.ENOMEM:
     remedy = "Free memory, or lower config.data.workers."
@@ -157,39 +151,33 @@ def split_ranges(
   Raises:
     ValueError: If the expression fits none of the splits or holds nothing.
   """
+  listed = ", ".join(f"{key} ({size} images)" for key, size in sizes.items())
   if split in sizes:
     ranges = [(split, 0, sizes[split])]
   else:
-    ranges = _parse(split, sizes, dataset)
+    import tensorflow_datasets as tfds  # Slow to import, and seldom needed.
+
+    infos = {
+        name: tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0)
+        for name, size in sizes.items()
+    }
+    try:
+      parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+    except (ValueError, NotImplementedError) as error:
+      raise ValueError(
+          f"{dataset} has no split {split!r}: use one of {listed}, or a slice"
+          " of one such as 'train[:10%]' or 'train[:100]'."
+      ) from error
+    ranges = [
+        (
+            x.splitname,
+            x.from_ or 0,
+            sizes[x.splitname] if x.to is None else x.to,
+        )
+        for x in parts
+    ]
   if not any(start < stop for _, start, stop in ranges):
     raise ValueError(
-        f"Split {split!r} of {dataset} holds no pictures: it has"
-        f" {_listed(sizes)}."
+        f"Split {split!r} of {dataset} holds no pictures: it has {listed}."
     )
   return ranges
-
-
-def _parse(
-    split: str, sizes: Mapping[str, int], dataset: str
-) -> list[tuple[str, int, int]]:
-  import tensorflow_datasets as tfds  # Slow to import, and seldom needed.
-
-  infos = {
-      name: tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0)
-      for name, size in sizes.items()
-  }
-  try:
-    parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
-  except (ValueError, NotImplementedError) as error:
-    raise ValueError(
-        f"{dataset} has no split {split!r}: use one of {_listed(sizes)}, or a"
-        " slice of one such as 'train[:10%]' or 'train[:100]'."
-    ) from error
-  return [
-      (p.splitname, p.from_ or 0, sizes[p.splitname] if p.to is None else p.to)
-      for p in parts
-  ]
-
-
-def _listed(sizes: Mapping[str, int]) -> str:
-  return ", ".join(f"{name} ({size} images)" for name, size in sizes.items())

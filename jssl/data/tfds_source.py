@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from jssl.data import digits, photos
 from jssl.data.source import (
     held_out,
-    passes,
+    is_temporary,
     Record,
     retry,
     Source,
@@ -27,20 +27,13 @@ from jssl.data.source import (
 # Sets that come with a package: prepared on first use, without a network.
 _EMBEDDED = {"digits": digits.Digits, "photos": photos.Photos}
 # Temporary errors of the system, which array_record has in an error's text.
-_PASSING = (
-    errno.EAGAIN,
-    errno.EBUSY,
-    errno.ECONNRESET,
-    errno.EHOSTUNREACH,
-    errno.EIO,
-    errno.EMFILE,
-    errno.ENETUNREACH,
-    errno.ENFILE,
-    errno.ENOMEM,
-    errno.ENOTCONN,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-)
+_TEMPORARY = [
+    getattr(errno, name)
+    for name in (
+        "EAGAIN EBUSY ECONNRESET EHOSTUNREACH EIO EMFILE ENETUNREACH ENFILE"
+        " ENOMEM ENOTCONN ESTALE ETIMEDOUT"
+    ).split()
+]
 
 
 def open_tfds(
@@ -64,7 +57,8 @@ def open_tfds(
       holds the command that prepares it.
     OSError: If `digits` or `photos` cannot be written to `data_dir`.
   """
-  data_dir = _resolve(data_dir)
+  data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
+  data_dir = os.path.expanduser(data_dir or "~/tensorflow_datasets")
   with _quiet():
     embedded = _EMBEDDED.get(name.partition(":")[0])
     if embedded:
@@ -75,16 +69,10 @@ def open_tfds(
     split_ranges(split, sizes, dataset=name)
     source = _source(builder, name, split)
     instead = held_out(split, [key for key in sizes if key != "test"])
-    if instead != split and _secret(source):
+    # Some test splits have secret labels, written as -1.
+    if instead != split and source.classes and source.read([0])[0].label < 0:
       source = _source(builder, name, instead)
     return source
-
-
-def _resolve(data_dir: str | os.PathLike | None) -> str:
-  """Returns the data dir as TFDS finds it, read from the environment now."""
-  if data_dir is None:
-    data_dir = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  return os.path.expanduser(data_dir)
 
 
 @contextlib.contextmanager
@@ -189,11 +177,6 @@ def _command(name: str, data_dir: str) -> str:
   return f"python -c {shlex.quote(code)}"
 
 
-def _secret(source: Source) -> bool:
-  """Whether the labels of a test split are kept secret, written as -1."""
-  return bool(source.classes) and source.read([0])[0].label < 0
-
-
 def _source(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Source:
   features = dict(builder.info.features.items())
   image = features.get("image")
@@ -241,14 +224,14 @@ def _read(records, indices, name):
     try:
       return records.__getitems__(indices)
     except Exception as error:  # Broken files raise nearly any type.
-      number = _passing(error)
+      number = _temporary_errno(error)
       if number is None:
         return None
       # A reader that once failed to open its file always fails.
       records.data_source = copy.copy(records.data_source)
       raise OSError(number, os.strerror(number)) from error
 
-  found = retry(read, name)
+  found = retry(read, name, "read")
   if found is not None:
     return found
   if len(indices) == 1:
@@ -256,10 +239,10 @@ def _read(records, indices, name):
   return [_read(records, [index], name)[0] for index in indices]
 
 
-def _passing(error):
+def _temporary_errno(error):
   """Returns the number of a temporary error of the system, or None."""
   if isinstance(error, MemoryError):
     return errno.ENOMEM
-  if passes(error):
+  if is_temporary(error):
     return error.errno
-  return next((n for n in _PASSING if os.strerror(n) in str(error)), None)
+  return next((n for n in _TEMPORARY if os.strerror(n) in str(error)), None)

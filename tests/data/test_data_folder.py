@@ -14,7 +14,7 @@ from PIL import Image
 import pytest
 
 from jssl import augment, config
-from jssl.data import decode, load, load_source, open_source, source as sources
+from jssl.data import decode, load, load_source, open_source
 
 
 def _pixels(height, width, seed=0):
@@ -432,7 +432,7 @@ def test_pages_depth_and_channels_are_counted(animals):
 @pytest.fixture
 def impatient(monkeypatch):
   """No time passes between the three tries."""
-  monkeypatch.setattr(sources, "_WAITS", (0.0, 0.0))
+  monkeypatch.setattr("jssl.data.source._WAITS", (0.0, 0.0))
 
 
 def _failing(function, number, failures, match):
@@ -447,10 +447,10 @@ def _failing(function, number, failures, match):
   return call
 
 
-_PASSING = ("EMFILE", "ENFILE", "EIO", "ESTALE", "ENOMEM", "ETIMEDOUT")
+_TEMPORARY = ("EMFILE", "ENFILE", "EIO", "ESTALE", "ENOMEM", "ETIMEDOUT")
 
 
-@pytest.mark.parametrize("name", _PASSING)
+@pytest.mark.parametrize("name", _TEMPORARY)
 def test_an_error_of_the_system_is_no_broken_picture(
     animals, monkeypatch, impatient, name
 ):
@@ -462,7 +462,7 @@ def test_an_error_of_the_system_is_no_broken_picture(
   assert images.skipped == ()
   np.testing.assert_array_equal(images.image, whole.image)
   monkeypatch.undo()
-  monkeypatch.setattr(sources, "_WAITS", (0.0, 0.0))
+  monkeypatch.setattr("jssl.data.source._WAITS", (0.0, 0.0))
   monkeypatch.setattr(os, "open", _failing(os.open, number, 9, "cat/03.png"))
   with pytest.raises(OSError, match="cat/03.png could not be read.*") as error:
     load_source(source)

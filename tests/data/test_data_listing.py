@@ -1,9 +1,9 @@
-"""The memory of large folders."""
+"""The cached listings of large folders."""
 
+import json
 import os
 import time
 
-import numpy as np
 import pytest
 
 from jssl.data import listing
@@ -11,9 +11,9 @@ from jssl.data import listing
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-  """Six files in three folders that changed long ago; ten are many here."""
+  """Six pictures in folders that changed long ago; five are many here."""
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-  monkeypatch.setattr(listing, "_REMEMBERED", 5)
+  monkeypatch.setattr(listing, "_CACHED", 5)
   folder = tmp_path / "photos"
   for name in (
       "a/1.jpg",
@@ -64,12 +64,14 @@ def test_a_large_folder_is_listed_once(folder, walks):
   assert _list(folder) == EXPECTED
   assert _list(folder) == EXPECTED
   assert len(walks) == 1
-  listing.list_files(folder, (".png",))  # Other suffixes are another list.
+  listing.list_files(
+      folder, (".png",)
+  )  # Other suffixes have a listing of their own.
   assert len(walks) == 2
 
 
-def test_a_small_folder_is_not_remembered(folder, walks, monkeypatch, tmp_path):
-  monkeypatch.setattr(listing, "_REMEMBERED", 7)
+def test_a_small_folder_is_not_cached(folder, walks, monkeypatch, tmp_path):
+  monkeypatch.setattr(listing, "_CACHED", 7)
   assert _list(folder) == _list(folder) == EXPECTED
   assert len(walks) == 2 and not (tmp_path / "cache").exists()
 
@@ -93,25 +95,24 @@ def test_a_folder_that_changed_is_listed_again(folder, walks, change):
   assert len(walks) == 2
 
 
-def test_a_folder_being_filled_is_not_remembered(folder, walks):
+def test_a_folder_being_filled_is_not_cached(folder, walks):
   (folder / "a" / "8.jpg").write_bytes(b"")
   assert _list(folder) == _list(folder)
   assert len(walks) == 2
 
 
-def test_a_spoilt_memory_is_replaced(folder, walks, tmp_path):
+def test_a_damaged_listing_is_replaced(folder, walks, tmp_path):
   _list(folder)
-  (memory,) = (tmp_path / "cache").rglob("*.npz")
-  for content in (b"", b"nonsense", memory.read_bytes()[:200]):
-    memory.write_bytes(content)
+  (cached,) = (tmp_path / "cache").rglob("*.json")
+  whole = cached.read_bytes()
+  other = json.dumps({"names": [0, 0, 0]}).encode()
+  for content in (b"", b"nonsense", b"\xff", whole[:200], other):
+    cached.write_bytes(content)
     assert _list(folder) == EXPECTED
-  with open(memory, "wb") as file:
-    np.savez(file, names=np.zeros(3))
-  assert _list(folder) == EXPECTED
-  assert len(walks) == 5
+  assert len(walks) == 6
 
 
-def test_without_a_place_for_it_nothing_is_remembered(
+def test_without_a_place_for_it_nothing_is_cached(
     folder, walks, tmp_path, monkeypatch
 ):
   (tmp_path / "file").write_text("")

@@ -332,9 +332,8 @@ def test_a_broken_record_does_not_spoil_the_others(data_dir, monkeypatch):
 
 
 _NO_FILES = """
-import os, resource, sys
+import os, resource, sys, time
 from jssl import data
-from jssl.data import source as sources
 
 path, tries = sys.argv[1], int(sys.argv[2])
 first, source = (
@@ -356,7 +355,7 @@ def wait(seconds):
     for file in held:
       os.close(file)
 
-sources.time.sleep = wait
+time.sleep = wait
 try:
   assert [x.encoded for x in source.read([1, 2])] == known
   print("read")
