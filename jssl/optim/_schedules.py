@@ -14,9 +14,7 @@ def constant(peak: float, *, epochs: float, steps_per_epoch: float) -> Schedule:
   """A constant schedule: the same value at every step.
 
   Args:
-    peak: The value, at least 0.
-    epochs: Length of the training; not used.
-    steps_per_epoch: Steps per epoch; not used.
+    peak, epochs, steps_per_epoch: See `jssl.optim`; only `peak` is used.
 
   Returns:
     The value as a function of the step.
@@ -46,9 +44,8 @@ def cosine(
   """Linear warm-up, then half a cosine.
 
   Args:
-    peak: The value after the warm-up, at least 0.
-    epochs: Length of the training, including the warm-up.
-    steps_per_epoch: Steps per epoch.
+    peak, epochs, steps_per_epoch: See `jssl.optim`; `peak` is the value after
+      the warm-up.
     warmup_epochs: Length of the warm-up.
     start: The value at the first step of a warm-up, at least 0.
     end: The value from the last step on, at least 0. It may be above `peak`:
@@ -98,10 +95,8 @@ def linear(
   """A straight line from one value to another, then constant.
 
   Args:
-    peak: The value at the end of the line and after it, at least 0; may be
-      below `start`.
-    epochs: Length of the training.
-    steps_per_epoch: Steps per epoch.
+    peak, epochs, steps_per_epoch: See `jssl.optim`; `peak` is the value at the
+      end of the line and after it, and may be below `start`.
     start: The value at step 0, at least 0.
     warmup_epochs: Length of the line; 0 for `peak` at once, None for the whole
       training.
@@ -146,9 +141,8 @@ def staircase(
   """Multiplies the learning rate by a factor at given times, as in MoCo v1.
 
   Args:
-    peak: The learning rate before the first drop, at least 0.
-    epochs: Length of the training, including the warm-up.
-    steps_per_epoch: Steps per epoch.
+    peak, epochs, steps_per_epoch: See `jssl.optim`; `peak` is the learning rate
+      before the first drop.
     drops: When the learning rate drops, as fractions of the training; MoCo v1
       drops at 120 and 160 of 200 epochs.
     factor: Multiplies the learning rate at each drop, at least 0.
