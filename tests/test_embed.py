@@ -18,7 +18,7 @@ import pytest
 from jssl import data, encoder, files, load_encoder
 from jssl.data import reader
 from jssl.data.decode import decode_remarked
-from jssl.embed import compute, formats, nearest
+from jssl.embed import compute, formats, search
 from jssl.evals.features import extract
 import tiny_run
 
@@ -593,7 +593,7 @@ def _opened(rows):
 @pytest.fixture
 def cloud(monkeypatch):
   """23 rows, two of them close to others, and the cosines of all."""
-  monkeypatch.setattr(nearest, "_BLOCK", 5)
+  monkeypatch.setattr(search, "_BLOCK", 5)
   rows = np.random.default_rng(0).normal(size=(23, 6)).astype(np.float32)
   rows[21] = 3 * rows[2]  # Only the direction counts.
   rows[9] = rows[8] + 0.01
@@ -605,40 +605,39 @@ def cloud(monkeypatch):
 def test_neighbours_are_those_of_all_rows_at_once(cloud):
   rows, cosine = cloud
   for query in (0, 2, 21):
-    found, values = nearest.neighbours(rows[query], _opened(rows), k=10)
+    found, values = search.neighbours(rows[query], _opened(rows), k=10)
     expected = np.argsort(-cosine[query], kind="stable")[:10]
     # 2 and 21 are equal except for rounding, so their order may change.
     assert set(found) == set(expected)
     np.testing.assert_allclose(values, cosine[query][found], atol=1e-6)
     assert (np.diff(values) <= 0).all() and values.max() <= 1
-  found, _ = nearest.neighbours(rows[2], _opened(rows), k=10, leave_out=2)
+  found, _ = search.neighbours(rows[2], _opened(rows), k=10, leave_out=2)
   assert 2 not in found and found[0] == 21 and len(found) == 10
-  assert len(nearest.neighbours(rows[2], _opened(rows), k=99)[0]) == 23
+  assert len(search.neighbours(rows[2], _opened(rows), k=99)[0]) == 23
   with pytest.raises(ValueError, match=r"\(4,\).*6 numbers"):
-    nearest.neighbours(rows[2, :4], _opened(rows), k=1)
+    search.neighbours(rows[2, :4], _opened(rows), k=1)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.7, 0.99, 1.0])
 def test_duplicates_are_those_of_all_rows_at_once(cloud, threshold):
   rows, cosine = cloud
-  pairs = nearest.duplicates(_opened(rows), threshold)
+  pairs = search.duplicates(_opened(rows), threshold)
   expected = np.argwhere(np.triu(cosine >= threshold - 1e-6, 1))
-  found = np.stack([pairs.first, pairs.second], axis=1)
-  assert {*map(tuple, found)} == {*map(tuple, expected)}
+  assert {*map(tuple, pairs.rows)} == {*map(tuple, expected)}
   assert pairs.count == len(expected) > 0
   assert (np.diff(pairs.similarity) <= 0).all()
   np.testing.assert_allclose(
-      pairs.similarity, cosine[pairs.first, pairs.second], atol=1e-6
+      pairs.similarity, cosine[tuple(pairs.rows.T)], atol=1e-6
   )
 
 
 def test_only_the_closest_duplicates_are_kept(cloud):
   rows, _ = cloud
-  every = nearest.duplicates(_opened(rows), 0.2)
-  few = nearest.duplicates(_opened(rows), 0.2, limit=4)
+  every = search.duplicates(_opened(rows), 0.2)
+  few = search.duplicates(_opened(rows), 0.2, limit=4)
   assert few.count == every.count > 4
   np.testing.assert_array_equal(few.similarity, every.similarity[:4])
-  np.testing.assert_array_equal(few.first, every.first[:4])
+  np.testing.assert_array_equal(few.rows, every.rows[:4])
 
 
 def _run(*arguments, code=0):

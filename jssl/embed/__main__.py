@@ -11,7 +11,7 @@ import pathlib
 from absl import app, flags
 
 from jssl import cli, encoder
-from jssl.embed import compute, formats, nearest, search
+from jssl.embed import compute, formats, search
 
 _EXAMPLE = (
     "python -m jssl.embed --workdir=runs/first --dataset=folder:PHOTOS"
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     output = pathlib.Path(output)
     formats.check(output)
     if _DUPLICATES.value is not None:
-      nearest.check_threshold(_DUPLICATES.value)
+      search.check_threshold(_DUPLICATES.value)
     cli.use_compilation_cache()
     plan = compute.plan(
         encoder.load(workdir),

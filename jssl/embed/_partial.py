@@ -16,29 +16,9 @@ import zlib
 import numpy as np
 
 About = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-  """A block of finished rows, one line of the journal.
-
-  Attributes:
-    stop: Position in the source after the block's last picture.
-    index: Positions in the source of the pictures that have a row.
-    label: Their labels, -1 without one.
-    name: Their names.
-    skipped: "name: reason" for the pictures without a row.
-    first: The block's first row, set by `append`.
-    checksum: Checksum of the rows' bytes, set by `append`.
-  """
-
-  stop: int
-  index: list[int]
-  label: list[int]
-  name: list[str]
-  skipped: list[str]
-  first: int = 0
-  checksum: int = 0
+# "name", "index" (in the source) and "label" (-1 for none) of the pictures that
+# have a row; "skipped": "name: reason" of those without one.
+Columns = dict[str, list[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,25 +27,23 @@ class Partial:
 
   Attributes:
     rows: float32 `[N, D]`, on disk; the first `count` are finished.
-    blocks: The blocks of finished rows, in order.
     journal: The open journal.
+    columns: The pictures of all blocks.
   """
 
   rows: np.memmap
-  blocks: list[Block]
   journal: BinaryIO
+  columns: Columns
 
   @property
   def count(self) -> int:
     """Number of finished rows."""
-    if not self.blocks:
-      return 0
-    return self.blocks[-1].first + len(self.blocks[-1].index)
+    return len(self.columns["name"])
 
   @property
   def stop(self) -> int:
     """Position in the source of the first unfinished picture."""
-    return self.blocks[-1].stop if self.blocks else 0
+    return self.count + len(self.columns["skipped"])
 
 
 def open_partial(
@@ -88,48 +66,45 @@ def open_partial(
   """
   rows_path, journal_path = _paths(output)
   lines = _read(journal_path)
-  if not lines or not rows_path.exists():
-    return _start(rows_path, journal_path, about, count, dim)
   try:
     rows = np.lib.format.open_memmap(rows_path, mode="r+")
-  except (OSError, ValueError):  # Shorter than its header declares.
+  except (OSError, ValueError):  # None, or shorter than its header declares.
     return _start(rows_path, journal_path, about, count, dim)
-  if rows.shape != (count, dim) or rows.dtype != np.float32:
+  if not lines or rows.shape != (count, dim) or rows.dtype != np.float32:
     return _start(rows_path, journal_path, about, count, dim)
-  blocks, end = [], lines[0][1]
-  for content, line_end in lines[1:]:
-    block = Block(**content)
-    stop = block.first + len(block.index)
-    if _checksum(rows[block.first : stop]) != block.checksum:
-      break
-    blocks.append(block)
-    end = line_end
   journal = open(journal_path, "r+b")
+  partial = Partial(rows, journal, _no_columns())
+  end = lines[0][1]
+  for block, line_end in lines[1:]:
+    checksum = block.pop("checksum")
+    finished = rows[partial.count :][: len(block["name"])]
+    if _checksum(finished) != checksum:
+      break
+    _extend(partial, block)
+    end = line_end
   journal.truncate(end)
   journal.seek(end)
-  return Partial(rows, blocks, journal)
+  return partial
 
 
 def read_about(output: pathlib.Path) -> About | None:
   """Returns the description of an unfinished file, None if there is none."""
-  lines = _read(_paths(output)[1])
+  lines = _read(journal_of(output))
   return lines[0][0] if lines else None
 
 
-def append(partial: Partial, block: Block, rows: np.ndarray) -> None:
+def append(partial: Partial, rows: np.ndarray, block: Columns) -> None:
   """Adds a finished block, which is on the disk when this returns.
 
   Args:
     partial: The unfinished file.
-    block: The block; its first row and checksum are set here.
-    rows: Its rows, float32 `[n, D]`.
+    rows: The rows of the block, float32 `[n, D]`.
+    block: Its pictures.
   """
-  first = partial.count
-  partial.rows[first : first + len(rows)] = rows
+  partial.rows[partial.count :][: len(rows)] = rows
   partial.rows.flush()
-  block = dataclasses.replace(block, first=first, checksum=_checksum(rows))
-  _write_line(partial.journal, dataclasses.asdict(block))
-  partial.blocks.append(block)
+  _write_line(partial.journal, {**block, "checksum": _checksum(rows)})
+  _extend(partial, block)
 
 
 def discard(output: pathlib.Path) -> None:
@@ -147,6 +122,15 @@ def _paths(output):
   return output.with_name(output.name + ".partial"), journal_of(output)
 
 
+def _no_columns():
+  return {name: [] for name in ("name", "index", "label", "skipped")}
+
+
+def _extend(partial, block):
+  for name, values in block.items():
+    partial.columns[name].extend(values)
+
+
 def _start(rows_path, journal_path, about, count, dim):
   """Makes empty rows, then their journal."""
   journal_path.unlink(missing_ok=True)
@@ -154,7 +138,10 @@ def _start(rows_path, journal_path, about, count, dim):
       rows_path, mode="w+", dtype=np.float32, shape=(count, dim)
   )
   try:
-    _reserve(rows_path)
+    # A full disk under a memory map would kill the process.
+    if hasattr(os, "posix_fallocate"):
+      with open(rows_path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, rows_path.stat().st_size)
   except OSError as error:
     rows_path.unlink()
     raise OSError(
@@ -164,14 +151,7 @@ def _start(rows_path, journal_path, about, count, dim):
     ) from error
   journal = open(journal_path, "wb")
   _write_line(journal, about)
-  return Partial(rows, [], journal)
-
-
-def _reserve(path):
-  """Allocates the space: a full disk under a memory map kills the process."""
-  if hasattr(os, "posix_fallocate"):
-    with open(path, "r+b") as file:
-      os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+  return Partial(rows, journal, _no_columns())
 
 
 def _read(journal_path):
@@ -179,16 +159,15 @@ def _read(journal_path):
   lines, end = [], 0
   if not journal_path.exists():
     return lines
-  with open(journal_path, "rb") as journal:
-    for line in journal:
-      try:
-        content = json.loads(line)
-      except ValueError:
-        break
-      if not line.endswith(b"\n"):
-        break
-      end += len(line)
-      lines.append((content, end))
+  for line in journal_path.read_bytes().splitlines(keepends=True):
+    try:
+      content = json.loads(line)
+    except ValueError:
+      break
+    if not line.endswith(b"\n"):
+      break
+    end += len(line)
+    lines.append((content, end))
   return lines
 
 

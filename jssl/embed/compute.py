@@ -26,19 +26,8 @@ from jssl.progress import Progress
 # Largest batch by default.
 _BATCH_SIZE = 256
 _COLORS = {1: "1 channel (gray)", 3: "3 channels (RGB)", 4: "4 channels (RGBA)"}
-# Entries of `about` that must be equal for features to be the same.
-_IDENTITY = (
-    "encoder",
-    "stage",
-    "dim",
-    "pictures",
-    "data",
-    "canvas",
-    "layout",
-    "channels",
-    "image_size",
-    "crop_fraction",
-)
+# Entries of `about` that may differ although the features are the same.
+_DESCRIPTIONS = ("method", "net", "step", "dataset", "split")
 _NAMED = 20  # Excluded pictures that are named on the screen.
 
 
@@ -122,7 +111,11 @@ def plan(
           "dataset": dataset,
           "split": split,
           "pictures": source.length,
-          "data": _identity(source),
+          # Of some contents, and of the metadata of files.
+          "data": [
+              data.fingerprint(source),
+              source.fingerprint() if source.fingerprint else None,
+          ],
           "canvas": geometry.canvas,
           "layout": geometry.canvas and reader.LAYOUT,
           "channels": geometry.channels,
@@ -185,17 +178,22 @@ def _compute(plan, output, overwrite):
   with partial.journal, warnings.catch_warnings():
     warnings.filterwarnings("ignore", module="PIL")  # Odd metadata, mostly.
     _fill(plan, partial)
+  columns = partial.columns
   if not partial.count:
     _partial.discard(output)
     raise ValueError(
         f"None of the {plan.source.length} pictures of {plan.source.name} can"
-        " be decoded: check the files. The first is"
-        f" {partial.blocks[0].skipped[0]}."
+        f" be decoded: check the files. The first is {columns['skipped'][0]}."
     )
-  rows = partial.rows
-  if partial.count < len(rows):
-    rows = rows[: partial.count]
-  formats.write(output, rows, _columns(partial, plan.source), plan.about)
+  label, classes = np.asarray(columns["label"], np.int32), plan.source.classes
+  labelled = bool(classes) and label.max() >= 0
+  pictures = formats.Columns(
+      name=columns["name"],
+      index=np.asarray(columns["index"], np.int64),
+      label=label if labelled else None,
+      classes=classes if labelled else (),
+  )
+  formats.write(output, partial.rows[: partial.count], pictures, plan.about)
   _partial.discard(output)
   return formats.read(output)
 
@@ -234,46 +232,38 @@ def encode_picture(plan: Plan, encoded: bytes) -> np.ndarray:
 
 def _fill(plan, partial):
   """Computes the rows that are missing."""
-  done, total = partial.stop, plan.source.length
-  skipped = sum(len(block.skipped) for block in partial.blocks)
+  start, total = partial.stop, plan.source.length
+  skipped = partial.columns["skipped"]
   remarked: dict[str, reader.Tally] = {}
-  progress = Progress(step=done, total=total, unit="picture")
+  progress = Progress(step=start, total=total, unit="picture")
   batches = load_in_order(
-      plan.source, plan.geometry, start=done, batch_size=plan.batch_size
+      plan.source, plan.geometry, start=start, batch_size=plan.batch_size
   )
   with contextlib.closing(progress), contextlib.closing(batches):
-    if done:
-      progress.log(f"resuming from picture {done:,} of {total:,}")
+    if start:
+      progress.log(f"resuming from picture {start:,} of {total:,}")
     for note in plan.source.notes:
       progress.log(f"WARNING: {note}")
     for reason in plan.source.skipped[:_NAMED]:
       progress.log(f"left out: {reason}")
     for batch in batches:
-      rows, block = _rows(plan, batch), _block(batch)
-      for reason in block.skipped[: max(_NAMED - skipped, 0)]:
+      broken, whole = list(batch.broken.values()), batch.whole
+      for reason in broken[: max(_NAMED - len(skipped), 0)]:
         progress.log(f"left out: {reason}")
-      skipped += len(block.skipped)
       remarked = reader.tally(batch.remarks, remarked)
-      _partial.append(partial, block, rows)
-      progress.advance(block.stop - done)
-      done = block.stop
-      progress.note(f"{skipped} left out", step=done, total=total)
-  for note in reader.describe_remarks(remarked, done, plan.source.name):
+      block = {
+          "name": [batch.name[row] for row in whole],
+          "index": batch.index[whole].tolist(),
+          "label": batch.label[whole].tolist(),
+          "skipped": broken,
+      }
+      _partial.append(partial, _rows(plan, batch), block)
+      progress.advance(len(batch.index))
+      progress.note(f"{len(skipped)} left out", step=partial.stop, total=total)
+  for note in reader.describe_remarks(remarked, total, plan.source.name):
     progress.log(f"WARNING: {note}")
   if skipped:
-    progress.log(f"{skipped} of {total:,} pictures left out")
-
-
-def _block(batch):
-  """Describes the pictures of a batch that were decoded."""
-  whole = batch.whole
-  return _partial.Block(
-      stop=int(batch.index[-1]) + 1,
-      index=batch.index[whole].tolist(),
-      label=batch.label[whole].tolist(),
-      name=[batch.name[row] for row in whole],
-      skipped=list(batch.broken.values()),
-  )
+    progress.log(f"{len(skipped)} of {total:,} pictures left out")
 
 
 def _rows(plan, batch):
@@ -298,27 +288,12 @@ def _rows(plan, batch):
   return rows
 
 
-def _columns(partial, source):
-  """Joins the names, positions and labels of all blocks."""
-  join = lambda key: [x for b in partial.blocks for x in getattr(b, key)]
-  label = np.asarray(join("label"), np.int32)
-  labelled = bool(source.classes) and label.max() >= 0
-  return formats.Columns(
-      name=join("name"),
-      index=np.asarray(join("index"), np.int64),
-      label=label if labelled else None,
-      classes=source.classes if labelled else (),
-  )
-
-
 def _make_encode(encoder, stage):
-  if stage == "pooled":
-    return functools.partial(encoder.encode, encoder.params)
 
   @jax.jit
   def encode(params, images, extent):
     features = encoder.encode(params, images, extent, stages=True)
-    return pool_stages({stage: features[stage]})[stage]
+    return pool_stages(features)[stage]
 
   return functools.partial(encode, encoder.params)
 
@@ -330,13 +305,11 @@ def _dim(encode, geometry):
 
 
 def _geometry(source, config):
-  canvas, size = config.data.canvas or None, None
-  if canvas is None:
-    size = data.common_size(source)
-  if size is None:
-    canvas = canvas or 2 * config.image_size
-    size = (canvas, canvas)
-  return data.Geometry(size, canvas, config.resolved.channels)
+  canvas, channels = config.data.canvas, config.resolved.channels
+  if not canvas and (size := data.common_size(source)):
+    return data.Geometry(size, None, channels)
+  canvas = canvas or 2 * config.image_size
+  return data.Geometry((canvas, canvas), canvas, channels)
 
 
 def _check_channels(source, expected, convert):
@@ -350,17 +323,16 @@ def _check_channels(source, expected, convert):
 
 def _check_same(saved, now, output):
   """Refuses a file of another encoder or other pictures."""
-  if all(saved.get(key) == now[key] for key in _IDENTITY):
+  changed = [key for key in now if saved.get(key) != now[key]]
+  if set(changed) <= set(_DESCRIPTIONS):
     return
   different = "".join(
-      f"\n  {key}: {saved.get(key)!r} in the file, {value!r} now"
-      for key, value in now.items()
-      if saved.get(key) != value
+      f"\n  {key}: {saved.get(key)!r} in the file, {now[key]!r} now"
+      for key in changed
   )
-  files_differ = saved.get("data") != now["data"]
-  hint = (
-      "\nPictures were edited, added or copied later." if files_differ else ""
-  )
+  hint = ""
+  if "data" in changed:
+    hint = "\nPictures were edited, added or copied later."
   raise ValueError(
       f"{output} was begun with other settings:{different}{hint}\nGive another"
       " --output, or --overwrite to replace it."
@@ -378,11 +350,3 @@ def _checksum(encoder):
   for leaf in jax.tree.leaves(backbone(encoder).variables):
     checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
   return checksum
-
-
-def _identity(source):
-  """Returns checksums of some contents, and of the metadata of files."""
-  return [
-      data.fingerprint(source),
-      source.fingerprint() if source.fingerprint else None,
-  ]

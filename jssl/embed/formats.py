@@ -3,8 +3,6 @@
 from collections.abc import Callable
 import dataclasses
 import json
-import mmap
-import os
 import pathlib
 import struct
 from typing import Any
@@ -83,8 +81,7 @@ def write(
     columns: The pictures of the rows.
     about: A description of the encoder and the data, for JSON.
   """
-  with atomic(path) as temporary:
-    _FORMATS[path.suffix][0](temporary, path, rows, columns, about)
+  _FORMATS[path.suffix][0](path, rows, columns, about)
 
 
 def read(path: pathlib.Path) -> FeatureFile:
@@ -102,8 +99,7 @@ def read(path: pathlib.Path) -> FeatureFile:
     ) from error
 
 
-def _write_npz(temporary, path, rows, columns, about):
-  del path
+def _write_npz(path, rows, columns, about):
   arrays = {
       "features": rows,
       "names": np.asarray(columns.name, dtype=np.str_),
@@ -113,18 +109,17 @@ def _write_npz(temporary, path, rows, columns, about):
   if columns.label is not None:
     arrays["labels"] = columns.label
     arrays["classes"] = np.asarray(columns.classes, dtype=np.str_)
-  with open(temporary, "wb") as file:
+  with atomic(path) as temporary, open(temporary, "wb") as file:
     np.savez(file, **arrays)
 
 
 def _read_npz(path):
   with np.load(path) as archive:
-    labels = archive["labels"] if "labels" in archive else None
     columns = Columns(
         archive["names"].tolist(),
         archive["index"],
-        labels,
-        () if labels is None else tuple(archive["classes"].tolist()),
+        archive.get("labels"),
+        tuple(archive.get("classes", np.array([])).tolist()),
     )
     about = json.loads(archive["about"].item())
   return _opened(path, about, columns, _map_npz(path, "features.npy"))
@@ -147,14 +142,7 @@ def _map_npz(path, name):
   )
 
 
-def _write_npy(temporary, path, rows, columns, about):
-  if not _link(rows, temporary):
-    array = np.lib.format.open_memmap(
-        temporary, mode="w+", dtype=np.float32, shape=rows.shape
-    )
-    for start in range(0, len(rows), _ROWS):
-      array[start : start + _ROWS] = rows[start : start + _ROWS]
-    array.flush()
+def _write_npy(path, rows, columns, about):
   content = {
       "about": about,
       "classes": list(columns.classes),
@@ -164,19 +152,8 @@ def _write_npy(temporary, path, rows, columns, about):
   }
   with atomic(_names_path(path)) as names:
     names.write_text(json.dumps(content) + "\n")
-
-
-def _link(rows, path):
-  """Hard-links a memory-mapped `.npy` file; returns whether that worked."""
-  temporary_rows = isinstance(rows.base, mmap.mmap) and rows.filename
-  if not temporary_rows:
-    return False
-  try:
-    path.unlink(missing_ok=True)
-    os.link(temporary_rows, path)
-  except OSError:  # Not every file system has links.
-    return False
-  return True
+  with atomic(path) as temporary, open(temporary, "wb") as file:
+    np.save(file, rows)
 
 
 def _read_npy(path):
@@ -204,42 +181,26 @@ def _opened(path, about, columns, array):
   )
 
 
-def _write_parquet(temporary, path, rows, columns, about):
-  del path
+def _write_parquet(path, rows, columns, about):
   pa, pq = _pyarrow()
-  fields = [("name", pa.string()), ("index", pa.int64())]
+  # A name of a file need not be valid UTF-8.
+  names = [x.encode(errors="backslashreplace").decode() for x in columns.name]
+  table = pa.table({"name": names, "index": columns.index})
   if columns.label is not None:
-    fields += [("label", pa.int32()), ("class", pa.string())]
-  fields.append(("features", pa.list_(pa.float32(), rows.shape[1])))
+    classes = [columns.classes[x] if x >= 0 else None for x in columns.label]
+    table = table.append_column("label", pa.array(columns.label))
+    table = table.append_column("class", pa.array(classes, pa.string()))
+  features = pa.field("features", pa.list_(pa.float32(), rows.shape[1]))
   metadata = {_KEY: json.dumps({**about, "classes": columns.classes})}
-  schema = pa.schema(fields, metadata=metadata)
-  with pq.ParquetWriter(temporary, schema, use_dictionary=["class"]) as file:
+  schema = table.schema.append(features).with_metadata(metadata)
+  with (
+      atomic(path) as temporary,
+      pq.ParquetWriter(temporary, schema, use_dictionary=["class"]) as file,
+  ):
     for start in range(0, len(rows), _ROWS):
-      part = slice(start, start + _ROWS)
-      known = _known(columns, part)
-      arrays = [pa.array(known[name], kind) for name, kind in fields[:-1]]
-      values = pa.array(np.ravel(rows[part]), pa.float32())
-      arrays.append(pa.FixedSizeListArray.from_arrays(values, rows.shape[1]))
-      file.write_table(pa.Table.from_arrays(arrays, schema=schema))
-
-
-def _known(columns, part):
-  """Returns the columns of Parquet, except the features, of some rows."""
-  known = {
-      # A name of a file need not be valid UTF-8.
-      "name": [
-          name.encode(errors="backslashreplace").decode()
-          for name in columns.name[part]
-      ],
-      "index": columns.index[part],
-  }
-  if columns.label is not None:
-    known["label"] = columns.label[part]
-    known["class"] = [
-        columns.classes[label] if label >= 0 else None
-        for label in columns.label[part]
-    ]
-  return known
+      part = np.ravel(rows[start : start + _ROWS])
+      part = pa.FixedSizeListArray.from_arrays(part, rows.shape[1])
+      file.write_table(table.slice(start, _ROWS).append_column(features, part))
 
 
 def _read_parquet(path):
@@ -256,17 +217,13 @@ def _read_parquet(path):
       classes,
   )
   dim = file.schema_arrow.field("features").type.list_size
-  groups = file.num_row_groups
-  sizes = [file.metadata.row_group(i).num_rows for i in range(groups)]
-  ends = np.cumsum(sizes)
+  size = file.metadata.row_group(0).num_rows  # Of every group except the last.
 
   def read_rows(start, stop):
-    first = int(np.searchsorted(ends, start, side="right"))
-    last = int(np.searchsorted(ends, stop))
-    part = file.read_row_groups(range(first, last + 1), columns=["features"])
-    part = part["features"].combine_chunks().flatten().to_numpy()
-    skip = start - (ends[first] - sizes[first])
-    return part.reshape(-1, dim)[skip : skip + stop - start]
+    groups = range(start // size, -(-stop // size))
+    part = file.read_row_groups(groups, columns=["features"])["features"]
+    part = part.combine_chunks().flatten().to_numpy().reshape(-1, dim)
+    return part[start - groups.start * size :][: stop - start]
 
   return FeatureFile(
       path, about, columns, (file.metadata.num_rows, dim), read_rows
