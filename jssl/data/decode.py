@@ -4,7 +4,7 @@ import functools
 import io
 import re
 import struct
-from typing import Any, NamedTuple
+from typing import Any
 import zlib
 
 import numpy as np
@@ -28,6 +28,7 @@ _FORMATS = (
     "PPM",
     "TGA",  # Last, since it has no signature.
 )
+_Tag = ExifTags.Base
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Longest side in pixels. A longer one comes from a broken header, or would take
 # a lot of memory, since Pillow has a pointer for each row.
@@ -39,19 +40,8 @@ _UNSIGNED = 1  # TIFF's SampleFormat.
 _CODESTREAM = b"\xff\x4f\xff\x51"  # Its first bytes in JPEG 2000.
 
 
-class Remark(NamedTuple):
-  """What a user should know about a decoded picture.
-
-  Attributes:
-    kind: A key of `KINDS`.
-    value: A number for the message, if the kind has one.
-  """
-
-  kind: str
-  value: int = 0
-
-
-# Texts about all pictures of a kind; {value} is the largest of their values.
+# Remarks about pictures that a user should know: from a kind to the text about
+# all pictures of that kind. {value} is the largest of their values.
 KINDS = {
     "pages": "hold several pages or frames, and only the first is read",
     "channels": (
@@ -72,20 +62,6 @@ KINDS = {
 }
 
 
-class Decoded(NamedTuple):
-  """A decoded picture.
-
-  Attributes:
-    pixels: uint8 `[H, W, channels]`.
-    extent: Its true (height, width).
-    remarks: What a user should know about it.
-  """
-
-  pixels: np.ndarray
-  extent: tuple[int, int]
-  remarks: tuple[Remark, ...]
-
-
 def read_size(encoded: bytes) -> tuple[int, int]:
   """Returns (height, width) of the upright picture, from its header.
 
@@ -97,13 +73,11 @@ def read_size(encoded: bytes) -> tuple[int, int]:
   """
   try:
     with _open(encoded) as picture:
-      size = picture.size
-      if picture.format == "TIFF":  # Pillow may have turned it already.
-        size = tuple(
-            _tag(picture, tag)
-            for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
-        )
-      return _height_and_width(size, turned=_orientation(picture) >= 5)
+      # Of a TIFF, Pillow may have turned its own size already.
+      width = _tag(picture, _Tag.ImageWidth, picture.width)
+      height = _tag(picture, _Tag.ImageLength, picture.height)
+      turned = _orientation(picture) >= 5
+      return (width, height) if turned else (height, width)
   except Exception as error:  # Broken bytes raise nearly any type in Pillow.
     raise ValueError(_reason(encoded, error)) from error
 
@@ -142,13 +116,17 @@ def decode(
 
 def decode_remarked(
     encoded: bytes, canvas: int | None = None, *, channels: int = 3
-) -> Decoded:
+) -> tuple[np.ndarray, tuple[int, int], dict[str, int]]:
   """Decodes as `decode` does, with remarks for the user.
 
   Args:
     encoded: As in `decode`.
     canvas: As in `decode`.
     channels: As in `decode`.
+
+  Returns:
+    The pixels and the size, as in `decode`, and remarks: from a key of `KINDS`
+    to the number for its text, 0 if that has none.
 
   Raises:
     ValueError: As in `decode`.
@@ -157,38 +135,43 @@ def decode_remarked(
   work = functools.partial(_decode, encoded, canvas, channels)
   try:
     return retry(work, "A picture", "decoded")
-  except OSError as error:
+  except Exception as error:  # Broken bytes raise nearly any type in Pillow.
     if isinstance(error.__cause__, MemoryError):
       raise
     raise ValueError(_reason(encoded, error)) from error
-  except Exception as error:  # Broken bytes raise nearly any type in Pillow.
-    raise ValueError(_reason(encoded, error)) from error
 
 
-def _decode(encoded: bytes, canvas: int | None, channels: int) -> Decoded:
+def _decode(encoded, canvas, channels):
   _check_checksums(encoded)
   with _open(encoded) as picture:
     orientation = _orientation(picture)
-    stored = picture.size
+    width, height = picture.size
     if canvas is not None:
       # JPEG can decode at 1/2, 1/4 or 1/8: still twice the canvas or more.
       picture.draft(picture.mode, (2 * canvas, 2 * canvas))
-    reduced = picture.size != stored
+    reduced = picture.size != (width, height)
     if orientation != 1:
       ImageOps.exif_transpose(picture, in_place=True)
-    fitted, remarks = _to_channels(picture, encoded, channels)
-    if reduced:
-      extent = _height_and_width(stored, turned=orientation >= 5)
-    else:
-      extent = _height_and_width(fitted.size)
+    if not reduced:
+      width, height = picture.size
+    elif orientation >= 5:
+      width, height = height, width
+    upright, remarks = _to_channels(picture, encoded, channels)
     if canvas is not None:
-      fitted = _shrink(fitted, extent, canvas)
-    pixels = np.asarray(fitted).reshape(*fitted.size[::-1], channels)
-    if canvas is not None:
-      pixels = _pad(pixels, canvas)
+      upright = _fit(upright, (min(width, canvas), min(height, canvas)), canvas)
+    pixels = np.asarray(upright).reshape(*upright.size[::-1], channels)
     if _has_pages(picture):
-      remarks.append(Remark("pages"))
-  return Decoded(pixels, extent, tuple(remarks))
+      remarks["pages"] = 0
+  return pixels, (height, width), remarks
+
+
+def _fit(picture, size, canvas):
+  """Shrinks a picture to a size, in the corner of a black canvas."""
+  if picture.size != size:
+    # Hamming is as sharp as bicubic in two thirds of its time.
+    hamming = Image.Resampling.HAMMING
+    picture = picture.resize(size, hamming, reducing_gap=2.0)
+  return picture.crop((0, 0, canvas, canvas))
 
 
 @functools.cache
@@ -239,21 +222,16 @@ def _orientation(picture: Image.Image) -> int:
   perhaps mirrored.
   """
   try:
-    found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    found = picture.getexif().get(_Tag.Orientation, 1)
   except Exception:  # A broken tag does not spoil the picture.
     return 1
   return found if found in range(1, 9) else 1
 
 
-def _height_and_width(
-    size: tuple[int, ...], *, turned: bool = False
-) -> tuple[int, int]:
-  width, height = size
-  return (width, height) if turned else (height, width)
-
-
 def _tag(picture: Any, tag: int, default: Any = None) -> Any:
-  """Returns the largest value of a tag of a TIFF."""
+  """Returns the largest value of a tag of a TIFF; the default for others."""
+  if picture.format != "TIFF":
+    return default
   found = picture.tag_v2.get(tag, default)
   return max(found, default=default) if isinstance(found, tuple) else found
 
@@ -265,41 +243,23 @@ def _has_pages(picture: Image.Image) -> bool:
     return True
 
 
-def _shrink(
-    picture: Image.Image, extent: tuple[int, int], canvas: int
-) -> Image.Image:
-  """Shrinks the sides of a picture that are longer than the canvas."""
-  height, width = (min(side, canvas) for side in extent)
-  if picture.size == (width, height):
-    return picture
-  # Hamming is as sharp as bicubic in two thirds of its time.
-  return picture.resize(
-      (width, height), Image.Resampling.HAMMING, reducing_gap=2.0
-  )
-
-
-def _pad(pixels: np.ndarray, canvas: int) -> np.ndarray:
-  """Puts pixels in the top left corner of a black canvas."""
-  height, width, channels = pixels.shape
-  padded = np.zeros((canvas, canvas, channels), np.uint8)
-  padded[:height, :width] = pixels
-  return padded
-
-
 def _to_channels(
     picture: Image.Image, encoded: bytes, channels: int
-) -> tuple[Image.Image, list[Remark]]:
+) -> tuple[Image.Image, dict[str, int]]:
   """Converts any of Pillow's modes to 8 bits and a number of channels."""
-  remarks = []
+  remarks = {}
   bits, largest = _bits(picture, encoded), 0
-  if picture.format == "TIFF":
-    count = _tag(picture, ExifTags.Base.SamplesPerPixel, 1)
-    if count > len(picture.getbands()):
-      remarks.append(Remark("channels", count))
+  count = _tag(picture, _Tag.SamplesPerPixel, 1)
+  if count > len(picture.getbands()):
+    remarks["channels"] = count
   if picture.mode == "CMYK":
-    remarks.append(Remark("cmyk"))
+    remarks["cmyk"] = 0
   _check_range(picture)
-  inverted = _is_inverted(picture)
+  # Whether a value of 0 is white: in ink, and in some TIFFs.
+  inverted = (
+      picture.mode == "CMYK"
+      or _tag(picture, _Tag.PhotometricInterpretation) == 0
+  )
   if picture.mode.startswith("I"):
     picture, largest = _to_eight_bits(picture, bits or 16, inverted)
   elif bits == 16:
@@ -308,7 +268,7 @@ def _to_channels(
     extrema: list[Any] = [picture.getchannel(x).getextrema() for x in colors]
     largest = max(high for _, high in extrema) * 256 + 255
   if bits == 16 and 0 < largest < 2**15:
-    remarks.append(Remark("pale" if inverted else "dark", largest))
+    remarks["pale" if inverted else "dark"] = largest
   if picture.has_transparency_data:
     picture = _with_alpha(picture, bits)
     if channels < 4:
@@ -323,39 +283,24 @@ def _bits(picture: Image.Image, encoded: bytes) -> int:
   if picture.format == "PNG":
     return encoded[24]
   if picture.format == "TIFF":
-    return _tag(picture, ExifTags.Base.BitsPerSample, 1)
+    return _tag(picture, _Tag.BitsPerSample, 1)
   scaled = 0
   if picture.format == "JPEG2000":  # The first channel's, in its header.
     scaled = (encoded[encoded.index(_CODESTREAM) + 42] & 0x7F) + 1
-  elif picture.format == "PPM":
-    scaled = _largest_of_pnm(encoded).bit_length()
+  elif picture.format == "PPM" and (header := _PNM.match(encoded)):
+    scaled = int(header[1]).bit_length()
   return scaled if scaled == 16 else 0
-
-
-def _largest_of_pnm(encoded: bytes) -> int:
-  """Returns the value of white in a PNM; 1 for those without one."""
-  header = _PNM.match(encoded)
-  return int(header[1]) if header else 1
-
-
-def _is_inverted(picture: Image.Image) -> bool:
-  """Whether a value of 0 is white: in ink, and in some TIFFs."""
-  if picture.format == "TIFF":
-    if _tag(picture, ExifTags.Base.PhotometricInterpretation) == 0:
-      return True
-  return picture.mode == "CMYK"
 
 
 def _check_range(picture: Image.Image) -> None:
   """Refuses values whose black and white are unknown."""
-  kind = None
   if picture.mode.startswith("F"):
     kind = "floating-point numbers"
-  elif picture.format == "TIFF":
-    signed = _tag(picture, ExifTags.Base.SampleFormat, _UNSIGNED) != _UNSIGNED
-    if picture.mode == "I" or signed:
-      kind = "integers with a sign" if signed else "integers of 32 bits"
-  if kind is None:
+  elif _tag(picture, _Tag.SampleFormat, _UNSIGNED) != _UNSIGNED:
+    kind = "integers with a sign"
+  elif picture.mode == "I" and picture.format == "TIFF":
+    kind = "integers of 32 bits"
+  else:
     return
   values = np.asarray(picture)
   raise ValueError(

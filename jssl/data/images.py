@@ -12,7 +12,7 @@ import numpy as np
 
 from jssl.data import folder_source
 from jssl.data.datasets import CANVAS, split_source
-from jssl.data.decode import read_size, Remark
+from jssl.data.decode import read_size
 from jssl.data.loader import load_in_order, part_size
 from jssl.data.reader import describe_remarks, Geometry, Tally, tally
 from jssl.data.source import Record, Source
@@ -203,7 +203,7 @@ def decode_all(
   label = np.empty((source.length,), np.int32)
   extent = np.empty((source.length, 2), np.int32)
   count, skipped = 0, list(source.skipped)
-  remarks: list[tuple[str, Remark]] = []
+  remarks: dict[str, Tally] = {}
   batches = load_in_order(source, geometry, batch_size=_BATCH)
   with contextlib.closing(batches):
     for batch in batches:
@@ -213,7 +213,7 @@ def decode_all(
       extent[rows] = batch.extent[whole]
       count += len(whole)
       skipped += batch.broken.values()
-      remarks += batch.remarks
+      remarks = tally(batch.remarks, remarks)
   if not count:
     raise ValueError(
         f"None of the {source.length} pictures of {source.name} can be"
@@ -226,7 +226,7 @@ def decode_all(
       label=label[:count],
       extent=extent[:count],
       skipped=tuple(skipped),
-      remarks=tally(remarks),
+      remarks=remarks,
   )
 
 

@@ -241,13 +241,14 @@ def _mover(*, labels, extents, reported):
         name: parallel.shard(x.reshape(local, 1, -1, *x.shape[1:]))
         for name, x in arrays.items()
     }
+    remarked = tally(batch.remarks)
     notes = [
         f"{found.name} is one of the pictures that"
         f" {KINDS[kind].format(value=found.value)}"
-        for kind, found in tally(batch.remarks).items()
+        for kind, found in remarked.items()
         if kind not in reported
     ]
-    reported.update(kind for _, (kind, _) in batch.remarks)
+    reported.update(remarked)
     replaced = list(batch.broken.values())
     return Batches(1, inputs, replaced, [*batch.notes, *notes])
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jssl.data.decode import decode_remarked, KINDS, Remark
+from jssl.data.decode import decode_remarked, KINDS
 from jssl.data.source import Record, Source
 
 # Version of how pictures lie on a canvas: part of what identifies cached
@@ -47,7 +47,8 @@ class Batch(NamedTuple):
     name: Name of each picture in messages.
     broken: "name: reason" of pictures that could not be decoded, by row.
     notes: What a user should know about how they were read.
-    remarks: What a user should know about pictures, each with a picture's name.
+    remarks: What a user should know about pictures: (name of a picture, key of
+      `jssl.data.decode.KINDS`, number for its text).
   """
 
   index: np.ndarray  # type: ignore[assignment]
@@ -57,7 +58,7 @@ class Batch(NamedTuple):
   name: list[str]
   broken: dict[int, str]
   notes: tuple[str, ...] = ()
-  remarks: tuple[tuple[str, Remark], ...] = ()
+  remarks: tuple[tuple[str, str, int], ...] = ()
 
   @property
   def whole(self) -> list[int]:
@@ -71,7 +72,7 @@ class Tally:
 
   Attributes:
     count: Their number.
-    value: Their largest value, see `Remark`.
+    value: Their largest number, see `Batch`.
     name: The first one's name.
   """
 
@@ -141,14 +142,14 @@ def decode_records(records: Sequence[Record], geometry: Geometry) -> Batch:
             f" {geometry.size[0]}x{geometry.size[1]} like the others"
         )
       batch.image[row], batch.extent[row] = pixels, extent
-      remarks += [(record.name, remark) for remark in found]
+      remarks += [(record.name, *remark) for remark in found.items()]
     except ValueError as error:
       batch.broken[row] = f"{record.name}: {error}"
   return batch._replace(remarks=tuple(remarks))
 
 
 def tally(
-    remarks: Iterable[tuple[str, Remark]],
+    remarks: Iterable[tuple[str, str, int]],
     known: Mapping[str, Tally] | None = None,
 ) -> dict[str, Tally]:
   """Counts remarks by their kind.
@@ -158,7 +159,7 @@ def tally(
     known: Earlier counts, to add to.
   """
   tallies = dict(known or {})
-  for name, (kind, value) in remarks:
+  for name, kind, value in remarks:
     old = tallies.get(kind, Tally(0, 0, name))
     tallies[kind] = Tally(old.count + 1, max(old.value, value), old.name)
   return tallies

@@ -206,7 +206,7 @@ def test_premultiplied_gray_is_laid_over_white():
 
 
 def _remarks(encoded, **options):
-  return dict(decode_remarked(encoded, **options).remarks)
+  return decode_remarked(encoded, **options)[2]
 
 
 def _values(pixels):
