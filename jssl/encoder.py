@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jssl import augment, build, parallel
+from jssl import augment, parallel
 from jssl.augment import checks
 from jssl.checkpoint import Checkpoints
-from jssl.config import ConfigDict, load_config
+from jssl.config import build, ConfigDict, load_config
 from jssl.method import Method
 from jssl.step import init_state
 

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import optax
 
-from jssl import build, data, parallel
-from jssl.config import ConfigDict, lookup
+from jssl import data, parallel
+from jssl.config import build, ConfigDict, lookup
 from jssl.encoder import Encoder, example_batch, make_encode
 from jssl.method import Method
 from jssl.step import init_state, make_step, TrainState

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
-import math
 import os
 import shlex
 import sys
@@ -12,40 +11,16 @@ from typing import Any
 
 import jax
 
-from jssl import build, experiment, files, preemption, progress, report
+from jssl import experiment, files, preemption, progress, report
 from jssl.checkpoint import Checkpoints, NotSaved
-from jssl.config import ABSENT, ConfigDict, difference, load_config, save_config
-from jssl.evals import summary
+from jssl.config import changes, ConfigDict, load_config, save_config
+from jssl.evals import quality, summary
 from jssl.evals.features import compute_for_scores, Features
 from jssl.evals.scores import quick
 from jssl.experiment import Experiment
 from jssl.recorder import Diverged, Recorder, Watch
 from jssl.report import curves, figures, views
 from jssl.step import all_finite, TrainState
-
-# With fewer held-out images than this, no score is reliable.
-_FEW = 10
-# Entries of the config that may change when a run is resumed: neither the model
-# nor the order of the data depends on them.
-_FREE = (
-    "checkpoint.",
-    "data.cache",
-    "data.data_dir",
-    "data.max_broken",
-    "data.stream",
-    "data.workers",
-    "epochs",
-    "eval.",
-    "log.",
-    "max_skipped",
-    "optimizer.learning_rate",
-    "optimizer.schedule.",
-    "optimizer.weight_decay",
-    "precision",
-    "steps_per_dispatch",
-)
-# Entries among them that change how the parameters are trained.
-_TRAINING = ("optimizer.", "precision")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,17 +149,23 @@ def _initialize(exp, checkpoints, workdir):
   """Makes the first state, or restores the newest.
 
   Returns:
-    The state; and if it was restored, the config that it was trained with and
-    the entries that changed since, else None.
+    The state; and if it was restored, the config that it was trained with,
+    else None.
   """
   state = experiment.initial_state(exp)
   if checkpoints.latest is None:
     return state, None
   before = load_config(workdir)
-  changed = _check_same(before, exp.config, workdir)
+  changes.check_same(before, exp.config, workdir)
   state = checkpoints.restore(state)
-  _check_steps(exp, before, changed, int(state.step), workdir)
-  return state, (before, changed)
+  changes.check_steps(
+      before,
+      exp.config,
+      workdir,
+      step=int(state.step),
+      steps_per_epoch=exp.steps_per_epoch,
+  )
+  return state, before
 
 
 def run_steps(
@@ -396,85 +377,6 @@ def _finite(state):
   return state
 
 
-def _check_same(before, config, workdir):
-  """Refuses to resume a run with another model or order of the data.
-
-  Returns:
-    The entries that may differ and do: (key, old value, new value).
-  """
-  different = difference(before, config)
-  refused = [x for x in different if not x[0].startswith(_FREE)]
-  if not refused:
-    return different
-  # Which entries a config has depends on these names, and on the version.
-  renamed = any(key.split(".")[-1] == "name" for key, _, _ in refused)
-  if any(map(_is_absent, refused)) and not renamed:
-    cause = "was made by another version of jssl, with other settings"
-    remedy = (
-        "Finish it with that version, or start a new run in another --workdir."
-        " Its checkpoints can still be evaluated and exported."
-    )
-  else:
-    cause = "holds a run with another model or order of the data"
-    remedy = "Set them back to resume it, or give another --workdir."
-  lines = "".join(
-      f"  config.{key}: {old!r} in the run, {new!r} now\n"
-      for key, old, new in refused
-  )
-  raise ValueError(f"{workdir} {cause}:\n{lines}{remedy}")
-
-
-def _is_absent(change):
-  """Whether either of the configs lacks the entry."""
-  return ABSENT in change[1:]
-
-
-def _check_steps(exp, before, changed, step, workdir):
-  """Refuses settings that a finished run's files would not match."""
-  epochs, total = exp.config.epochs, exp.total_steps
-  trained = step / exp.steps_per_epoch
-  done = f"{workdir} was trained for {trained:.6g} epochs ({step} steps)"
-  if step > total:
-    raise ValueError(
-        f"{done}, but config.epochs={epochs:g} asks for only {total} steps."
-        f" Give config.epochs={before.epochs:g} as before, more to train"
-        " longer, or another --workdir for a shorter training."
-    )
-  if step < total:
-    return
-  whole = round(before.epochs * exp.steps_per_epoch)
-  if step < whole:
-    raise ValueError(
-        f"{done}, which is all of config.epochs={epochs:g}, but with"
-        f" schedules of {before.epochs:g} epochs ({whole} steps), so no step"
-        f" would be taken with epochs {before.epochs:g} -> {epochs:g}. Give"
-        f" config.epochs={before.epochs:g} as before to finish it, evaluate it"
-        " as it is with python -m jssl.evaluate, or give another --workdir for"
-        " a shorter training."
-    )
-  # Nobody can set back an entry that another version did not have.
-  unused = [
-      x for x in changed if x[0].startswith(_TRAINING) and not _is_absent(x)
-  ]
-  if unused:
-    raise ValueError(
-        f"{done}, which is all of config.epochs={epochs:g}, so no step would be"
-        f" taken with {_listed(unused)}. Set that back to evaluate the run as"
-        " it is, raise config.epochs to train it further, or give another"
-        " --workdir."
-    )
-
-
-def _listed(changed):
-  """Lists changes: "epochs 6 -> 7, learning rate 0.03 -> 0.01"."""
-  short = lambda x: f"{x:g}" if isinstance(x, float) else str(x)
-  words = lambda key: key.removeprefix("optimizer.").replace(".", " ")
-  return ", ".join(
-      f"{words(key).replace('_', ' ')} {short(old)} -> {short(new)}"
-      for key, old, new in changed
-  )
-
-
 def _log_start(exp, recorder, checkpoints, resumed, step):
   """Logs what is trained, which pictures are skipped, and what changed."""
   for line in checkpoints.unreadable:
@@ -487,7 +389,7 @@ def _log_start(exp, recorder, checkpoints, resumed, step):
       f" {len(test.image):,} held out; {jax.device_count()} x"
       f" {jax.devices()[0].device_kind}"
   )
-  if len(test.image) < _FEW:
+  if len(test.image) < quality.ENOUGH_IMAGES:
     recorder.log(
         f"WARNING: {len(test.image)} held-out images are too few to evaluate;"
         " scores on them are not reliable"
@@ -501,26 +403,10 @@ def _log_start(exp, recorder, checkpoints, resumed, step):
     recorder.log(f"already trained to the end, step {step}; evaluating again")
   else:
     recorder.log(f"resuming from step {step} of {exp.total_steps}")
-  if resumed[1]:
-    _log_changes(exp, recorder, *resumed, step)
-
-
-def _log_changes(exp, recorder, before, changed, step):
-  """Logs which settings changed, and how the schedule changes with them."""
-  recorder.log(f"changed since then: {_listed(changed)}")
-  if step == exp.total_steps:
-    return
-  updates = step // exp.config.accumulate_steps
-  schedules = (
-      build.schedule(config, steps_per_epoch=exp.steps_per_epoch)
-      for config in (before, exp.config)
-  )
-  old, new = (float(schedule(updates)) for schedule in schedules)
-  if not math.isclose(old, new, rel_tol=1e-3, abs_tol=1e-12):
-    recorder.log(
-        f"the schedule now runs over {exp.config.epochs:g} epochs: at step"
-        f" {step} the learning rate is {new:.3g} instead of {old:.3g}"
-    )
+  for line in changes.describe(
+      resumed, config, step=step, steps_per_epoch=exp.steps_per_epoch
+  ):
+    recorder.log(line)
 
 
 @contextlib.contextmanager

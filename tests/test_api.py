@@ -46,7 +46,6 @@ ORDER = (
     "optim",
     "step",
     "config",
-    "build",
     "checkpoint",
     "encoder",
     "experiment",

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from jssl import build, config as configs, nets
+from jssl import config as configs, nets
+from jssl.config import build, settings
 from jssl.method import Method
 from jssl.methods import METHODS
 
@@ -112,7 +113,8 @@ def test_configs_next_to_an_installed_jssl_are_ignored(tmp_path, monkeypatch):
     (tmp_path / path).parent.mkdir(parents=True)
     (tmp_path / path).touch()
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(configs, "__file__", str(tmp_path / "site/jssl/x.py"))
+  package = tmp_path / "site/jssl/config/settings.py"
+  monkeypatch.setattr(settings, "__file__", str(package))
   assert list(configs.config_files()) == ["mine"]
 
 

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from jssl import augment, build, config, data, evals, make_step, optim
+from jssl import augment, config, data, evals, make_step, optim
+from jssl.config import build
 from jssl.method import Method
 from jssl.methods import METHODS
 from jssl.methods._branch import Embedding

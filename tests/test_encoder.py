@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jssl import augment, build, config as configs, encoder, load_encoder, optim
+from jssl import augment, config as configs, encoder, load_encoder, optim
+from jssl.config import build
 from jssl.methods import METHODS
 from jssl.step import init_state
 import tiny

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from jssl import (
-    build,
     config as configs,
     data,
     experiment,
@@ -21,6 +20,7 @@ from jssl import (
     loop,
     make_step,
 )
+from jssl.config import build
 from jssl.evals import summary
 from jssl.recorder import read_metrics, Recorder
 from jssl.report import run as report_run

@@ -14,7 +14,8 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from jssl import augment, build, encoder, export, load_encoder
+from jssl import augment, encoder, export, load_encoder
+from jssl.config import build
 import tiny_run
 
 _ROOT = pathlib.Path(__file__).parent.parent

@@ -18,8 +18,9 @@ import optax
 import pytest
 
 import command
-from jssl import build, config as configs, experiment, loop, preemption, report
+from jssl import config as configs, experiment, loop, preemption, report
 from jssl.checkpoint import Checkpoints, NotSaved
+from jssl.config import build
 from jssl.embeddings import l2_normalize
 from jssl.evals import summary
 from jssl.recorder import Diverged

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jssl import build, config as configs, encoder
+from jssl import config as configs, encoder
 from jssl.checkpoint import Checkpoints
+from jssl.config import build
 from jssl.step import init_state
 
 

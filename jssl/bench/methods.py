@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jssl import build, encoder, experiment, parallel
+from jssl import encoder, experiment, parallel
 from jssl.bench._limits import planned_bytes
-from jssl.config import of_method
+from jssl.config import build, of_method
 from jssl.data import Batches, Pipeline, resident_pipeline
 from jssl.evals import quality
 from jssl.evals.features import compute, Features

@@ -14,11 +14,11 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 
-from jssl import build, data, experiment
+from jssl import data, experiment
 from jssl.bench import _limits
 from jssl.bench._limits import planned_bytes
 from jssl.bench._timing import seconds_of
-from jssl.config import ConfigDict
+from jssl.config import build, ConfigDict
 
 _WINDOWS = 5
 _WINDOW_SECONDS = 0.5  # The shortest window.

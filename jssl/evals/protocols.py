@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jssl import augment, build, embeddings
+from jssl import augment, embeddings
+from jssl.config import build
 from jssl.data import Images, labels_of
 from jssl.data.images import evenly
 from jssl.encoder import (

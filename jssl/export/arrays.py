@@ -16,8 +16,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from jssl import build, files
-from jssl.config import ConfigDict
+from jssl import files
+from jssl.config import build, ConfigDict
 from jssl.encoder import backbone, Encoder
 
 PyTree = Any

@@ -25,11 +25,11 @@ from ml_collections import config_flags
 import numpy as np
 import optax
 
-from jssl import build, cli
+from jssl import cli
 from jssl.augment.recipes import blur_kernel_size
 from jssl.bench import step as bench_step
 from jssl.bench._timing import seconds_of, show
-from jssl.config import ConfigDict, lookup
+from jssl.config import build, ConfigDict, lookup
 from jssl.losses import nt_xent
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, cli.CONFIG_HELP)

@@ -212,7 +212,7 @@ def test_parameters_are_as_many_as_published(name):
 def test_a_config_can_change_all_of_a_named_net_but_its_width():
   net = vit.vit_small(heads=12, depth=1)
   assert (net.width, net.depth, net.heads) == (384, 1, 12)
-  # `jssl.build` leaves out keys that are not in the signature.
+  # `jssl.config.build` leaves out keys that are not in the signature.
   assert "width" not in inspect.signature(vit.vit_small).parameters
 
 

@@ -1,6 +1,7 @@
 """Builds the objects that a config describes."""
 
 from collections.abc import Callable, Iterable
+import difflib
 import functools
 import inspect
 import operator
@@ -9,10 +10,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import optax
 
 from jssl import augment, nets, optim
-from jssl.config import ConfigDict, lookup
 from jssl.losses.checks import check_not_negative
 from jssl.method import Method
 from jssl.methods import METHODS
@@ -43,20 +44,20 @@ def method(
   """
   make = METHODS[lookup("config.method.name", config.method.name, METHODS)]
   # A section that the config lacks means None, not the method's default.
+  known = inspect.signature(make).parameters
   recipes = {
       section: recipe(config, section)
       for section in _RECIPES
-      if section in config or section in inspect.signature(make).parameters
+      if section in config or section in known
   }
-  section = _scheduled("config.method", config, steps_per_epoch)
-  section = {
-      f"{key.removesuffix('_epochs')}_steps"
-      if key.endswith("_epochs")
-      else key: (
-          round(value * steps_per_epoch) if key.endswith("_epochs") else value
-      )
-      for key, value in section.items()
-  }
+  section = {}
+  for key, value in _scheduled(
+      "config.method", config, steps_per_epoch
+  ).items():
+    if key.endswith("_epochs"):
+      key = f"{key.removesuffix('_epochs')}_steps"
+      value = round(value * steps_per_epoch)
+    section[key] = value
   make = _construct(
       "config.method", section, METHODS, axis_name=axis_name, **recipes
   )
@@ -187,6 +188,27 @@ def precision(name: str) -> Any:
   if name == "auto":
     name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
   return jnp.dtype(name)
+
+
+def lookup(where: str, name: str, table: Iterable[str]) -> str:
+  """Returns the name if the table has it.
+
+  Args:
+    where: What the name is, for the message.
+    name: The name.
+    table: All valid names.
+
+  Raises:
+    ValueError: If not, with the closest valid names.
+  """
+  table = list(table)
+  if name in table:
+    return name
+  near = difflib.get_close_matches(str(name), table, n=3)
+  hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+  raise ValueError(
+      f"{where} is {name!r}; expected one of {', '.join(sorted(table))}.{hint}"
+  )
 
 
 def _construct(where, section, table, **more):

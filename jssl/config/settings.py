@@ -1,12 +1,6 @@
-"""Configs: the settings of a run, as data.
+"""The settings of a run: their defaults, config files and `config.json`."""
 
-A file in `configs/` is a table of settings on top of `base(dataset)`. Every
-section with a `name` describes one object: the name picks a constructor from a
-table, the other entries are its keyword arguments (see `jssl.build`).
-"""
-
-from collections.abc import Callable, Iterable, Mapping
-import difflib
+from collections.abc import Callable, Mapping
 import functools
 import json
 import operator
@@ -16,10 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jssl.config.build import lookup
 from jssl.files import write_json
 
-# The value of an entry in the config that lacks it, see `difference`.
-ABSENT = "(absent)"
 # For a short run on a CPU.
 _EMBEDDED = {
     "epochs": 50.0,
@@ -176,170 +169,6 @@ def from_table(
   return get_config
 
 
-def sgd(
-    *,
-    learning_rate: float,
-    weight_decay: float,
-    reference_batch_size: int = 128,
-    warmup_epochs: float = 0.0,
-    nesterov: bool = False,
-) -> dict[str, Any]:
-  """Returns an optimizer section: SGD with momentum 0.9, cosine schedule.
-
-  Args:
-    learning_rate: The peak, for batches of `reference_batch_size`.
-    weight_decay: See `jssl.optim.sgd`.
-    reference_batch_size: The learning rate is scaled in proportion to the batch
-      size; 0 to use it as it is.
-    warmup_epochs: Epochs of linear warm-up.
-    nesterov: See `jssl.optim.sgd`.
-  """
-  return _optimizer(
-      "sgd",
-      learning_rate,
-      weight_decay,
-      reference_batch_size,
-      warmup_epochs,
-      momentum=0.9,
-      nesterov=nesterov,
-  )
-
-
-def lars(
-    *,
-    learning_rate: float,
-    weight_decay: float,
-    reference_batch_size: int = 256,
-    warmup_epochs: float = 0.0,
-    end: float = 0.0,
-) -> dict[str, Any]:
-  """Returns an optimizer section: LARS, cosine schedule from peak to `end`."""
-  return _optimizer(
-      "lars",
-      learning_rate,
-      weight_decay,
-      reference_batch_size,
-      warmup_epochs,
-      end,
-      momentum=0.9,
-      vector_scale=1.0,
-  )
-
-
-def adamw(
-    *,
-    learning_rate: float,
-    weight_decay: float | dict[str, Any],
-    reference_batch_size: int = 256,
-    warmup_epochs: float = 0.0,
-    end: float = 0.0,
-    clip_norm: float = 0.0,
-) -> dict[str, Any]:
-  """Returns an optimizer section: AdamW, cosine schedule from peak to `end`."""
-  return _optimizer(
-      "adamw",
-      learning_rate,
-      weight_decay,
-      reference_batch_size,
-      warmup_epochs,
-      end,
-      clip_norm,
-      exclude_vectors=True,
-  )
-
-
-def staircase(
-    *,
-    drops: tuple[float, ...],
-    factor: float = 0.1,
-    warmup_epochs: float = 0.0,
-) -> dict[str, Any]:
-  """Returns a schedule section: see `jssl.optim.staircase`."""
-  return {
-      "name": "staircase",
-      "drops": drops,
-      "factor": factor,
-      "warmup_epochs": warmup_epochs,
-  }
-
-
-def byol_views(
-    *,
-    scale: tuple[float, float],
-    method: str = "bicubic",
-    operations: str = "torchvision",
-    blur: bool = True,
-) -> dict[str, Any]:
-  """Returns the sections of BYOL's two views, see `jssl.augment.byol`.
-
-  Args:
-    scale: Range of the crop's area, relative to the picture's.
-    method: How crops are resized, "bilinear" or "bicubic".
-    operations: Image library to follow: "torchvision", "simclr" or "byol".
-    blur: Whether to blur; usually not for CIFAR.
-  """
-  view = {
-      "name": "byol",
-      "scale": scale,
-      "method": method,
-      "operations": operations,
-  }
-  first = {"blur_probability": 1.0, "solarize_probability": 0.0}
-  second = {"blur_probability": 0.1, "solarize_probability": 0.2}
-  if not blur:
-    first["blur_probability"] = second["blur_probability"] = 0.0
-  return {
-      "augment": {**view, **first},
-      "second_augment": {**view, **second},
-  }
-
-
-def crop_and_flip(
-    *,
-    scale: tuple[float, float],
-    method: str = "bilinear",
-    flip_probability: float = 0.5,
-) -> dict[str, Any]:
-  """Returns a view section: see `jssl.augment.crop_and_flip`."""
-  return {
-      "name": "crop_and_flip",
-      "scale": scale,
-      "method": method,
-      "flip_probability": flip_probability,
-  }
-
-
-def moco_view(
-    *, scale: tuple[float, float] = (0.2, 1.0), blur_probability: float = 0.5
-) -> dict[str, Any]:
-  """Returns a view section: see `jssl.augment.moco_v2`."""
-  return {
-      "name": "moco_v2",
-      "scale": scale,
-      "blur_probability": blur_probability,
-      "method": "bilinear",
-  }
-
-
-def simclr_view(
-    *,
-    scale: tuple[float, float] = (0.08, 1.0),
-    strength: float = 1.0,
-    blur_probability: float = 0.5,
-    method: str = "bilinear",
-    operations: str = "torchvision",
-) -> dict[str, Any]:
-  """Returns a view section: see `jssl.augment.simclr`."""
-  return {
-      "name": "simclr",
-      "scale": scale,
-      "strength": strength,
-      "blur_probability": blur_probability,
-      "method": method,
-      "operations": operations,
-  }
-
-
 def config_files(
     configs: pathlib.Path | None = None,
 ) -> dict[str, pathlib.Path]:
@@ -349,7 +178,7 @@ def config_files(
     configs: Their folder; None for jssl's own configs, and `configs` in the
       working directory, whose files take precedence.
   """
-  package = pathlib.Path(__file__).parent
+  package = pathlib.Path(__file__).parents[1]
   # As installed, and in a checkout.
   own = package / "configs"
   own = own if own.is_dir() else package.parent / "configs"
@@ -388,40 +217,6 @@ def of_method(
   return runpy.run_path(str(path))["get_config"](dataset)
 
 
-def lookup(where: str, name: str, table: Iterable[str]) -> str:
-  """Returns the name if the table has it.
-
-  Args:
-    where: What the name is, for the message.
-    name: The name.
-    table: All valid names.
-
-  Raises:
-    ValueError: If not, with the closest valid names.
-  """
-  table = list(table)
-  if name in table:
-    return name
-  near = difflib.get_close_matches(str(name), table, n=3)
-  hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-  raise ValueError(
-      f"{where} is {name!r}; expected one of {', '.join(sorted(table))}.{hint}"
-  )
-
-
-def difference(old: ConfigDict, new: ConfigDict) -> list[tuple[str, Any, Any]]:
-  """Returns (key, old value, new value) of every entry that differs.
-
-  The value is `ABSENT` in the config that lacks the entry.
-  """
-  old, new = _flat(old), _flat(new)
-  return [
-      (key, old.get(key, ABSENT), new.get(key, ABSENT))
-      for key in sorted(old | new)
-      if old.get(key, ABSENT) != new.get(key, ABSENT)
-  ]
-
-
 def save_config(config: ConfigDict, workdir: str) -> None:
   """Writes `WORKDIR/config.json` atomically."""
   write_json(config.to_dict(), pathlib.Path(workdir) / "config.json")
@@ -455,46 +250,3 @@ def _apply(config, settings):
       del section[last]
     else:
       section[last] = value
-
-
-def _optimizer(
-    name,
-    learning_rate,
-    weight_decay,
-    reference_batch_size,
-    warmup_epochs,
-    end=0.0,
-    clip_norm=0.0,
-    **more,
-):
-  return {
-      "name": name,
-      "learning_rate": learning_rate,
-      # The learning rate is for batches of this size, and scaled in proportion
-      # to the batch size; 0 to use it as it is.
-      "reference_batch_size": reference_batch_size,
-      "weight_decay": weight_decay,
-      # Largest gradient norm, 0 for no limit: of all parameters together, or
-      # with clip_per_parameter of each.
-      "clip_norm": clip_norm,
-      "clip_per_parameter": False,
-      "schedule": {
-          "name": "cosine",
-          "warmup_epochs": float(warmup_epochs),
-          # Unlike the peak, start and end do not depend on the batch size.
-          "start": 0.0,
-          "end": end,
-      },
-      **more,
-  }
-
-
-def _flat(config, prefix=""):
-  """Returns `{"a.b": value}`, values as in JSON."""
-  flat = {}
-  for key, value in config.items():
-    if isinstance(value, ConfigDict):
-      flat.update(_flat(value, f"{prefix}{key}."))
-    else:
-      flat[prefix + key] = json.loads(json.dumps(value))
-  return flat
