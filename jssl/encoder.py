@@ -19,6 +19,7 @@ from jssl.method import Method
 from jssl.step import init_state
 
 PyTree = Any
+RAW_PIXELS_SIZE = 32  # Largest side of images as raw pixels.
 
 
 def make_encode(
@@ -46,14 +47,10 @@ def make_encode(
     ValueError if the images are not an array, have another rank or number of
     channels or, unless they are traced, are floats outside of [0, 1] or NaN.
   """
-  prepare = functools.partial(
-      augment.evaluation, size=image_size, crop_fraction=crop_fraction
-  )
 
   @functools.partial(jax.jit, static_argnames="stages")
   def encode(params, images, extent=None, *, stages=False):
-    images = augment.to_float(images)
-    images = jax.vmap(lambda x, e: prepare(x, extent=e))(images, extent)
+    images = prepare(images, extent, image_size, crop_fraction)
     features = method.encode(*params, images)
     return features if stages else features["pooled"]
 
@@ -78,6 +75,27 @@ def make_encode(
   return checked
 
 
+def prepare(
+    images: jax.Array, extent: jax.Array | None, size: int, crop_fraction: float
+) -> jax.Array:
+  """Crops and resizes images for the net.
+
+  Args:
+    images: `[B, H, W, C]`, uint8 or float in [0, 1].
+    extent: As for `make_encode`.
+    size: Height and width of the result.
+    crop_fraction: As for `make_encode`.
+
+  Returns:
+    float32 `[B, size, size, C]` in [0, 1].
+  """
+  fit = functools.partial(
+      augment.evaluation, size=size, crop_fraction=crop_fraction
+  )
+  images = augment.to_float(images)
+  return jax.vmap(lambda x, e: fit(x, extent=e))(images, extent)
+
+
 @jax.jit
 def pool_stages(features: dict[str, jax.Array]) -> dict[str, jax.Array]:
   """Averages the map `[B, h, w, C]` of every stage; `[B, D]` stays as it is.
@@ -92,36 +110,6 @@ def pool_stages(features: dict[str, jax.Array]) -> dict[str, jax.Array]:
       name: jnp.mean(x.astype(jnp.float32), axis=tuple(range(1, x.ndim - 1)))
       for name, x in features.items()
   }
-
-
-def make_raw_pixels(
-    *, image_size: int, crop_fraction: float = 1.0
-) -> Callable[..., Any]:
-  """Makes the baseline without a net, from images of 32 x 32 at most.
-
-  Args:
-    image_size: As in `make_encode`.
-    crop_fraction: As in `make_encode`.
-
-  Returns:
-    A function as that of `make_encode`, without the checks: the features are
-    the pixels as vectors, and `params` is not used.
-  """
-  prepare = functools.partial(
-      augment.evaluation,
-      size=min(image_size, 32),
-      crop_fraction=crop_fraction,
-  )
-
-  @functools.partial(jax.jit, static_argnames="stages")
-  def encode(params, images, extent=None, *, stages=False):
-    del params
-    pixels = jax.vmap(
-        lambda x, e: jnp.ravel(prepare(augment.to_float(x), extent=e))
-    )(images, extent)
-    return {"pooled": pixels} if stages else pixels
-
-  return encode
 
 
 def example_batch(config: ConfigDict) -> dict[str, jax.Array]:
@@ -146,7 +134,7 @@ class Encoder:
     method: The method, made without an axis.
     step: Number of steps taken; 0 before training.
     params: The first argument of `encode`: (params, carried) of the train
-      state; None for raw pixels.
+      state; empty for raw pixels.
     encode: See `make_encode`.
   """
 
@@ -206,12 +194,21 @@ def untrained(encoder: Encoder) -> Encoder:
 
 
 def raw_pixels(encoder: Encoder) -> Encoder:
-  """Returns the baseline without a net: pixels, prepared as for the encoder."""
-  encode = make_raw_pixels(
-      image_size=encoder.config.image_size,
+  """Returns the baseline without a net: pixels, prepared as for the encoder.
+
+  Images are 32 x 32 at most.
+  """
+  method = encoder.method._replace(
+      encode=lambda images: {"pooled": images.reshape(len(images), -1)}
+  )
+  encode = make_encode(
+      method,
+      image_size=min(encoder.config.image_size, RAW_PIXELS_SIZE),
       crop_fraction=encoder.config.eval.crop_fraction,
   )
-  return dataclasses.replace(encoder, step=0, params=None, encode=encode)
+  return dataclasses.replace(
+      encoder, method=method, step=0, params=(), encode=encode
+  )
 
 
 class State(NamedTuple):

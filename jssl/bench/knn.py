@@ -39,13 +39,12 @@ def measure(
   grid = linear.make_grid(linear.LEARNING_RATES, linear.WEIGHT_DECAYS)
 
   def seconds_of(settings):
-    columns = linear.columns(settings)
     return median_seconds(
         lambda: linear.fit(
             fit_key,
             known,
             labels,
-            *columns,
+            *settings,
             num_classes=_CLASSES,
             epochs=_PROBE_EPOCHS,
         ),
@@ -58,10 +57,10 @@ def measure(
       ),
       windows=windows,
   )
-  one, whole = seconds_of(grid[:1]), seconds_of(grid)
+  one, whole = seconds_of(grid[:, :1]), seconds_of(grid)
   return {
       "knn_seconds": nearest,
-      "probe_settings": len(grid),
+      "probe_settings": grid.shape[1],
       "probe_seconds_an_epoch": whole / _PROBE_EPOCHS,
       "probe_grid_over_one_setting": whole / one,
       "device": jax.devices()[0].device_kind,

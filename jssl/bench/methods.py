@@ -15,7 +15,7 @@ from jssl.bench._limits import planned_bytes
 from jssl.config import build, of_method
 from jssl.data import Batches, Pipeline, resident_pipeline
 from jssl.evals import quality
-from jssl.evals.features import compute, Features
+from jssl.evals.features import compute_for_scores, Features
 from jssl.evals.scores import quick, summarize
 from jssl.experiment import Experiment
 from jssl.loop import compute_features
@@ -128,13 +128,9 @@ def _config(configs, name, dataset, overrides):
 
 
 def _raw_pixels(exp: Experiment) -> Row:
-  raw = encoder.make_raw_pixels(
-      image_size=exp.config.image_size,
-      crop_fraction=exp.config.eval.crop_fraction,
-  )
-  features = compute(
-      raw, None, exp.train, exp.test, batch_size=exp.config.batch_size
-  )
+  untrained = experiment.encoder(exp, experiment.initial_state(exp))
+  raw = encoder.raw_pixels(untrained)
+  features = compute_for_scores(raw, exp.train, exp.test)
   return Row("raw pixels", _columns([_by_stage(exp, features)]))
 
 

@@ -85,17 +85,12 @@ def evaluate(
         "untrained": untrained(trained),
         "raw pixels": raw_pixels(trained),
     }
+    recipe = _supervised_recipe(name, config.image_size)
     found: dict[str, Results] = {}
     for i, (kind, encoder) in enumerate(encoders.items(), start=1):
+      title = f"{kind} ({i} of {len(encoders)})"
       found[kind] = _evaluate_encoder(
-          encoder,
-          protocols,
-          train,
-          test,
-          _supervised_recipe(name, config.image_size),
-          functools.partial(
-              _announce, progress, f"{kind} ({i} of {len(encoders)})"
-          ),
+          encoder, protocols, train, test, recipe, progress, title
       )
   content = {
       "dataset": name,
@@ -128,12 +123,11 @@ def _config_for(
     return config
   config.data.update(name=dataset, train="train", test="test")
   known = facts(dataset)
-  canvas = min(known.canvas, 3 * config.image_size)
-  if set_name(dataset) != set_name(own.data.name):
-    config.data.canvas = canvas
+  another = set_name(dataset) != set_name(own.data.name)
+  if another:
     config.eval.crop_fraction = known.crop_fraction
-  elif not config.data.canvas:  # The run's pictures had one size.
-    config.data.canvas = canvas
+  if another or not config.data.canvas:  # The run's pictures had one size.
+    config.data.canvas = min(known.canvas, 3 * config.image_size)
   return config
 
 
@@ -183,11 +177,8 @@ def _applicable(
     ValueError: If one that was asked for by name does not apply.
   """
   asked = [x for x in PROTOCOLS if x in (protocols or DEFAULT_PROTOCOLS)]
-  unlabelled = [
-      name
-      for name, images in (("training", train), ("test", test))
-      if images.label is None
-  ]
+  splits = {"training": train, "test": test}
+  unlabelled = [name for name, x in splits.items() if x.label is None]
   refused = [x for x in asked if "labels" in PROTOCOLS[x].needs]
   if not unlabelled or not refused:
     return asked, {}
@@ -230,21 +221,18 @@ def _left_out(train: data.Images, test: data.Images) -> dict[str, str]:
   return notes
 
 
-def _announce(progress, which, text):
-  return progress.stage(f"{which}: {text}")
-
-
 def _evaluate_encoder(
     encoder: Encoder,
     protocols: Sequence[str],
     train: data.Images,
     test: data.Images,
     recipe: Callable[..., jax.Array],
-    announce: Callable[[str], contextlib.AbstractContextManager],
+    progress: Progress,
+    title: str,
 ) -> Results:
   """Returns the results of one encoder; its features are computed once."""
   chosen = {name: PROTOCOLS[name] for name in protocols}
-  if encoder.params is None:
+  if not encoder.params:
     chosen = {k: x for k, x in chosen.items() if "net" not in x.needs}
   features = Features(None, {})
   if any("features" in x.needs for x in chosen.values()):
@@ -253,10 +241,9 @@ def _evaluate_encoder(
       # The rank needs these in addition to the test images.
       bank = train.evenly(max(RANK_IMAGES - len(test.image), 0))
     count = f"{len(bank.image):,} training and {len(test.image):,}"
-    with announce(f"encoding {count} test images"):
+    with progress.stage(f"{title}: encoding {count} test images"):
       features = compute(
-          encoder.encode,
-          encoder.params,
+          encoder,
           bank if len(bank.image) else None,
           test,
           batch_size=_BATCH_SIZE,
@@ -264,7 +251,8 @@ def _evaluate_encoder(
   subject = Subject(encoder, train, test, features, recipe)
   found: Results = {"pooled": {}}
   for i, (name, protocol) in enumerate(chosen.items(), start=1):
-    with announce(f"evaluating {name} ({i} of {len(chosen)})"):
+    step = f"evaluating {name} ({i} of {len(chosen)})"
+    with progress.stage(f"{title}: {step}"):
       for stage, row in protocol.measure(subject).items():
         found.setdefault(stage, {}).update(row)
   return found

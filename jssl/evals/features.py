@@ -12,8 +12,6 @@ from jssl import parallel
 from jssl.data import Images, labels_of
 from jssl.encoder import Encoder, pool_stages
 
-PyTree = Any
-
 
 @dataclasses.dataclass(frozen=True)
 class Features:
@@ -49,23 +47,17 @@ class Labelled:
 
 
 def compute(
-    encode: Callable[..., Any],
-    params: PyTree,
-    train: Images | None,
-    test: Images,
-    *,
-    batch_size: int,
+    encoder: Encoder, train: Images | None, test: Images, *, batch_size: int
 ) -> Features:
   """Encodes the images of both splits.
 
   Args:
-    encode: See `jssl.encoder.make_encode`.
-    params: The first argument of `encode`.
+    encoder: The encoder, or a baseline.
     train: Training images; None if no measure needs them.
     test: Test images.
     batch_size: Images per batch; rounded up to the number of devices.
   """
-  stages = functools.partial(_pooled_stages, encode, params)
+  stages = functools.partial(_pooled_stages, encoder.encode, encoder.params)
 
   def split(images):
     return extract(
@@ -86,13 +78,8 @@ def compute_for_scores(
     test: Test images.
   """
   labels = train.label is not None and test.label is not None
-  return compute(
-      encoder.encode,
-      encoder.params,
-      train if labels else None,
-      test,
-      batch_size=encoder.config.batch_size,
-  )
+  bank = train if labels else None
+  return compute(encoder, bank, test, batch_size=encoder.config.batch_size)
 
 
 # One program: its outputs are pooled, so that no map of a stage is kept.

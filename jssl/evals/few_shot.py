@@ -76,10 +76,10 @@ def few_shot(
     )
   return _accuracies(
       jax.random.split(key, draws),
-      jnp.asarray(features),
-      jnp.asarray(labels),
-      jnp.asarray(test_features),
-      jnp.asarray(test_labels),
+      features,
+      labels,
+      test_features,
+      test_labels,
       shots=shots,
       num_classes=num_classes,
   )

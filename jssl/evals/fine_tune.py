@@ -82,7 +82,8 @@ def fine_tune(
   encoder, statistics = variables["params"], variables.get("batch_stats", {})
   norm = _norm_of(
       functools.partial(jax.jit(embed), encoder, statistics),
-      _batches(images, batch_size),
+      images,
+      batch_size,
   )
   kernel = jnp.zeros((norm[0].shape[-1], num_classes))
   head = {"kernel": kernel, "bias": jnp.zeros(num_classes)}
@@ -142,16 +143,11 @@ def _classify(head, norm, features):
   return linear.normalize(features, norm) @ head["kernel"] + head["bias"]
 
 
-def _batches(images, batch_size):
-  """Yields full batches of the first images."""
-  count = len(images["image"])
+def _norm_of(embed, images, batch_size):
+  """Returns the mean, and one over the deviation, of the first features."""
+  count, key, rows = len(images["image"]), jax.random.key(0), []
   for start in range(0, min(count, _STATISTICS_ROWS), batch_size):
     index = np.arange(start, start + batch_size) % count
-    yield minibatches.batch(images, index)
-
-
-def _norm_of(embed, batches):
-  """Returns the mean, and one over the deviation, of features of batches."""
-  key = jax.random.key(0)
-  rows = [embed(key, batch)[0] for batch in batches]
+    features, _ = embed(key, minibatches.batch(images, index))
+    rows.append(features)
   return linear.mean_and_scale(jnp.concatenate(rows))

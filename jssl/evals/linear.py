@@ -1,9 +1,10 @@
 """The linear probe: a grid of logistic regressions, trained as one."""
 
 from collections.abc import Sequence
+import dataclasses
 import functools
 import itertools
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,11 @@ from jssl.losses.checks import check_not_negative
 
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 WEIGHT_DECAYS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
-_MOMENTUM = 0.9
+_MOMENTUM = optax.trace(0.9)
 
 
-class LinearProbe(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class LinearProbe:
   """The result of a linear probe.
 
   Attributes:
@@ -106,7 +108,15 @@ def linear_probe(
     >>> float((probe.predicted == labels[:20]).mean())
     1.0
   """
-  _check(features, labels, test_features)
+  if (
+      features.ndim != 2
+      or labels.shape != features.shape[:1]
+      or test_features.shape[1:] != features.shape[1:]
+  ):
+    raise ValueError(
+        f"features {features.shape}, labels {labels.shape} and test features"
+        f" {test_features.shape} do not fit; expected [M, D], [M] and [N, D]."
+    )
   checks.check_labels(labels, num_classes)
   split_key, grid_key, last_key = jax.random.split(key, 3)
   valid, rest = hold_out(split_key, len(features), validation_fraction)
@@ -116,9 +126,9 @@ def linear_probe(
   train = functools.partial(
       fit, num_classes=num_classes, epochs=epochs, batch_size=batch_size
   )
-  probes = train(grid_key, features[rest], labels[rest], *columns(grid))
+  probes = train(grid_key, features[rest], labels[rest], *grid)
   best, accuracy = choose(probes, features[valid], labels[valid])
-  probe = train(last_key, features, labels, *columns([grid[best]]))
+  probe = train(last_key, features, labels, *grid[:, [best]])
   predicted = predict(probe, test_features)[0]
   return make_probe(predicted, best, accuracy, learning_rates, weight_decays)
 
@@ -182,8 +192,8 @@ def hold_out(
 
 def make_grid(
     learning_rates: Sequence[float], weight_decays: Sequence[float]
-) -> list[tuple[float, float]]:
-  """Returns all pairs of a learning rate and a weight decay.
+) -> np.ndarray:
+  """Returns all pairs of a learning rate and a weight decay, float32 `[2, S]`.
 
   Raises:
     ValueError: If one of them is negative or not finite.
@@ -192,12 +202,8 @@ def make_grid(
     check_not_negative(learning_rates=rate)
   for decay in weight_decays:
     check_not_negative(weight_decays=decay)
-  return list(itertools.product(learning_rates, weight_decays))
-
-
-def columns(grid: Sequence[tuple[float, float]]) -> jax.Array:
-  """Stacks the learning rates and the weight decays of pairs, `[2, S]`."""
-  return jnp.asarray(grid, jnp.float32).T
+  pairs = list(itertools.product(learning_rates, weight_decays))
+  return np.asarray(pairs, np.float32).T
 
 
 class Regressions(NamedTuple):
@@ -317,29 +323,20 @@ def fit(
     return jax.lax.scan(update, carry, batches)
 
   start = begin(len(learning_rates), features.shape[1], num_classes)
-  (state, _), _ = jax.lax.scan(epoch, (start, 0), jax.random.split(key, epochs))
-  return state.probes
+  keys = jax.random.split(key, epochs)
+  ((probes, _), _), _ = jax.lax.scan(epoch, (start, 0), keys)
+  return probes
 
 
-class Descent(NamedTuple):
-  """S logistic regressions in training.
-
-  Attributes:
-    probes: The regressions.
-    trace: Their momentum.
-  """
-
-  probes: Regressions
-  trace: Regressions
+# Regressions in training, and the state of their momentum.
+Descent: TypeAlias = tuple[Regressions, optax.OptState]
 
 
 def begin(settings: int, dim: int, num_classes: int) -> Descent:
   """Returns regressions that start at zero."""
-  zeros = lambda: Regressions(
-      jnp.zeros((settings, num_classes, dim)),
-      jnp.zeros((settings, num_classes)),
-  )
-  return Descent(zeros(), zeros())  # Two arrays, so that both can be donated.
+  kernels = jnp.zeros((settings, num_classes, dim))
+  probes = Regressions(kernels, jnp.zeros((settings, num_classes)))
+  return probes, _MOMENTUM.init(probes)
 
 
 def descend(
@@ -352,24 +349,24 @@ def descend(
   """Takes a step of SGD with momentum, on one batch for all regressions.
 
   Args:
-    state: The regressions.
+    state: The regressions and their momentum.
     features: `[B, D]`.
     labels: int `[B]`.
     learning_rates: Learning rates of this step, `[S]`.
     weight_decays: `[S]`; the bias does not decay.
   """
+  probes, momentum = state
 
   def loss(probes):
     cost = _cross_entropy(probes, features, labels)
     norms = jnp.sum(jnp.square(probes.kernels), axis=(1, 2)) / 2
     return jnp.sum(jnp.mean(cost, axis=1) + weight_decays * norms)
 
-  def descended(x, trace):
-    return x - learning_rates.reshape(-1, *[1] * (x.ndim - 1)) * trace
+  def descended(x, update):
+    return x - learning_rates.reshape(-1, *[1] * (x.ndim - 1)) * update
 
-  gradients = jax.grad(loss)(state.probes)
-  trace = jax.tree.map(lambda t, g: _MOMENTUM * t + g, state.trace, gradients)
-  return Descent(jax.tree.map(descended, state.probes, trace), trace)
+  updates, momentum = _MOMENTUM.update(jax.grad(loss)(probes), momentum)
+  return jax.tree.map(descended, probes, updates), momentum
 
 
 @jax.jit
@@ -388,15 +385,3 @@ def _cross_entropy(probes, features, labels):
 def _logits(probes, features):
   products = jnp.einsum("skd,nd->skn", probes.kernels, features)
   return products + probes.biases[:, :, None]
-
-
-def _check(features, labels, test_features):
-  if (
-      features.ndim != 2
-      or labels.shape != features.shape[:1]
-      or test_features.shape[1:] != features.shape[1:]
-  ):
-    raise ValueError(
-        f"features {features.shape}, labels {labels.shape} and test features"
-        f" {test_features.shape} do not fit; expected [M, D], [M] and [N, D]."
-    )

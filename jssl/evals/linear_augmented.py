@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jssl.augment import make_views
@@ -99,9 +100,8 @@ def augmented_linear_probe(
       split_key, len(images["label"]), validation_fraction
   )
   batch_size = min(batch_size, len(rest))
-  grid = linear.make_grid(learning_rates, weight_decays)
-  rates, decays = linear.columns(grid)
-  rates = rates * batch_size / 256
+  rates, decays = linear.make_grid(learning_rates, weight_decays)
+  rates = jnp.asarray(rates) * batch_size / 256
   total = epochs * (len(rest) // batch_size)
   schedule = optax.cosine_decay_schedule(1.0, total)
   norms = jax.tree.map(linear.mean_and_scale, features)
@@ -124,7 +124,7 @@ def augmented_linear_probe(
     }
 
   states = {
-      stage: linear.begin(len(grid), x.shape[1], num_classes)
+      stage: linear.begin(len(rates), x.shape[1], num_classes)
       for stage, x in features.items()
   }
   batches = minibatches.shuffled(

@@ -5,7 +5,6 @@ To add one, add a function and a row of `PROTOCOLS`.
 
 from collections.abc import Callable
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -19,9 +18,10 @@ from jssl.encoder import (
     backbone,
     Encoder,
     make_encode,
-    make_raw_pixels,
     make_trainable,
     pool_stages,
+    prepare,
+    RAW_PIXELS_SIZE,
 )
 from jssl.evals import intervals, quality
 from jssl.evals.features import extract, Features, Labelled, labelled
@@ -90,16 +90,15 @@ class Protocol:
 
 def _knn(x: Labelled) -> dict[str, Any]:
   """Nearest neighbours; a tenth of `train` chooses k and temperature."""
-  chosen: dict[str, Any] = {"k": 1, "temperature": _TEMPERATURES[0]}
-  edge: tuple[str, ...] = ()
-  if len(x.train) > 1:  # Otherwise there is nothing to choose by.
-    chosen, edge = _choose_votes(x)
+  chosen, edge = _choose_votes(x)
   predicted = nearest_classes(x, **chosen)
   accuracy = intervals.of_images(predicted, x.test_label)
   return {"knn": {**accuracy, **chosen, "at_edge": list(edge)}}
 
 
 def _choose_votes(x):
+  if len(x.train) == 1:  # There is nothing to choose by.
+    return {"k": 1, "temperature": _TEMPERATURES[0]}, ()
   order = np.asarray(jax.random.permutation(jax.random.key(0), len(x.train)))
   held_out, rest = np.split(order, [max(1, len(order) // 10)])
   grid = {
@@ -192,45 +191,36 @@ def _labelled_stages(subject: Subject) -> dict[str, Labelled]:
 
 
 def _label_free(subject: Subject) -> Results:
-  views, train = _paired_views(subject), subject.features.train or {}
-  return {
-      stage: _without_labels(rows, train.get(stage, rows[:0]), views[stage])
-      for stage, rows in subject.features.test.items()
-  }
+  views, found = _paired_views(subject), {}
+  for stage, test in subject.features.test.items():
+    rows = test[evenly(len(test), quality.RANK_IMAGES)]
+    if subject.features.train:  # Rank and alpha-ReQ need many images.
+      train = subject.features.train[stage]
+      more = evenly(len(train), quality.RANK_IMAGES - len(rows))
+      rows = np.concatenate([rows, train[more]])
+    paired = test[evenly(len(test), _PAIRED)]
+    found[stage] = {
+        "rank": _of_several(quality.rankme, rows),
+        "alpha_req": _alpha_req(rows),
+        "alignment": float(quality.alignment(*views[stage])),
+        "uniformity": _of_several(quality.uniformity, paired),
+        "feature_std": _of_several(embeddings.feature_std, paired),
+    }
+  return found
 
 
-def _without_labels(test, train, views):
-  """Measures of features that need no labels.
+def _of_several(measure, rows):
+  if len(rows) < 2:
+    return Missing("one image has no spread")
+  return float(measure(rows))
 
-  Args:
-    test: Features of the test images, `[N, D]`.
-    train: Features of training images, `[M, D]`. Rank and alpha-ReQ use these
-      as well, since they need many images.
-    views: Features of two augmented views of some test images, `[2, n, D]`.
-  """
-  rows = test[evenly(len(test), quality.RANK_IMAGES)]
-  wanted = quality.RANK_IMAGES - len(rows)
-  rows = np.concatenate([rows, train[evenly(len(train), wanted)]])
-  paired = test[evenly(len(test), _PAIRED)]
-  single = Missing("one image has no spread")
-  directions = min(len(rows) - 1, rows.shape[1])
-  return {
-      "rank": float(quality.rankme(rows)) if len(rows) > 1 else single,
-      "alpha_req": (
-          float(quality.alpha_req(rows))
-          if directions >= _FEWEST_DIRECTIONS
-          else Missing(
-              f"a slope takes {_FEWEST_DIRECTIONS} directions or more to fit"
-          )
-      ),
-      "alignment": float(quality.alignment(*views)),
-      "uniformity": (
-          float(quality.uniformity(paired)) if len(paired) > 1 else single
-      ),
-      "feature_std": (
-          float(embeddings.feature_std(paired)) if len(paired) > 1 else single
-      ),
-  }
+
+def _alpha_req(rows):
+  if min(len(rows) - 1, rows.shape[1]) < _FEWEST_DIRECTIONS:
+    return Missing(
+        f"a slope takes {_FEWEST_DIRECTIONS} directions or more to fit"
+    )
+  return float(quality.alpha_req(rows))
 
 
 def _paired_views(subject: Subject) -> dict[str, np.ndarray]:
@@ -256,10 +246,9 @@ def _paired_views(subject: Subject) -> dict[str, np.ndarray]:
 def _make_encode_views(encoder: Encoder) -> Callable[..., dict[str, jax.Array]]:
   """Encodes views, which are cropped already, and returns all stages."""
   size = encoder.config.image_size
-  if encoder.params is None:
-    encode = make_raw_pixels(image_size=size)
-  else:
-    encode = make_encode(encoder.method, image_size=size)
+  if not encoder.params:
+    size = min(size, RAW_PIXELS_SIZE)
+  encode = make_encode(encoder.method, image_size=size)
   return lambda params, views: pool_stages(encode(params, views, stages=True))
 
 
@@ -300,17 +289,8 @@ def _tune(subject: Subject, share: float) -> dict[str, Any]:
       num_classes=len(train.classes),
       augment=subject.augment,
   )
-  prepare = functools.partial(
-      augment.evaluation,
-      size=encoder.config.image_size,
-      crop_fraction=encoder.config.eval.crop_fraction,
-  )
-
-  @jax.jit
-  def logits(x, extent):
-    x = augment.to_float(x)
-    return classify(jax.vmap(lambda x, e: prepare(x, extent=e))(x, extent))
-
+  size, crop = encoder.config.image_size, encoder.config.eval.crop_fraction
+  logits = jax.jit(lambda x, e: classify(prepare(x, e, size, crop)))
   test = subject.test.take(subject.test.labelled())
   scores = extract(logits, test.image, extent=test.extent)
   accuracy = intervals.of_images(scores.argmax(axis=-1), labels_of(test))

@@ -42,11 +42,7 @@ def rankme(features: AnyArray, *, epsilon: float = 1e-7) -> jax.Array:
     >>> round(float(evals.rankme(line)), 1)
     1.0
   """
-  if features.ndim != 2:
-    raise ValueError(
-        f"features have shape {features.shape}; expected [N, D]. Pool feature"
-        " maps first."
-    )
+  _check_matrix(features)
   singular = _singular_values(features.astype(jnp.float32))
   p = singular / jnp.maximum(jnp.sum(singular), epsilon) + epsilon
   return jnp.exp(-jnp.sum(p * jnp.log(p)))
@@ -88,11 +84,7 @@ def alpha_req(
     >>> round(float(evals.alpha_req(decaying)), 1)
     2.0
   """
-  if features.ndim != 2:
-    raise ValueError(
-        f"features have shape {features.shape}; expected [N, D]. Pool feature"
-        " maps first."
-    )
+  _check_matrix(features)
   # Centring removes a direction if there are no more images than directions.
   last = min(last, features.shape[0] - 1, features.shape[1])
   if last <= first:
@@ -206,6 +198,14 @@ def collapse_warning(
           " recognise."
       )
   return None
+
+
+def _check_matrix(features):
+  if features.ndim != 2:
+    raise ValueError(
+        f"features have shape {features.shape}; expected [N, D]. Pool feature"
+        " maps first."
+    )
 
 
 def _singular_values(x):

@@ -5,10 +5,9 @@ import dataclasses
 import jax
 import numpy as np
 
-from jssl import augment, data
-from jssl.config import ConfigDict
+from jssl import data
 from jssl.data import Images
-from jssl.encoder import Encoder
+from jssl.encoder import Encoder, prepare
 from jssl.evals.features import extract
 from jssl.nets import stage_names
 from jssl.report import thumbnails
@@ -65,12 +64,16 @@ def make_feature_maps(encoder: Encoder, images: Images) -> FeatureMaps | None:
   colors, share = to_colors(x)
   if colors is None:
     return None
+  size = encoder.config.image_size
+  crop = jax.jit(prepare, static_argnums=(2, 3))
+  fraction = encoder.config.eval.crop_fraction
+  crops = np.asarray(crop(images.image, images.extent, size, fraction))
   pairs = [
       (
           thumbnails.make(image, f"test image {i}"),
           thumbnails.make(color, f"features of test image {i} as colors"),
       )
-      for i, image, color in zip(index, _crop(encoder.config, images), colors)
+      for i, image, color in zip(index, crops, colors)
   ]
   return FeatureMaps(stage, x.shape[1:3], share, pairs)
 
@@ -109,17 +112,3 @@ def _last_map(stages):
     if x.ndim == 4 and min(x.shape[1:3]) >= _SMALLEST:
       return name, x
   return None
-
-
-def _crop(config: ConfigDict, images: Images) -> np.ndarray:
-  """Crops images as they are before they are encoded."""
-
-  def crop(image, extent):
-    return augment.evaluation(
-        augment.to_float(image),
-        config.image_size,
-        crop_fraction=config.eval.crop_fraction,
-        extent=extent,
-    )
-
-  return np.asarray(jax.jit(jax.vmap(crop))(images.image, images.extent))

@@ -189,7 +189,7 @@ def _split(trained, images, features, count):
     return Split(images, index, features["pooled"][index], total)
   # After training, `encode` is compiled for batches of this size.
   size = trained.config.batch_size
-  found = compute(trained.encode, trained.params, None, images, batch_size=size)
+  found = compute(trained, None, images, batch_size=size)
   return Split(images, index, found.test["pooled"], total)
 
 

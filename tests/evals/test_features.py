@@ -1,5 +1,7 @@
 """Features of many images, and those with a known label."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,10 +34,14 @@ def _encode(params, images, extent, *, stages):
   return _encode_both(params, images)
 
 
+def _encoder(params):
+  return types.SimpleNamespace(encode=_encode, params=params)
+
+
 @pytest.mark.parametrize("batch_size", [16, 64])
 def test_batches_do_not_change_features(batch_size):
   train, test = _images(35), _images(20)
-  features = compute(_encode, 2.0, train, test, batch_size=batch_size)
+  features = compute(_encoder(2.0), train, test, batch_size=batch_size)
   for images, found in ((train, features.train), (test, features.test)):
     pixels = 2.0 * images.image
     np.testing.assert_allclose(found["pooled"], pixels.sum((1, 2)), rtol=1e-6)
@@ -44,7 +50,7 @@ def test_batches_do_not_change_features(batch_size):
 
 
 def test_training_images_may_be_left_out():
-  features = compute(_encode, 1.0, None, _images(5), batch_size=8)
+  features = compute(_encoder(1.0), None, _images(5), batch_size=8)
   assert features.train is None and len(features.test["pooled"]) == 5
 
 
