@@ -254,10 +254,8 @@ def _row_of(plan, features, path):
   source, folder = split_source(plan.about["dataset"])
   if source != "folder":
     return -1
-  root = pathlib.Path(folder).expanduser().resolve()
-  if root not in path.resolve().parents:
-    return -1
-  name = path.resolve().relative_to(root).as_posix()
+  root, path = pathlib.Path(folder).expanduser().resolve(), path.resolve()
+  name = path.relative_to(root).as_posix() if root in path.parents else None
   names = features.columns.name
   return names.index(name) if name in names else -1
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import contextlib
+import dataclasses
 import functools
 from typing import Any
 
@@ -11,9 +12,9 @@ import numpy as np
 from jssl import augment, data, experiment
 from jssl.config import ConfigDict, lookup
 from jssl.data.datasets import facts, set_name
-from jssl.encoder import Encoder, load, make, raw_pixels, untrained
+from jssl.encoder import load, make, raw_pixels, untrained
 from jssl.evals import results
-from jssl.evals.features import compute, Features
+from jssl.evals.features import compute
 from jssl.evals.protocols import (
     DEFAULT_PROTOCOLS,
     Missing,
@@ -89,9 +90,8 @@ def evaluate(
     found: dict[str, Results] = {}
     for i, (kind, encoder) in enumerate(encoders.items(), start=1):
       title = f"{kind} ({i} of {len(encoders)})"
-      found[kind] = _evaluate_encoder(
-          encoder, protocols, train, test, recipe, progress, title
-      )
+      subject = Subject(encoder, train, test, recipe)
+      found[kind] = _evaluate_encoder(subject, protocols, progress, title)
   content = {
       "dataset": name,
       "step": trained.step,
@@ -222,24 +222,17 @@ def _left_out(train: data.Images, test: data.Images) -> dict[str, str]:
 
 
 def _evaluate_encoder(
-    encoder: Encoder,
-    protocols: Sequence[str],
-    train: data.Images,
-    test: data.Images,
-    recipe: Callable[..., jax.Array],
-    progress: Progress,
-    title: str,
+    subject: Subject, protocols: Sequence[str], progress: Progress, title: str
 ) -> Results:
   """Returns the results of one encoder; its features are computed once."""
+  encoder, bank, test = subject.encoder, subject.train, subject.test
   chosen = {name: PROTOCOLS[name] for name in protocols}
   if not encoder.params:
     chosen = {k: x for k, x in chosen.items() if "net" not in x.needs}
-  features = Features(None, {})
   if any("features" in x.needs for x in chosen.values()):
-    bank = train
     if not any({"features", "labels"} <= x.needs for x in chosen.values()):
       # The rank needs these in addition to the test images.
-      bank = train.evenly(max(RANK_IMAGES - len(test.image), 0))
+      bank = bank.evenly(max(RANK_IMAGES - len(test.image), 0))
     count = f"{len(bank.image):,} training and {len(test.image):,}"
     with progress.stage(f"{title}: encoding {count} test images"):
       features = compute(
@@ -248,7 +241,7 @@ def _evaluate_encoder(
           test,
           batch_size=_BATCH_SIZE,
       )
-  subject = Subject(encoder, train, test, features, recipe)
+    subject = dataclasses.replace(subject, features=features)
   found: Results = {"pooled": {}}
   for i, (name, protocol) in enumerate(chosen.items(), start=1):
     step = f"evaluating {name} ({i} of {len(chosen)})"

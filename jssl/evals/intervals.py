@@ -52,11 +52,7 @@ def of_draws(accuracies: Sequence[float]) -> dict[str, Any]:
   mean, std = statistics.mean(values), statistics.stdev(values)
   half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
   half = float(half) * std / len(values) ** 0.5
-  return {
-      "accuracy": mean,
-      "std": std,
-      "interval": [mean - half, mean + half],
-  }
+  return {"accuracy": mean, "std": std, "interval": [mean - half, mean + half]}
 
 
 def at_edge(

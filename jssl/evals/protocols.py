@@ -62,16 +62,17 @@ class Subject:
     encoder: The encoder, or raw pixels.
     train: Images whose labels may be used.
     test: Images that the encoder is evaluated on.
-    features: The features of these images; `features.train` may be those of
-      some training images if no protocol needs their labels.
     augment: The augmentation for training with labels.
+    features: The features of these images if a protocol needs them;
+      `features.train` may be those of some training images if no protocol needs
+      their labels.
   """
 
   encoder: Encoder
   train: Images
   test: Images
-  features: Features
   augment: Callable[..., jax.Array]
+  features: Features = Features(None, {})
 
 
 @dataclasses.dataclass(frozen=True)
