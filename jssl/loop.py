@@ -274,13 +274,7 @@ class _Evaluator:
 
     def evaluate():
       features = compute_features(exp, state)
-      scores = quick(
-          features,
-          exp.train,
-          exp.test,
-          k=exp.config.eval.k,
-          temperature=exp.config.eval.temperature,
-      )
+      scores = quick(features, exp.train, exp.test, exp.config.eval)
       if self._reconstruct:
         self._draw(self._reconstruct(state.params, state.carried), step)
       return features, scores

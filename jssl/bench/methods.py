@@ -134,14 +134,9 @@ def _raw_pixels(exp: Experiment) -> Row:
   return Row("raw pixels", _columns([_by_stage(exp, features)]))
 
 
-def _scored(score, exp, features):
-  k, temperature = exp.config.eval.k, exp.config.eval.temperature
-  return score(features, exp.train, exp.test, k=k, temperature=temperature)
-
-
 def _by_stage(exp: Experiment, features: Features) -> dict[str, dict[str, Any]]:
   """Returns the scores of every stage, "pooled" among them."""
-  pooled = _scored(summarize, exp, features)
+  pooled = summarize(features, exp.train, exp.test, exp.config.eval)
   return {**pooled.pop("stages"), "pooled": pooled}
 
 
@@ -188,7 +183,7 @@ def _collapsed(exp: Experiment, features: Features, window: list[Any]) -> int:
   metrics = {k: np.concatenate([call[k] for call in calls]) for k in calls[0]}
   ends = range(exp.steps_per_epoch - 1, exp.total_steps, exp.steps_per_epoch)
   rows = [{k: float(v[i]) for k, v in metrics.items()} for i in ends]
-  rows.append(_scored(quick, exp, features))
+  rows.append(quick(features, exp.train, exp.test, exp.config.eval))
   warnings = list(filter(None, map(quality.collapse_warning, rows)))
   for text in dict.fromkeys(warnings):
     print(f"WARNING: {text}", flush=True)

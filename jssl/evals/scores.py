@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jssl.config import ConfigDict
 from jssl.data import Images
 from jssl.data.images import evenly
 from jssl.embeddings import feature_std
@@ -18,12 +19,7 @@ _SHOTS = {"one_shot": 1, "five_shot": 5}
 
 
 def quick(
-    features: Features,
-    train: Images,
-    test: Images,
-    *,
-    k: int,
-    temperature: float,
+    features: Features, train: Images, test: Images, settings: ConfigDict
 ) -> dict[str, float]:
   """Evaluates pooled features while training.
 
@@ -31,8 +27,7 @@ def quick(
     features: The features of both splits.
     train: The images of `features.train`.
     test: The images of `features.test`.
-    k: Number of neighbours; all labelled training images if there are fewer.
-    temperature: See `knn_predict`.
+    settings: "k" and "temperature" of kNN, a config's "eval".
 
   Returns:
     Effective "rank" and "encoder_std" of the test images; if both splits have
@@ -42,17 +37,12 @@ def quick(
   row = {"rank": float(rank), "encoder_std": float(std)}
   known = labelled(features, train, test)
   if known is not None:
-    row["knn"] = _knn_accuracy(known, k, temperature)
+    row["knn"] = _knn_accuracy(known, settings)
   return row
 
 
 def summarize(
-    features: Features,
-    train: Images,
-    test: Images,
-    *,
-    k: int,
-    temperature: float,
+    features: Features, train: Images, test: Images, settings: ConfigDict
 ) -> dict[str, Any]:
   """Evaluates all stages after training.
 
@@ -60,8 +50,7 @@ def summarize(
     features: As in `quick`.
     train: As in `quick`.
     test: As in `quick`.
-    k: As in `quick`.
-    temperature: As in `quick`.
+    settings: As in `quick`.
 
   Returns:
     "knn", "one_shot" and "five_shot" accuracy in [0, 1] and effective "rank" of
@@ -74,7 +63,7 @@ def summarize(
   for stage, rows in features.test.items():
     known = labelled(features, train, test, stage=stage)
     rank, _ = _rank_and_std(_rank_rows(rows))
-    stages[stage] = {**_accuracies(known, k, temperature), "rank": float(rank)}
+    stages[stage] = {**_accuracies(known, settings), "rank": float(rank)}
   return {**stages.pop("pooled"), "stages": stages}
 
 
@@ -141,17 +130,19 @@ def few_shot_draws(
   }
 
 
-def _knn_accuracy(features, k, temperature):
-  predicted = nearest_classes(features, k=k, temperature=temperature)
+def _knn_accuracy(features, settings):
+  predicted = nearest_classes(
+      features, k=settings.k, temperature=settings.temperature
+  )
   return float(np.mean(predicted == features.test_label))
 
 
-def _accuracies(features, k, temperature):
+def _accuracies(features, settings):
   """Returns kNN and few-shot accuracies, None where they do not apply."""
   result: dict[str, float | None] = dict.fromkeys(("knn", *_SHOTS))
   if features is None:
     return result
-  result["knn"] = _knn_accuracy(features, k, temperature)
+  result["knn"] = _knn_accuracy(features, settings)
   for name, draws in few_shot_draws(features, _SHOTS).items():
     result[name] = None if draws is None else float(np.mean(draws))
   return result

@@ -52,8 +52,7 @@ def write(
 
   def evaluate(encoder, features=None):
     features = features or compute_for_scores(encoder, train, test)
-    k, temperature = config.eval.k, config.eval.temperature
-    return summarize(features, train, test, k=k, temperature=temperature)
+    return summarize(features, train, test, config.eval)
 
   with progress.stage("evaluating (1 of 3: trained)"):
     trained = evaluate(encoder, features)

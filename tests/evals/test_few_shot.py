@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jssl import evals
+from jssl.config import ConfigDict
 from jssl.data import Images
 from jssl.evals import scores
 from jssl.evals.features import Features
@@ -181,8 +182,7 @@ def test_summaries_are_of_the_classes_with_labelled_images():
       ),
       images(labels),
       images(test_labels),
-      k=20,
-      temperature=0.1,
+      ConfigDict(dict(k=20, temperature=0.1)),
   )
   assert found["one_shot"] == found["knn"] == 0.5
   assert found["five_shot"] is None

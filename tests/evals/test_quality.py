@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jssl import evals
+from jssl.config import ConfigDict
 from jssl.data import Images
 from jssl.embeddings import feature_std
 from jssl.evals import quality, scores
@@ -156,9 +157,9 @@ def test_the_rank_in_training_is_of_as_many_images_as_in_the_paper():
   x[:, 16:] *= (np.arange(6000) % 30 == 7)[:, None]
   blank = np.zeros((6000, 1, 1, 1), np.uint8)
   images = Images(blank, label=None, extent=None, classes=(), skipped=())
-  found = scores.quick(
-      Features(None, {"pooled": x}), images, images, k=1, temperature=0.1
-  )["rank"]
+  features = Features(None, {"pooled": x})
+  settings = ConfigDict(dict(k=1, temperature=0.1))
+  found = scores.quick(features, images, images, settings)["rank"]
   np.testing.assert_allclose(found, evals.rankme(x), rtol=1e-5)
   assert quality.RANK_IMAGES == 25_600
 
