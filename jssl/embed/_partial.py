@@ -18,7 +18,7 @@ import numpy as np
 About = dict[str, Any]
 # "name", "index" (in the source) and "label" (-1 for none) of the pictures that
 # have a row; "skipped": "name: reason" of those without one.
-Columns = dict[str, list[Any]]
+Pictures = dict[str, list[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,22 +28,22 @@ class Partial:
   Attributes:
     rows: float32 `[N, D]`, on disk; the first `count` are finished.
     journal: The open journal.
-    columns: The pictures of all blocks.
+    pictures: Those of all blocks.
   """
 
   rows: np.memmap
   journal: BinaryIO
-  columns: Columns
+  pictures: Pictures
 
   @property
   def count(self) -> int:
     """Number of finished rows."""
-    return len(self.columns["name"])
+    return len(self.pictures["name"])
 
   @property
   def stop(self) -> int:
     """Position in the source of the first unfinished picture."""
-    return self.count + len(self.columns["skipped"])
+    return self.count + len(self.pictures["skipped"])
 
 
 def open_partial(
@@ -73,7 +73,7 @@ def open_partial(
   if not lines or rows.shape != (count, dim) or rows.dtype != np.float32:
     return _start(rows_path, journal_path, about, count, dim)
   journal = open(journal_path, "r+b")
-  partial = Partial(rows, journal, _no_columns())
+  partial = Partial(rows, journal, _no_pictures())
   end = lines[0][1]
   for block, line_end in lines[1:]:
     checksum = block.pop("checksum")
@@ -93,7 +93,7 @@ def read_about(output: pathlib.Path) -> About | None:
   return lines[0][0] if lines else None
 
 
-def append(partial: Partial, rows: np.ndarray, block: Columns) -> None:
+def append(partial: Partial, rows: np.ndarray, block: Pictures) -> None:
   """Adds a finished block, which is on the disk when this returns.
 
   Args:
@@ -122,13 +122,13 @@ def _paths(output):
   return output.with_name(output.name + ".partial"), journal_of(output)
 
 
-def _no_columns():
+def _no_pictures():
   return {name: [] for name in ("name", "index", "label", "skipped")}
 
 
 def _extend(partial, block):
   for name, values in block.items():
-    partial.columns[name].extend(values)
+    partial.pictures[name].extend(values)
 
 
 def _start(rows_path, journal_path, about, count, dim):
@@ -151,7 +151,7 @@ def _start(rows_path, journal_path, about, count, dim):
     ) from error
   journal = open(journal_path, "wb")
   _write_line(journal, about)
-  return Partial(rows, journal, _no_columns())
+  return Partial(rows, journal, _no_pictures())
 
 
 def _read(journal_path):

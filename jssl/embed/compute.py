@@ -13,13 +13,14 @@ import zlib
 import jax
 import numpy as np
 
-from jssl import data, parallel
+from jssl import data
 from jssl.config import lookup
 from jssl.data import reader
 from jssl.data.datasets import split_source
 from jssl.data.loader import load_in_order
 from jssl.embed import _partial, formats
 from jssl.encoder import backbone, Encoder, pool_stages, stage_names
+from jssl.evals.features import extract
 from jssl.files import check_writable, exclusive
 from jssl.progress import Progress
 
@@ -94,13 +95,11 @@ def plan(
   _check_channels(source, config.resolved.channels, convert_channels)
   geometry = _geometry(source, config)
   encode = _make_encode(encoder, stage)
-  batch_size = batch_size or min(config.batch_size, _BATCH_SIZE)
-  devices = jax.local_device_count()
   return Plan(
       source=source,
       geometry=geometry,
       encode=encode,
-      batch_size=-(-batch_size // devices) * devices,
+      batch_size=batch_size or min(config.batch_size, _BATCH_SIZE),
       about={
           "encoder": _checksum(encoder),
           "method": config.method.name,
@@ -178,22 +177,22 @@ def _compute(plan, output, overwrite):
   with partial.journal, warnings.catch_warnings():
     warnings.filterwarnings("ignore", module="PIL")  # Odd metadata, mostly.
     _fill(plan, partial)
-  columns = partial.columns
+  pictures = partial.pictures
   if not partial.count:
     _partial.discard(output)
     raise ValueError(
         f"None of the {plan.source.length} pictures of {plan.source.name} can"
-        f" be decoded: check the files. The first is {columns['skipped'][0]}."
+        f" be decoded: check the files. The first is {pictures['skipped'][0]}."
     )
-  label, classes = np.asarray(columns["label"], np.int32), plan.source.classes
+  label, classes = np.asarray(pictures["label"], np.int32), plan.source.classes
   labelled = bool(classes) and label.max() >= 0
-  pictures = formats.Columns(
-      name=columns["name"],
-      index=np.asarray(columns["index"], np.int64),
+  columns = formats.Columns(
+      name=pictures["name"],
+      index=np.asarray(pictures["index"], np.int64),
       label=label if labelled else None,
       classes=classes if labelled else (),
   )
-  formats.write(output, partial.rows[: partial.count], pictures, plan.about)
+  formats.write(output, partial.rows[: partial.count], columns, plan.about)
   _partial.discard(output)
   return formats.read(output)
 
@@ -233,7 +232,7 @@ def encode_picture(plan: Plan, encoded: bytes) -> np.ndarray:
 def _fill(plan, partial):
   """Computes the rows that are missing."""
   start, total = partial.stop, plan.source.length
-  skipped = partial.columns["skipped"]
+  skipped = partial.pictures["skipped"]
   remarked: dict[str, reader.Tally] = {}
   progress = Progress(step=start, total=total, unit="picture")
   batches = load_in_order(
@@ -271,13 +270,12 @@ def _rows(plan, batch):
   whole = batch.whole
   if not whole:
     return np.zeros((0, plan.about["dim"]), np.float32)
-  # Filled up, so that only one size is compiled.
-  index = np.resize(whole, plan.batch_size)
-  extent = None
-  if plan.geometry.canvas is not None:
-    extent = parallel.shard(batch.extent[index])
-  rows = plan.encode(parallel.shard(batch.image[index]), extent)
-  rows = np.asarray(rows, np.float32)[: len(whole)]
+  rows = extract(
+      plan.encode,
+      batch.image[whole],
+      extent=None if plan.geometry.canvas is None else batch.extent[whole],
+      batch_size=plan.batch_size,
+  )
   finite = np.isfinite(rows).all(axis=1)
   if not finite.all():
     name = batch.name[whole[int(np.argmin(finite))]]

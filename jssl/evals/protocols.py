@@ -307,12 +307,11 @@ def _share_of_each_class(labels: np.ndarray, share: float) -> np.ndarray:
   return np.sort(np.concatenate(chosen))
 
 
-def _semi_supervised(subject: Subject) -> Results:
-  return {"pooled": {k: _tune(subject, x) for k, x in _SHARES.items()}}
-
-
-def _fine_tune(subject: Subject) -> Results:
-  return {"pooled": {"fine_tune": _tune(subject, 1.0)}}
+def _per_share(shares: dict[str, float]) -> Callable[[Subject], Results]:
+  """Fine-tunes with each share of the labels."""
+  return lambda subject: {
+      "pooled": {name: _tune(subject, x) for name, x in shares.items()}
+  }
 
 
 _OF_LABELLED = frozenset({"features", "labels"})
@@ -324,7 +323,7 @@ PROTOCOLS = {
     "few_shot": Protocol(_OF_LABELLED, _per_stage(_few_shot)),
     "label_free": Protocol(frozenset({"features"}), _label_free),
     "linear_augmented": Protocol(_OF_LABELLED, _linear_augmented),
-    "semi_supervised": Protocol(_OF_TUNED, _semi_supervised),
-    "fine_tune": Protocol(_OF_TUNED, _fine_tune),
+    "semi_supervised": Protocol(_OF_TUNED, _per_share(_SHARES)),
+    "fine_tune": Protocol(_OF_TUNED, _per_share({"fine_tune": 1.0})),
 }
 DEFAULT_PROTOCOLS = ("knn", "linear", "few_shot", "label_free")
