@@ -27,7 +27,8 @@ def quick(
     features: The features of both splits.
     train: The images of `features.train`.
     test: The images of `features.test`.
-    settings: "k" and "temperature" of kNN, a config's "eval".
+    settings: The config's "eval", with "k" (all labelled training images if
+      there are fewer) and "temperature" of `knn_predict`.
 
   Returns:
     Effective "rank" and "encoder_std" of the test images; if both splits have
