@@ -36,7 +36,7 @@ def of_images(predicted: Any, labels: Any) -> dict[str, Any]:
   }
 
 
-def of_draws(accuracies: Sequence[float]) -> dict[str, Any]:
+def of_draws(accuracies: Sequence[float] | np.ndarray) -> dict[str, Any]:
   """Returns the mean of several draws with Student's interval of the mean.
 
   Args:

@@ -166,10 +166,11 @@ def _few_shot(x: Labelled) -> dict[str, Any]:
       f"class {x.classes[present[counts.argmin()]]} has {fewest} labelled"
       f" training image{'s' * (fewest != 1)}"
   )
-  return {
-      name: missing if draws is None else intervals.of_draws(draws.tolist())
-      for name, draws in few_shot_draws(x, _SHOTS).items()
-  }
+  result = {}
+  for name, shots in _SHOTS.items():
+    draws = few_shot_draws(x, shots)
+    result[name] = missing if draws is None else intervals.of_draws(draws)
+  return result
 
 
 def _per_stage(

@@ -1,6 +1,5 @@
 """The scores during and after training: kNN and few-shot accuracy, rank."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -92,9 +91,7 @@ def nearest_classes(
   return np.asarray(predicted)
 
 
-def few_shot_draws(
-    features: Labelled, shots: Mapping[str, int]
-) -> dict[str, np.ndarray | None]:
+def few_shot_draws(features: Labelled, shots: int) -> np.ndarray | None:
   """Classifies test images by a few labels per class, see `few_shot`.
 
   Classes without labelled training images cannot be drawn from, so their test
@@ -102,33 +99,27 @@ def few_shot_draws(
 
   Args:
     features: Features of both splits.
-    shots: Labelled images per class, by name.
+    shots: Labelled images per class.
 
   Returns:
-    By name, the accuracy of each of ten draws, float32 `[10]` (the same draws
-    for all features); None if a class has fewer images.
+    The accuracy of each of ten draws, float32 `[10]` (the same draws for all
+    features); None if a class has fewer images.
   """
   present, train_label, test_label = only_present(
       features.train_label, features.test_label
   )
-  fewest = np.bincount(train_label).min()
-
-  def draw(count):
-    accuracies = few_shot(
-        jax.random.key(0),
-        features.train,
-        train_label,
-        features.test,
-        test_label,
-        shots=count,
-        num_classes=len(present),
-    )
-    return np.asarray(accuracies)
-
-  return {
-      name: draw(count) if count <= fewest else None
-      for name, count in shots.items()
-  }
+  if np.bincount(train_label).min() < shots:
+    return None
+  accuracies = few_shot(
+      jax.random.key(0),
+      features.train,
+      train_label,
+      features.test,
+      test_label,
+      shots=shots,
+      num_classes=len(present),
+  )
+  return np.asarray(accuracies)
 
 
 def _knn_accuracy(features, settings):
@@ -144,7 +135,8 @@ def _accuracies(features, settings):
   if features is None:
     return result
   result["knn"] = _knn_accuracy(features, settings)
-  for name, draws in few_shot_draws(features, _SHOTS).items():
+  for name, shots in _SHOTS.items():
+    draws = few_shot_draws(features, shots)
     result[name] = None if draws is None else float(np.mean(draws))
   return result
 
