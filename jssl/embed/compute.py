@@ -218,15 +218,10 @@ def encode_picture(plan: Plan, encoded: bytes) -> np.ndarray:
   Raises:
     ValueError: If the bytes are not a picture, with the reason.
   """
-  geometry = plan.geometry
-  if geometry.canvas is None:  # A single picture may have any size.
-    pixels, _ = data.decode(encoded, channels=geometry.channels)
-    geometry = dataclasses.replace(geometry, size=pixels.shape[:2])
-  batch = reader.decode_records([data.Record(encoded, -1, "it")], geometry)
-  if batch.broken:
-    raise ValueError(batch.broken[0].removeprefix("it: "))
-  extent = None if geometry.canvas is None else batch.extent
-  return np.asarray(plan.encode(batch.image, extent), np.float32)[0]
+  canvas, channels = plan.geometry.canvas, plan.geometry.channels
+  pixels, size = data.decode(encoded, canvas, channels=channels)
+  extent = None if canvas is None else np.asarray([size], np.int32)
+  return np.asarray(plan.encode(pixels[None], extent), np.float32)[0]
 
 
 def _fill(plan, partial):

@@ -93,9 +93,10 @@ def read(path: pathlib.Path) -> FeatureFile:
   try:
     return _FORMATS[path.suffix][1](path)
   except Exception as error:  # Other files raise nearly any type.
+    reason = (str(error) or type(error).__name__).splitlines()[0]
     raise ValueError(
         f"{path} exists, but is not a file of features that jssl wrote"
-        f" ({_first_line(error)}): give another --output, or --overwrite."
+        f" ({reason}): give another --output, or --overwrite."
     ) from error
 
 
@@ -240,10 +241,6 @@ def _pyarrow():
         " 'jssl[parquet]', or write a .npz."
     ) from error
   return pyarrow, pyarrow.parquet
-
-
-def _first_line(error):
-  return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 _FORMATS = {
