@@ -5,19 +5,14 @@ from jssl.data.images import (
     common_size,
     decode_all,
     evenly,
-    fingerprint,
-    fits,
     Images,
     labels_of,
     load,
-    load_source,
     measure,
-    nbytes,
     open_source,
-    sample,
 )
 from jssl.data.loader import count_workers, load_in_order, stream
-from jssl.data.order import batch_indices, epoch_order, steps_per_epoch
+from jssl.data.order import batch_indices, steps_per_epoch
 from jssl.data.pipeline import (
     Batches,
     load_images,
@@ -26,7 +21,7 @@ from jssl.data.pipeline import (
     streamed_pipeline,
 )
 from jssl.data.reader import Geometry
-from jssl.data.source import Record, Source
+from jssl.data.source import fingerprint, Record, sample, Source
 
 __all__ = (
     "Batches",
@@ -40,17 +35,13 @@ __all__ = (
     "count_workers",
     "decode",
     "decode_all",
-    "epoch_order",
     "evenly",
     "fingerprint",
-    "fits",
     "labels_of",
     "load",
     "load_images",
     "load_in_order",
-    "load_source",
     "measure",
-    "nbytes",
     "open_source",
     "resident_pipeline",
     "sample",

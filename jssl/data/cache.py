@@ -1,7 +1,6 @@
 """Decoded pictures on disk, for sets that are read many times."""
 
 from collections.abc import Sequence
-import contextlib
 import hashlib
 import json
 import os
@@ -11,13 +10,8 @@ import zlib
 import numpy as np
 
 from jssl.data import reader
-from jssl.data.images import fingerprint
 from jssl.data.reader import Batch, empty_batch, Geometry, Reader
-from jssl.data.source import Source
-
-# For each picture: a checksum of its pixels, its true size, and its label. A
-# picture that is not cached yet has a height of 0.
-_ENTRY = np.dtype([("checksum", "<u4"), ("extent", "<i4", 2), ("label", "<i4")])
+from jssl.data.source import fingerprint, Source
 
 
 def cached(
@@ -45,21 +39,37 @@ def cached(
     A reader of the same pictures. Problems with the disk are among the `notes`
     of its batches.
   """
-  folder = _folder_of(source, geometry, pathlib.Path(folder).expanduser())
+  name = _content_name(source, geometry)
+  path = pathlib.Path(folder).expanduser() / name / "pictures"
+  # One per picture, in one file. A picture that is not cached yet has a height
+  # of 0.
+  entry = np.dtype([
+      ("checksum", "<u4"),  # Of all that follows.
+      ("extent", "<i4", 2),
+      ("label", "<i4"),
+      ("image", "u1", geometry.shape),
+  ])
 
   def read_cached(indices: Sequence[int]) -> Batch:
-    with contextlib.ExitStack() as stack:
-      try:
-        files = stack.enter_context(_Files(folder, source.length, geometry))
-      except OSError as error:  # Not even an empty file.
-        return _noted(read(indices), folder, error)
-      return _read_through(files, read, indices, geometry)
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+      return _noted(read(indices), path, error)
+    try:
+      batch, missing = _find(file, entry, indices)
+      if missing:
+        batch = _fill(batch, missing, read([int(indices[i]) for i in missing]))
+        batch = _keep(file, entry, batch, missing, path)
+      return batch
+    finally:
+      os.close(file)
 
   return read_cached
 
 
-def _folder_of(source, geometry, folder):
-  """A folder for each content, so that a changed set gets a new one."""
+def _content_name(source, geometry):
+  """Returns a name that differs where the cached pictures would."""
   about = {
       "pictures": source.name,
       "count": source.length,
@@ -70,97 +80,63 @@ def _folder_of(source, geometry, folder):
       "layout": geometry.canvas and reader.LAYOUT,
       "channels": geometry.channels,
   }
-  digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-  return folder / digest
+  return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
 
-class _Files:
-  """The two files of a set: pixels, and one entry per picture."""
-
-  def __init__(self, folder, count, geometry):
-    self._bytes = int(np.prod(geometry.shape))
-    self._paths = folder / "pixels", folder / "entries"
-    self._sizes = count * self._bytes, count * _ENTRY.itemsize
-    self._open = []
-
-  def __enter__(self):
-    try:
-      self._paths[0].parent.mkdir(parents=True, exist_ok=True)
-      for path, size in zip(self._paths, self._sizes):
-        self._open.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))
-        os.truncate(self._open[-1], size)  # Holes take no space.
-    except OSError:
-      self.__exit__()
-      raise
-    return self
-
-  def __exit__(self, *error):
-    while self._open:
-      os.close(self._open.pop())
-
-  def find(self, index):
-    """Returns the bytes and the entry of a picture, None if incomplete."""
-    pixels, entries = self._open
-    raw = os.pread(entries, _ENTRY.itemsize, index * _ENTRY.itemsize)
-    (entry,) = np.frombuffer(raw, _ENTRY)
-    if entry["extent"][0] > 0:
-      raw = os.pread(pixels, self._bytes, index * self._bytes)
-      if zlib.crc32(raw) == entry["checksum"]:
-        return raw, entry
-    return None
-
-  def keep(self, index, image, extent, label):
-    """Writes a picture, its entry last."""
-    pixels, entries = self._open
-    image = image.tobytes()
-    entry = np.array((zlib.crc32(image), extent, label), _ENTRY).tobytes()
-    _write(pixels, image, index * self._bytes)
-    _write(entries, entry, index * _ENTRY.itemsize)
-
-
-def _write(file, content, offset):
-  if os.pwrite(file, content, offset) < len(content):
-    raise OSError("the disk is full")
-
-
-def _read_through(files, read, indices, geometry):
-  """Finds cached pictures, reads the others and caches them."""
-  batch = empty_batch(indices, geometry)
-  missing = []
+def _find(file, entry, indices):
+  """Returns a batch of the cached pictures, and the rows of the others."""
+  batch, missing = empty_batch(indices, entry["image"].shape), []
   for row, index in enumerate(indices):
     try:
-      found = files.find(int(index))
+      offset = int(index) * entry.itemsize
+      content = os.pread(file, entry.itemsize, offset)
     except OSError:  # Treated as not cached.
-      found = None
-    if found is None:
+      content = b""
+    found = np.frombuffer(content.ljust(entry.itemsize, b"\0"), entry)[0]
+    if found["extent"][0] == 0 or found["checksum"] != _checksum(content):
       missing.append(row)
       continue
-    raw, entry = found
-    batch.image[row] = np.frombuffer(raw, np.uint8).reshape(geometry.shape)
-    batch.extent[row], batch.label[row] = entry["extent"], entry["label"]
-    batch.name[row] = f"#{index} of the cache"
-  if not missing:
-    return batch
-  new = read([int(indices[row]) for row in missing])
+    batch.image[row], batch.extent[row] = found["image"], found["extent"]
+    batch.label[row], batch.name[row] = found["label"], f"#{index} of the cache"
+  return batch, missing
+
+
+def _fill(batch, missing, new):
+  """Puts pictures that were read into the missing rows of a batch."""
   batch.image[missing], batch.extent[missing] = new.image, new.extent
   batch.label[missing] = new.label
-  for i, row in enumerate(missing):
-    batch.name[row] = new.name[i]
+  for row, name in zip(missing, new.name):
+    batch.name[row] = name
   batch.broken.update({missing[i]: why for i, why in new.broken.items()})
-  batch = batch._replace(notes=new.notes, remarks=new.remarks)
-  try:
-    for i, row in enumerate(missing):
-      if i not in new.broken:
-        files.keep(int(indices[row]), new.image[i], new.extent[i], new.label[i])
-  except OSError as error:
-    return _noted(batch, files._paths[0].parent, error)
+  return batch._replace(notes=new.notes, remarks=new.remarks)
+
+
+def _keep(file, entry, batch, rows, path):
+  """Writes pictures to the cache, unless they are broken."""
+  stored = np.zeros((), entry)
+  for row in rows:
+    if row in batch.broken:
+      continue
+    stored["extent"], stored["label"] = batch.extent[row], batch.label[row]
+    stored["image"] = batch.image[row]
+    stored["checksum"] = _checksum(stored.tobytes())
+    try:
+      offset = batch.index[row] * entry.itemsize
+      if os.pwrite(file, stored.tobytes(), offset) < entry.itemsize:
+        raise OSError("the disk is full")
+    except OSError as error:
+      return _noted(batch, path, error)
   return batch
 
 
-def _noted(batch, folder, error):
+def _checksum(content):
+  return zlib.crc32(memoryview(content)[4:])
+
+
+def _noted(batch, path, error):
   reason = error.strerror or str(error)
   note = (
-      f"no more pictures can be kept in the cache {folder} ({reason}); those"
+      f"no more pictures can be kept in the cache {path} ({reason}); those"
       " that are not in it are decoded every time"
   )
   return batch._replace(notes=(*batch.notes, note))

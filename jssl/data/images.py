@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 import warnings
-import zlib
 
 import numpy as np
 
@@ -15,11 +14,10 @@ from jssl.data.datasets import CANVAS, split_source
 from jssl.data.decode import read_size
 from jssl.data.loader import load_in_order, part_size
 from jssl.data.reader import describe_remarks, Geometry, Tally, tally
-from jssl.data.source import Record, Source
+from jssl.data.source import Source
 
 _BATCH = 64  # Pictures decoded ahead of those that are copied.
 _GIB = 2**30
-_SAMPLED = 64  # Pictures in a fingerprint.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,25 +151,6 @@ def load(
     (1437, 8, 8, 1)
   """
   source = open_source(name, split, data_dir=data_dir)
-  return load_source(source, canvas=canvas, max_bytes=max_bytes)
-
-
-def load_source(
-    source: Source, *, canvas: int | None = None, max_bytes: int | None = None
-) -> Images:
-  """Decodes all pictures of a source, once, into one array.
-
-  Args:
-    source: See `open_source`.
-    canvas: As in `load`.
-    max_bytes: As in `load`.
-
-  Returns:
-    The `Images`, in the order of the source.
-
-  Raises:
-    ValueError: As in `load`.
-  """
   return decode_all(source, measure(source, canvas), max_bytes=max_bytes)
 
 
@@ -219,46 +198,38 @@ def decode_all(
         f"None of the {source.length} pictures of {source.name} can be"
         f" decoded: check the files. The first is {skipped[-source.length]}."
     )
-  return _images(
-      source,
-      geometry,
-      image=image[:count],
-      label=label[:count],
-      extent=extent[:count],
-      skipped=tuple(skipped),
-      remarks=remarks,
-  )
-
-
-def _images(source, geometry, *, image, label, extent, skipped, remarks):
-  """Gathers decoded arrays, with notes on their labels."""
+  label = label[:count]
   labelled = bool(source.classes) and label.max() >= 0
-  notes = source.notes + describe_remarks(remarks, source.length, source.name)
-  unknown = int((label < 0).sum())
-  if labelled and unknown:
-    notes += (
-        (
-            f"{unknown:,} of {len(label):,} pictures of {source.name} have no"
-            " label (-1): evaluations that need one leave them out, and supcon"
-            " treats each of them as a class of its own"
-        ),
-    )
-  elif source.classes and not labelled:
-    notes += (
-        (
-            f"no picture of {source.name} has a label (all are -1), so it is"
-            " treated as a set without labels"
-        ),
-    )
   return Images(
-      image=image,
+      image=image[:count],
       label=label if labelled else None,
-      extent=None if geometry.canvas is None else extent,
+      extent=None if geometry.canvas is None else extent[:count],
       classes=source.classes if labelled else (),
-      skipped=skipped,
-      notes=notes,
+      skipped=tuple(skipped),
+      notes=(
+          *source.notes,
+          *describe_remarks(remarks, source.length, source.name),
+          *_describe_unlabelled(source, label),
+      ),
       remarks=remarks,
   )
+
+
+def _describe_unlabelled(source, label):
+  """Describes the pictures without a label in a set that has classes."""
+  unknown = int((label < 0).sum())
+  if not source.classes or not unknown:
+    return []
+  if unknown == len(label):
+    return [
+        f"no picture of {source.name} has a label (all are -1), so it is"
+        " treated as a set without labels"
+    ]
+  return [
+      f"{unknown:,} of {len(label):,} pictures of {source.name} have no label"
+      " (-1): evaluations that need one leave them out, and supcon treats each"
+      " of them as a class of its own"
+  ]
 
 
 def measure(source: Source, canvas: int | None = None) -> Geometry:
@@ -273,10 +244,7 @@ def measure(source: Source, canvas: int | None = None) -> Geometry:
   """
   if canvas is not None and canvas < 1:
     raise ValueError(f"canvas is {canvas}: it must be at least 1 pixel.")
-  if canvas:
-    size = (canvas, canvas)
-  else:
-    size = source.size or _common_size(source)
+  size = (canvas, canvas) if canvas else _shared_size(source)
   return Geometry(size, canvas, source.channels)
 
 
@@ -290,35 +258,6 @@ def fits(source: Source, geometry: Geometry) -> bool:
   return nbytes(source, geometry) <= _free_memory() // 2
 
 
-def sample(source: Source, count: int) -> Source:
-  """Returns a source of evenly spaced pictures of another.
-
-  Args:
-    source: See `open_source`.
-    count: Number of pictures, at least 1; all if there are fewer.
-  """
-  if source.length <= count:
-    return source
-  chosen = np.linspace(0, source.length - 1, count).astype(int)
-
-  def read(indices: Sequence[int]) -> list[Record]:
-    return source.read([int(chosen[index]) for index in indices])
-
-  return dataclasses.replace(source, length=count, read=read, fingerprint=None)
-
-
-def fingerprint(source: Source) -> int:
-  """Returns a checksum of the number of pictures and the content of some.
-
-  Args:
-    source: See `open_source`.
-  """
-  checksum = source.length
-  for record in (few := sample(source, _SAMPLED)).read(range(few.length)):
-    checksum = zlib.crc32(record.encoded, checksum)
-  return checksum
-
-
 def common_size(source: Source) -> tuple[int, int] | None:
   """Returns the (height, width) that all pictures share, from their headers.
 
@@ -328,14 +267,17 @@ def common_size(source: Source) -> tuple[int, int] | None:
   Returns:
     The size; None if pictures differ, or none can be read.
   """
-  if source.size:
-    return source.size
   found = set(_sizes(source))
   return found.pop() if len(found) == 1 else None
 
 
 def _sizes(source: Source) -> list[tuple[int, int]]:
-  """Reads the headers of all pictures, or until sizes are known to differ."""
+  """Returns the size of each picture from its header, or of some that differ.
+
+  A declared size takes the place of them all.
+  """
+  if source.size:
+    return [source.size]
 
   def sizes(indices: Sequence[int]) -> list[tuple[int, int]]:
     found = []
@@ -358,7 +300,7 @@ def _sizes(source: Source) -> list[tuple[int, int]]:
     return [size for part in pool.map(sizes, parts) for size in part]
 
 
-def _common_size(source: Source) -> tuple[int, int]:
+def _shared_size(source: Source) -> tuple[int, int]:
   """Returns the size all pictures share, or refuses them."""
   found = _sizes(source)
   if not found:

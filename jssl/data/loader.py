@@ -71,8 +71,16 @@ def load_batches(
   # Small batches are cut finer, so that each worker has a part to decode.
   part = min(part, max(_AHEAD * batch_size // (workers or cores), 1))
   parts = -(-batch_size // part)
-  decode = functools.partial(_decode, read, indices, part, parts)
   ahead = _AHEAD * parts
+
+  def decode(number):
+    """Decodes a part of a batch; parts are numbered over all batches."""
+    batch, position = divmod(int(number), parts)
+    wanted = indices(batch)[position * part : (position + 1) * part]
+    with warnings.catch_warnings():
+      warnings.filterwarnings("ignore", module="PIL")  # Odd metadata, mostly.
+      return read(wanted)
+
   threads = grain.ReadOptions(
       num_threads=1 if workers else min(cores, ahead),
       prefetch_buffer_size=ahead,
@@ -141,7 +149,7 @@ def stream(
     batch_size: int,
     start: int,
     stop: int,
-    share: range | None = None,
+    share: slice = slice(None),
     workers: int = -1,
 ) -> Generator[Batch, None, None]:
   """Loads batches in the order of `batch_indices`.
@@ -153,55 +161,45 @@ def stream(
     batch_size: Pictures per batch, over all processes that train.
     start: First step.
     stop: Step after the last.
-    share: Which rows of each batch to read; None for all.
+    share: Which rows of each batch to read; all by default.
     workers: See `load_batches`.
 
   Yields:
-    A `Batch` per step. Broken pictures are replaced, see `read_replacing`.
+    A `Batch` per step. Each broken picture is replaced by the next that can be
+    decoded, in the order of the source; `broken` names it.
 
   Raises:
     ValueError: If `workers` is below -1, or no picture near a broken one can
       be decoded.
     ChildProcessError: If a worker dies.
   """
-  share = range(batch_size) if share is None else share
 
   def indices(step):
     rows = batch_indices(seed, step, size=size, batch_size=batch_size)
-    return rows[share.start : share.stop]
+    return rows[share]
 
   yield from load_batches(
-      functools.partial(read_replacing, read, size=size),
+      functools.partial(_read_replacing, read, size),
       indices,
-      batch_size=len(share),
+      batch_size=len(range(batch_size)[share]),
       start=start,
       stop=stop,
       workers=workers,
   )
 
 
-def read_replacing(read: Reader, indices: Sequence[int], *, size: int) -> Batch:
+def _read_replacing(read: Reader, size: int, indices: Sequence[int]) -> Batch:
   """Reads pictures, each broken one replaced by the next that can be decoded.
 
   "Next" is in the order of the source, so that a batch depends on nothing else.
-
-  Args:
-    read: See `jssl.data.reader.make_reader`.
-    indices: Positions of the pictures.
-    size: Number of pictures in the source.
-
-  Returns:
-    A batch without gaps; `broken` names the pictures that were replaced.
-
-  Raises:
-    ValueError: If the next hundred pictures are broken as well.
+  `broken` names the pictures that were replaced.
   """
   batch = read(indices)
   remarks = batch.remarks
   for row, reason in batch.broken.items():
     steps = range(1, min(_TRIES, size - 1) + 1)
     others = (read([(int(indices[row]) + i) % size]) for i in steps)
-    whole = next(itertools.filterfalse(lambda x: x.broken, others), None)
+    whole = next((other for other in others if not other.broken), None)
     if whole is None:
       raise ValueError(
           f"Neither {reason.partition(':')[0]} nor any of the pictures after it"
@@ -231,15 +229,6 @@ def count_workers(workers: int) -> int:
   if workers == -1:
     workers = 0 if cores <= _THREADS else cores
   return workers
-
-
-def _decode(read, indices, part, parts, number):
-  """Decodes a part of a batch; parts are numbered over all batches."""
-  batch, position = divmod(int(number), parts)
-  wanted = indices(batch)[position * part : (position + 1) * part]
-  with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", module="PIL")  # Odd metadata, mostly.
-    return read(wanted)
 
 
 def _join(parts):
@@ -277,13 +266,13 @@ def _end_with(parent: int, worker: int, workers: int) -> None:
 
 def _explained(error):
   """Names the cause of a worker's death."""
-  code = re.search(r"exit code (-?\d+)", str(error))
-  if code is None:
+  match = re.search(r"exit code (-?\d+)", str(error))
+  if match is None:
     return error
-  number = int(code[1])
-  how = f"exit code {number}"
-  if number < 0:
-    how = f"killed by {signal.Signals(-number).name}"
+  code = int(match[1])
+  how = f"exit code {code}"
+  if code < 0:
+    how = f"killed by {signal.Signals(-code).name}"
   return ChildProcessError(
       f"A process that decodes pictures died ({how}). SIGKILL mostly means that"
       " the memory of the machine was full, SIGBUS that /dev/shm was: lower"

@@ -7,6 +7,7 @@ the same either way, unless pictures are broken.
 from collections.abc import Callable, Generator, Iterable, Sequence
 import contextlib
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -15,11 +16,11 @@ import numpy as np
 from jssl import parallel
 from jssl.data.cache import cached
 from jssl.data.decode import KINDS
-from jssl.data.images import decode_all, fits, Images, measure, nbytes, sample
+from jssl.data.images import decode_all, fits, Images, measure, nbytes
 from jssl.data.loader import stream
 from jssl.data.order import batch_indices, steps_per_epoch
 from jssl.data.reader import Geometry, make_reader, tally
-from jssl.data.source import Source
+from jssl.data.source import sample, Source
 
 PyTree = Any
 
@@ -99,22 +100,15 @@ def load_images(
       broken.
   """
   geometry = measure(source, canvas)
-  streamed = _is_streamed(source, geometry, stream)
+  streamed = stream == "always"
+  if stream == "auto":
+    room = _DEVICE_SHARE * _device_bytes()
+    streamed = not fits(source, geometry) or nbytes(source, geometry) > room
   chosen = sample(source, max_images) if streamed else source
   images = decode_all(chosen, geometry)
   broken = images.skipped[len(source.skipped) :]
   _check_broken(broken, source.length, source, max_broken)
   return images, streamed
-
-
-def _is_streamed(source, geometry, stream):
-  """Whether a set is streamed: as configured, or if it exceeds the memory."""
-  if stream != "auto":
-    return stream == "always"
-  return (
-      not fits(source, geometry)
-      or nbytes(source, geometry) > _DEVICE_SHARE * _device_bytes()
-  )
 
 
 def resident_pipeline(
@@ -132,19 +126,27 @@ def resident_pipeline(
   Raises:
     ValueError: If the set is smaller than a batch, or too large for the device.
   """
-  size, devices = len(images.image), jax.device_count()
+  size = len(images.image)
   steps_per_epoch(size, batch_size)
-  _check_memory(images)
+  needed, limit = images.image.nbytes, _device_bytes()
+  if needed > _DEVICE_SHARE * limit:
+    raise ValueError(
+        f"The images need {needed / 2**30:.3g} GiB, but the device has"
+        f" {limit / 2**30:.3g} GiB, and training needs some of it: lower"
+        " config.data.canvas, or give a slice of the set such as"
+        " config.data.train='train[:10%]', or stream it with"
+        " config.data.stream=always."
+    )
+  own = _own_rows(batch_size)
 
   def batches(start, stop, steps):
     for step in range(start, stop, steps):
-      count = min(steps, stop - step)
-      rows = [
-          batch_indices(seed, step + i, size=size, batch_size=batch_size)
-          for i in range(count)
-      ]
-      shares = np.stack(rows).reshape(count, devices, -1).swapaxes(0, 1)
-      yield Batches(count, shares[_own_devices()])
+      rows = np.stack([
+          batch_indices(seed, i, size=size, batch_size=batch_size)
+          for i in range(step, min(step + steps, stop))
+      ])[:, own]
+      shares = rows.reshape(len(rows), jax.local_device_count(), -1)
+      yield Batches(len(rows), shares.swapaxes(0, 1))
 
   return Pipeline(
       size=size,
@@ -190,7 +192,8 @@ def streamed_pipeline(
   if cache:
     read = cached(read, source, geometry, cache)
   # All labels may be -1, as in a test split whose labels are kept secret.
-  to_devices = _mover(
+  to_devices = functools.partial(
+      _to_devices,
       labels=bool(decoded.classes),
       extents=canvas is not None,
       reported=set(decoded.remarks),
@@ -226,33 +229,30 @@ def streamed_pipeline(
   )
 
 
-def _mover(*, labels, extents, reported):
-  """Makes the function that moves a decoded batch to the devices."""
+def _to_devices(batch, *, labels, extents, reported):
+  """Moves a decoded batch to the devices, `[devices, 1, B, ...]` each.
+
+  Kinds of remarks are added to those `reported`.
+  """
+  arrays = {"image": batch.image}
+  if labels:
+    arrays["label"] = batch.label
+  if extents:
+    arrays["extent"] = batch.extent
   local = jax.local_device_count()
-
-  def to_devices(batch):
-    """Adds the dimensions of devices and steps: `[devices, 1, B, ...]`."""
-    arrays = {"image": batch.image}
-    if labels:
-      arrays["label"] = batch.label
-    if extents:
-      arrays["extent"] = batch.extent
-    inputs = {
-        name: parallel.shard(x.reshape(local, 1, -1, *x.shape[1:]))
-        for name, x in arrays.items()
-    }
-    remarked = tally(batch.remarks)
-    notes = [
-        f"{found.name} is one of the pictures that"
-        f" {KINDS[kind].format(value=found.value)}"
-        for kind, found in remarked.items()
-        if kind not in reported
-    ]
-    reported.update(remarked)
-    replaced = list(batch.broken.values())
-    return Batches(1, inputs, replaced, [*batch.notes, *notes])
-
-  return to_devices
+  inputs = {
+      name: parallel.shard(x.reshape(local, 1, -1, *x.shape[1:]))
+      for name, x in arrays.items()
+  }
+  remarked = tally(batch.remarks)
+  notes = [
+      f"{found.name} is one of the pictures that"
+      f" {KINDS[kind].format(value=found.value)}"
+      for kind, found in remarked.items()
+      if kind not in reported
+  ]
+  reported.update(remarked)
+  return Batches(1, inputs, list(batch.broken.values()), [*batch.notes, *notes])
 
 
 def _ahead(moved: Iterable[Batches]) -> Generator[Batches, None, None]:
@@ -280,33 +280,13 @@ def _check_broken(broken, seen, source, max_broken):
     )
 
 
-def _check_memory(images):
-  """Refuses data that the device cannot hold (unknown on CPU)."""
-  needed, limit = images.image.nbytes, _device_bytes()
-  if needed > _DEVICE_SHARE * limit:
-    raise ValueError(
-        f"The images need {needed / 2**30:.3g} GiB, but the device has"
-        f" {limit / 2**30:.3g} GiB, and training needs some of it: lower"
-        " config.data.canvas, or give a slice of the set such as"
-        " config.data.train='train[:10%]', or stream it with"
-        " config.data.stream=always."
-    )
-
-
 def _device_bytes():
   """Returns the memory of a device; infinity where it is unknown."""
   stats = jax.local_devices()[0].memory_stats() or {}
   return stats.get("bytes_limit", float("inf"))
 
 
-def _own_devices():
-  """Returns this process's slice of all devices."""
-  local = jax.local_device_count()
-  first = jax.process_index() * local
-  return slice(first, first + local)
-
-
 def _own_rows(batch_size):
   """Returns this process's rows of a global batch."""
-  own, size = _own_devices(), batch_size // jax.device_count()
-  return range(own.start * size, own.stop * size)
+  size = batch_size // jax.process_count()
+  return slice(jax.process_index() * size, (jax.process_index() + 1) * size)

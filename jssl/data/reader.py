@@ -84,17 +84,17 @@ class Tally:
 Reader = Callable[[Sequence[int]], Batch]
 
 
-def empty_batch(indices: Sequence[int], geometry: Geometry) -> Batch:
+def empty_batch(indices: Sequence[int], shape: tuple[int, int, int]) -> Batch:
   """Returns a batch to be filled.
 
   Args:
     indices: Positions of its pictures in the source.
-    geometry: The form of the decoded pictures.
+    shape: Shape of a decoded picture, `(H, W, C)`.
   """
   count = len(indices)
   return Batch(
       index=np.asarray(indices, np.int64),
-      image=np.zeros((count, *geometry.shape), np.uint8),
+      image=np.zeros((count, *shape), np.uint8),
       extent=np.ones((count, 2), np.int32),
       label=np.full((count,), -1, np.int32),
       name=[""] * count,
@@ -129,7 +129,7 @@ def decode_records(records: Sequence[Record], geometry: Geometry) -> Batch:
     records: The pictures.
     geometry: The form of the decoded pictures.
   """
-  batch, remarks = empty_batch(range(len(records)), geometry), []
+  batch, remarks = empty_batch(range(len(records)), geometry.shape), []
   for row, record in enumerate(records):
     batch.name[row], batch.label[row] = record.name, record.label
     try:

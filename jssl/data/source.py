@@ -6,6 +6,9 @@ import errno
 import os
 import time
 from typing import TypeVar
+import zlib
+
+import numpy as np
 
 HELD_OUT = ("test", "validation", "val")  # In order of preference.
 # Seconds before each new try after an error of the system.
@@ -18,6 +21,7 @@ _LASTING = {
         " EOPNOTSUPP EPERM"
     ).split()
 }
+_SAMPLED = 64  # Pictures in a fingerprint.
 _T = TypeVar("_T")
 
 
@@ -64,6 +68,35 @@ class Source:
   skipped: tuple[str, ...] = ()
   notes: tuple[str, ...] = ()
   fingerprint: Callable[[], int] | None = None
+
+
+def sample(source: Source, count: int) -> Source:
+  """Returns a source of evenly spaced pictures of another.
+
+  Args:
+    source: The other.
+    count: Number of pictures, at least 1; all if there are fewer.
+  """
+  if source.length <= count:
+    return source
+  chosen = np.linspace(0, source.length - 1, count).astype(int)
+
+  def read(indices: Sequence[int]) -> list[Record]:
+    return source.read([int(chosen[index]) for index in indices])
+
+  return dataclasses.replace(source, length=count, read=read, fingerprint=None)
+
+
+def fingerprint(source: Source) -> int:
+  """Returns a checksum of the number of pictures and the content of some.
+
+  Args:
+    source: The source.
+  """
+  checksum = source.length
+  for record in (few := sample(source, _SAMPLED)).read(range(few.length)):
+    checksum = zlib.crc32(record.encoded, checksum)
+  return checksum
 
 
 def is_temporary(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ import warnings
 from absl import logging
 import tensorflow_datasets as tfds
 
-from jssl.data import digits, photos
+from jssl.data import embedded
 from jssl.data.source import (
     held_out,
     is_temporary,
@@ -25,7 +25,7 @@ from jssl.data.source import (
 )
 
 # Sets that come with a package: prepared on first use, without a network.
-_EMBEDDED = {"digits": digits.Digits, "photos": photos.Photos}
+_EMBEDDED = {"digits": embedded.Digits, "photos": embedded.Photos}
 # Temporary errors of the system, which array_record has in an error's text.
 _TEMPORARY = [
     getattr(errno, name)
@@ -60,9 +60,8 @@ def open_tfds(
   data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
   data_dir = os.path.expanduser(data_dir or "~/tensorflow_datasets")
   with _quiet():
-    embedded = _EMBEDDED.get(name.partition(":")[0])
-    if embedded:
-      _prepare(embedded, data_dir)
+    if make := _EMBEDDED.get(name.partition(":")[0]):
+      _prepare(make, data_dir)
     builder = _find(name, data_dir)
     sizes = {k: v.num_examples for k, v in builder.info.splits.items()}
     split = held_out(split, tuple(sizes))
@@ -90,10 +89,8 @@ def _quiet() -> Iterator[None]:
     logging.set_verbosity(verbosity)
 
 
-def _prepare(
-    embedded: type[tfds.core.GeneratorBasedBuilder], data_dir: str
-) -> None:
-  builder = embedded(data_dir=data_dir, file_format="array_record")
+def _prepare(make: type[tfds.core.DatasetBuilder], data_dir: str) -> None:
+  builder = make(data_dir=data_dir, file_format="array_record")
   if builder.is_prepared():
     return
   try:

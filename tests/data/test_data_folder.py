@@ -14,7 +14,7 @@ from PIL import Image
 import pytest
 
 from jssl import augment, config
-from jssl.data import decode, load, load_source, open_source
+from jssl.data import decode, decode_all, load, measure, open_source
 
 
 def _pixels(height, width, seed=0):
@@ -456,16 +456,16 @@ def test_an_error_of_the_system_is_no_broken_picture(
 ):
   number = getattr(errno, name)
   source = open_source(f"folder:{animals}", "all")
-  whole = load_source(source)
+  whole = decode_all(source, measure(source))
   monkeypatch.setattr(os, "open", _failing(os.open, number, 2, "cat/03.png"))
-  images = load_source(source)
+  images = decode_all(source, measure(source))
   assert images.skipped == ()
   np.testing.assert_array_equal(images.image, whole.image)
   monkeypatch.undo()
   monkeypatch.setattr("jssl.data.source._WAITS", (0.0, 0.0))
   monkeypatch.setattr(os, "open", _failing(os.open, number, 9, "cat/03.png"))
   with pytest.raises(OSError, match="cat/03.png could not be read.*") as error:
-    load_source(source)
+    decode_all(source, measure(source))
   assert os.strerror(number) in str(error.value)
   assert ("ulimit" in str(error.value)) == (name in ("EMFILE", "ENFILE"))
 

@@ -138,7 +138,7 @@ def test_an_odd_folder_is_loaded_except_for_named_files(folder):
   whole = set(WHOLE) - {"two\nlines.png"}
   whole |= {r"two\nlines.png", r"caf\udce9.png", "link.png"}
   assert names == whole | set(BROKEN) | _LINKED
-  images = data.load_source(source, canvas=16)
+  images = data.decode_all(source, data.measure(source, 16))
   skipped = {line.partition(":")[0] for line in images.skipped}
   assert skipped == set(BROKEN) | _LINKED
   assert len(images.skipped) == len(skipped)

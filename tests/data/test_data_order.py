@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jssl.data import batch_indices, epoch_order, steps_per_epoch
+from jssl.data.order import batch_indices, epoch_order, steps_per_epoch
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 97, 1797, 50_000])

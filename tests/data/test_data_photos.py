@@ -11,7 +11,7 @@ import pytest
 from sklearn import datasets
 
 from jssl.data import load, open_source
-from jssl.data.photos import Photos
+from jssl.data.embedded import Photos
 
 NAMES = ("china", "flower")
 TEST_COLUMNS = (0, 5, 10, 15)

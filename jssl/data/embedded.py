@@ -1,6 +1,7 @@
-"""The photos data set: real, in colour, and prepared without a network."""
+"""Data sets that come with scikit-learn: prepared without a network."""
 
 from collections.abc import Iterator, Mapping, Sequence
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,13 @@ _NAMES = ("china", "flower")
 _SIDE = 32
 _COLUMNS = 20
 
-_DESCRIPTION = """
+_DIGITS = """
+1,797 scans of handwritten digits, 8x8 pixels in 17 grey levels: the test part
+of the UCI set "Optical Recognition of Handwritten Digits", as it comes with
+scikit-learn. The split into train and test is fixed.
+"""
+
+_PHOTOS = """
 520 patches of 32x32 pixels, in colour: a grid of 13 rows and 20 columns on each
 of the two photographs that come with scikit-learn, china.jpg and flower.jpg.
 The 11 lowest rows of pixels are left out. The label is the photograph.
@@ -34,6 +41,45 @@ https://www.flickr.com/photos/vultilion/6056698931/sizes/z/in/photostream/
 """
 
 
+class Digits(tfds.core.GeneratorBasedBuilder):
+  """Builds `digits`: 1,437 images to train on and 360 to test."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  RELEASE_NOTES = {"1.0.0": "First release."}
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return _info(
+        self,
+        shape=(8, 8, 1),
+        label=tfds.features.ClassLabel(num_classes=10),
+        description=_DIGITS,
+        homepage="https://archive.ics.uci.edu/dataset/80",
+    )
+
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+    del dl_manager  # scikit-learn brings the data along.
+    from sklearn import datasets  # Slow to import, and needed once.
+
+    digits = datasets.load_digits()
+    # Scales 0..16 to 0..255, rounding halves up.
+    image = ((digits.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)
+    train, test = _split(image, digits.target)
+    return {
+        "train": self._generate_examples(image, digits.target, train),
+        "test": self._generate_examples(image, digits.target, test),
+    }
+
+  def _generate_examples(
+      self, image: np.ndarray, label: np.ndarray, indices: list[int]
+  ) -> Iterator[tuple[int, dict[str, Any]]]:
+    for index in indices:
+      # TFDS encodes a Pillow image itself, but calls TensorFlow for an array.
+      yield index, {
+          "image": Image.fromarray(image[index]),
+          "label": int(label[index]),
+      }
+
+
 class Photos(tfds.core.GeneratorBasedBuilder):
   """Builds `photos`: 416 patches to train on and 104 to test."""
 
@@ -41,16 +87,11 @@ class Photos(tfds.core.GeneratorBasedBuilder):
   RELEASE_NOTES = {"1.0.0": "First release."}
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-        builder=self,
-        description=_DESCRIPTION,
-        features=tfds.features.FeaturesDict({
-            "image": tfds.features.Image(
-                shape=(_SIDE, _SIDE, 3), dtype=np.uint8, encoding_format="png"
-            ),
-            "label": tfds.features.ClassLabel(names=list(_NAMES)),
-        }),
-        supervised_keys=("image", "label"),
+    return _info(
+        self,
+        shape=(_SIDE, _SIDE, 3),
+        label=tfds.features.ClassLabel(names=list(_NAMES)),
+        description=_PHOTOS,
         homepage=(
             "https://scikit-learn.org/stable/datasets/loading_other_datasets"
             ".html#sample-images"
@@ -85,3 +126,26 @@ class Photos(tfds.core.GeneratorBasedBuilder):
               "image": Image.fromarray(patch),
               "label": name,
           }
+
+
+def _info(builder, *, shape, label, **about):
+  image = tfds.features.Image(
+      shape=shape, dtype=np.uint8, encoding_format="png"
+  )
+  return tfds.core.DatasetInfo(
+      builder=builder,
+      features=tfds.features.FeaturesDict({"image": image, "label": label}),
+      supervised_keys=("image", "label"),
+      **about,
+  )
+
+
+def _split(image: np.ndarray, label: np.ndarray) -> tuple[list[int], list[int]]:
+  """Orders by class, then by hash of the pixels; every fifth is for test."""
+
+  def key(index: int) -> tuple[int, str]:
+    return label[index], hashlib.sha256(image[index].tobytes()).hexdigest()
+
+  order = sorted(range(len(image)), key=key)
+  test = set(order[::5])
+  return [i for i in order if i not in test], order[::5]
