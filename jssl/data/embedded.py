@@ -63,10 +63,17 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     digits = datasets.load_digits()
     # Scales 0..16 to 0..255, rounding halves up.
     image = ((digits.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)
-    train, test = _split(image, digits.target)
+    label = digits.target
+
+    def key(index: int) -> tuple[int, str]:
+      return label[index], hashlib.sha256(image[index].tobytes()).hexdigest()
+
+    # Ordered by class, then by hash of the pixels; every fifth is for test.
+    order = sorted(range(len(image)), key=key)
+    train = [index for place, index in enumerate(order) if place % 5]
     return {
-        "train": self._generate_examples(image, digits.target, train),
-        "test": self._generate_examples(image, digits.target, test),
+        "train": self._generate_examples(image, label, train),
+        "test": self._generate_examples(image, label, order[::5]),
     }
 
   def _generate_examples(
@@ -138,14 +145,3 @@ def _info(builder, *, shape, label, **about):
       supervised_keys=("image", "label"),
       **about,
   )
-
-
-def _split(image: np.ndarray, label: np.ndarray) -> tuple[list[int], list[int]]:
-  """Orders by class, then by hash of the pixels; every fifth is for test."""
-
-  def key(index: int) -> tuple[int, str]:
-    return label[index], hashlib.sha256(image[index].tobytes()).hexdigest()
-
-  order = sorted(range(len(image)), key=key)
-  test = set(order[::5])
-  return [i for i in order if i not in test], order[::5]

@@ -244,8 +244,18 @@ def measure(source: Source, canvas: int | None = None) -> Geometry:
   """
   if canvas is not None and canvas < 1:
     raise ValueError(f"canvas is {canvas}: it must be at least 1 pixel.")
-  size = (canvas, canvas) if canvas else _shared_size(source)
-  return Geometry(size, canvas, source.channels)
+  if canvas:
+    return Geometry((canvas, canvas), canvas, source.channels)
+  sizes = _sizes(source)
+  if len(set(sizes)) > 1:
+    canvas = min(int(np.median([min(size) for size in sizes])), CANVAS)
+    raise ValueError(
+        f"The pictures of {source.name} differ in size, as {_sides(min(sizes))}"
+        f" and {_sides(max(sizes))} (height x width): fit each to a square by"
+        f" --config.data.canvas={canvas}, or in Python canvas={canvas}."
+    )
+  # Without a readable header, decoding will fail and say why.
+  return Geometry(sizes[0] if sizes else (1, 1), None, source.channels)
 
 
 def nbytes(source: Source, geometry: Geometry) -> int:
@@ -298,22 +308,6 @@ def _sizes(source: Source) -> list[tuple[int, int]]:
     part = part_size(source)
     parts = (every[i : i + part] for i in every[::part])
     return [size for part in pool.map(sizes, parts) for size in part]
-
-
-def _shared_size(source: Source) -> tuple[int, int]:
-  """Returns the size all pictures share, or refuses them."""
-  found = _sizes(source)
-  if not found:
-    return (1, 1)  # Nothing can be decoded, and decoding will say why.
-  if len(set(found)) > 1:
-    middle = int(np.median([min(size) for size in found]))
-    canvas = min(middle, CANVAS)
-    raise ValueError(
-        f"The pictures of {source.name} differ in size, as {_sides(min(found))}"
-        f" and {_sides(max(found))} (height x width): fit each to a square by"
-        f" --config.data.canvas={canvas}, or in Python canvas={canvas}."
-    )
-  return found[0]
 
 
 def _free_memory() -> int:

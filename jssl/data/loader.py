@@ -40,10 +40,9 @@ _TRIES = 100
 def load_batches(
     read: Reader,
     indices: Callable[[int], Sequence[int]],
+    numbers: range,
     *,
     batch_size: int,
-    start: int,
-    stop: int,
     part: int = _PART,
     workers: int = 0,
 ) -> Generator[Batch, None, None]:
@@ -52,9 +51,8 @@ def load_batches(
   Args:
     read: Reads and decodes pictures, see `jssl.data.reader.make_reader`.
     indices: A function from the number of a batch to its pictures.
+    numbers: Numbers of the batches, one after the other.
     batch_size: Pictures per batch; the last one may have fewer.
-    start: Number of the first batch.
-    stop: Number after the last one.
     part: Pictures that are decoded in one go.
     workers: Number of processes that decode; 0 for threads of this one; -1
       for what suits the machine.
@@ -85,8 +83,8 @@ def load_batches(
       num_threads=1 if workers else min(cores, ahead),
       prefetch_buffer_size=ahead,
   )
-  part_numbers = grain.MapDataset.range(start * parts, stop * parts)
-  dataset = part_numbers.map(decode).to_iter_dataset(threads)
+  dataset = grain.MapDataset.range(numbers.start * parts, numbers.stop * parts)
+  dataset = dataset.map(decode).to_iter_dataset(threads)
   if workers:
     if not flags.FLAGS.is_parsed():  # Grain reads one, also in a notebook.
       flags.FLAGS.mark_as_parsed()
@@ -128,9 +126,8 @@ def load_in_order(
   yield from load_batches(
       make_reader(source, geometry),
       lambda number: range(source.length)[starts[number] :][:batch_size],
+      range(len(starts)),
       batch_size=batch_size,
-      start=0,
-      stop=len(starts),
       part=part_size(source),
   )
 
@@ -181,9 +178,8 @@ def stream(
   yield from load_batches(
       functools.partial(_read_replacing, read, size),
       indices,
+      range(start, stop),
       batch_size=len(range(batch_size)[share]),
-      start=start,
-      stop=stop,
       workers=workers,
   )
 
@@ -227,7 +223,7 @@ def count_workers(workers: int) -> int:
     )
   cores = os.cpu_count() or 1
   if workers == -1:
-    workers = 0 if cores <= _THREADS else cores
+    return 0 if cores <= _THREADS else cores
   return workers
 
 

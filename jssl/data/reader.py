@@ -117,7 +117,8 @@ def make_reader(source: Source, geometry: Geometry) -> Reader:
   def read(indices: Sequence[int]) -> Batch:
     records = source.read(indices) if len(indices) else []
     batch = decode_records(records, geometry)
-    return batch._replace(index=np.asarray(indices, np.int64))
+    batch.index[:] = indices
+    return batch
 
   return read
 

@@ -15,6 +15,7 @@ from absl import logging
 import tensorflow_datasets as tfds
 
 from jssl.data import embedded
+from jssl.data.datasets import set_name
 from jssl.data.source import (
     held_out,
     is_temporary,
@@ -140,7 +141,7 @@ def _check_known(name: str) -> None:
 
 
 def _unknown(name: str) -> str:
-  base = name.partition("/")[0].partition(":")[0]
+  base = set_name(name)
   options = tfds.list_builders(with_community_datasets=False)
   if base in options:
     cls = tfds.builder_cls(base)
@@ -183,7 +184,9 @@ def _source(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Source:
         " set of pictures."
     )
   label = features.get("label")
-  labelled = isinstance(label, tfds.features.ClassLabel)
+  classes: tuple[str, ...] = ()
+  if isinstance(label, tfds.features.ClassLabel):
+    classes = tuple(label.names)
   # Pillow decodes `image` later, in threads, and no other pictures.
   undecoded = {
       key: tfds.decode.SkipDecoding()
@@ -197,7 +200,7 @@ def _source(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Source:
     return [
         Record(
             encoded=record["image"] if record else b"",
-            label=int(record["label"]) if record and labelled else -1,
+            label=int(record["label"]) if record and classes else -1,
             name=f"{name} {split} #{index}",
         )
         for index, record in zip(indices, _read(records, indices, name))
@@ -208,7 +211,7 @@ def _source(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Source:
       name=f"{name} ({split})",
       length=len(records),
       read=read,
-      classes=tuple(label.names) if label and labelled else (),
+      classes=classes,
       channels=channels or 3,
       size=None if None in size else tuple(size),
   )

@@ -1,4 +1,4 @@
-"""Decodes pictures that chance has spoilt, in a process that may die of it.
+"""Decodes randomly damaged pictures, in a process that may die of it.
 
   python tests/data/fuzz_case.py COUNT SEED
 

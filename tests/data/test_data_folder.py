@@ -145,7 +145,7 @@ def test_nested_hidden_and_foreign_files(tmp_path):
   assert images.skipped == ()
 
 
-def test_a_picture_beside_the_class_folders_is_named(animals):
+def test_a_picture_next_to_the_class_folders_is_named(animals):
   _save(animals / "cover.png", _pixels(6, 5))
   images = load(f"folder:{animals}", "train+test")
   assert images.classes == ("cat", "dog")
@@ -259,11 +259,11 @@ def test_the_canvas_holds_the_whole_picture(height, width, suffix):
   pixels, extent = decode(encoded, 32)
   assert extent == (height, width) and pixels.shape == (32, 32, 3)
   # In its corner; longer sides are shrunk to the canvas, shorter ones kept.
-  held = min(height, 32), min(width, 32)
-  expected = picture.resize(held[::-1], Image.Resampling.BICUBIC)
-  difference = pixels[: held[0], : held[1]].astype(int) - np.asarray(expected)
-  assert np.abs(difference).max() <= (4 if held != (height, width) else 0)
-  assert not pixels[held[0] :].any() and not pixels[:, held[1] :].any()
+  shown = min(height, 32), min(width, 32)
+  expected = picture.resize(shown[::-1], Image.Resampling.BICUBIC)
+  difference = pixels[: shown[0], : shown[1]].astype(int) - np.asarray(expected)
+  assert np.abs(difference).max() <= (4 if shown != (height, width) else 0)
+  assert not pixels[shown[0] :].any() and not pixels[:, shown[1] :].any()
 
 
 def test_crops_of_a_canvas_are_those_of_the_picture():

@@ -1,4 +1,4 @@
-"""Pictures and folders that chance or an enemy has made."""
+"""Damaged and malicious pictures and folders."""
 
 import io
 import json
@@ -20,7 +20,7 @@ _CASE = pathlib.Path(__file__).parent / "fuzz_case.py"
 
 
 @pytest.mark.slow
-def test_spoilt_pictures_are_decoded_or_refused():
+def test_damaged_pictures_are_decoded_or_refused():
   done = subprocess.run(
       [sys.executable, _CASE, "3000", "0"],
       text=True,
@@ -51,7 +51,7 @@ def _turned():
   return exif
 
 
-def _spoilt():
+def _damaged():
   """A PNG in which one byte of pixels has changed."""
   content = bytearray(_bytes(compress_level=0))
   content[content.index(b"IDAT") + 100] ^= 1
@@ -102,7 +102,7 @@ BROKEN = {
     "bomb.png": _bomb(2**31 - 1),
     "bomb2.png": _bomb(15_000),
     "half.jpg": _bytes(size=(400, 300), name="JPEG")[:500],
-    "checksum.png": _spoilt(),
+    "checksum.png": _damaged(),
     "float.tif": _bytes("F", name="TIFF"),
     "signed.tif": _bytes("I", name="TIFF"),
     "long.png": _bytes("1", size=(3_000_000, 1)),

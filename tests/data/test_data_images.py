@@ -78,7 +78,7 @@ def test_parts_of_a_batch_join_with_their_broken_rows(tmp_path, monkeypatch):
   source = data.open_source(f"folder:{tmp_path}", "all")
   read = reader.make_reader(source, data.measure(source, 4))
   (batch,) = loader.load_batches(
-      read, lambda _: range(10), batch_size=10, start=0, stop=1, part=3
+      read, lambda _: range(10), range(1), batch_size=10, part=3
   )
   assert sorted(batch.broken) == [1, 7]
   assert batch.broken[7].startswith("07.png")

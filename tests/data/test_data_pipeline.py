@@ -47,27 +47,27 @@ def _train(config, workdir):
 
 
 @pytest.fixture(scope="module")
-def held(photos, tmp_path_factory):
-  return _train(_config(photos), tmp_path_factory.mktemp("held"))
+def resident(photos, tmp_path_factory):
+  return _train(_config(photos), tmp_path_factory.mktemp("resident"))
 
 
 @pytest.mark.slow
-def test_a_stream_trains_exactly_as_memory_does(held, photos, tmp_path):
+def test_a_stream_trains_exactly_as_memory_does(resident, photos, tmp_path):
   config = _config(photos, **{"data.stream": "always"})
   losses, rows = _train(config, tmp_path)
-  assert losses == held[0] and len(losses) == 12
-  assert rows[-1]["knn"] == held[1][-1]["knn"]
+  assert losses == resident[0] and len(losses) == 12
+  assert rows[-1]["knn"] == resident[1][-1]["knn"]
   assert all(row["replaced"] == 0 for row in rows if "loss" in row)
 
 
 @pytest.mark.slow
-def test_a_stream_resumes_in_the_middle(held, photos, tmp_path):
+def test_a_stream_resumes_in_the_middle(resident, photos, tmp_path):
   streamed = {"data.stream": "always"}
   half = _config(photos, **streamed, epochs=1.0)
   _train(half, tmp_path)
   # The other half from memory: nothing of the model depends on it.
   losses, rows = _train(_config(photos), tmp_path)
-  assert losses[:6] == pytest.approx(held[0][:6], rel=0.2)
+  assert losses[:6] == pytest.approx(resident[0][:6], rel=0.2)
   assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
 
 
@@ -132,8 +132,8 @@ def test_broken_pictures_are_named_once_and_counted(photos, tmp_path, capfd):
   _, rows = _train(config, tmp_path / "run")
   # The second epoch meets them again, unless it leaves them out.
   assert rows[-2]["replaced"] in (2, 3, 4)
-  told = capfd.readouterr().err
-  broken = [x for x in told.splitlines() if "truncated" in x]
+  log = capfd.readouterr().err
+  broken = [x for x in log.splitlines() if "truncated" in x]
   assert len(broken) == len(set(broken)) == 2
 
 
@@ -179,9 +179,9 @@ def test_labels_that_are_all_unknown_are_none(photos, monkeypatch, stream):
   (note,) = exp.train.notes
   assert "no picture of" in note and "(train) has a label" in note
   for call in exp.pipeline.batches(0, 1, 1):
-    held = exp.pipeline.resident()
+    resident = exp.pipeline.resident()
     first = jax.tree.map(lambda x: x[0, 0], call.inputs)
-    assert "label" not in exp.pipeline.batch(held, first)
+    assert "label" not in exp.pipeline.batch(resident, first)
   with pytest.raises(ValueError, match="no labels, and supcon learns"):
     experiment.initial_state(exp)
 
@@ -194,8 +194,8 @@ def test_some_unknown_labels_are_reported_and_trained_with(
   _with_labels(monkeypatch, 40)
   losses, _ = _train(_supcon(photos, stream), tmp_path)
   assert len(losses) == 12 and np.isfinite(losses).all()
-  told = capfd.readouterr().err
-  assert "13 of 53 pictures of " in told and "have no label (-1)" in told
+  log = capfd.readouterr().err
+  assert "13 of 53 pictures of " in log and "have no label (-1)" in log
 
 
 @pytest.mark.slow
@@ -209,12 +209,12 @@ def test_remarks_are_reported_once(photos, tmp_path, capfd, stream):
     (folder / "b" / f"{i}.heic").write_bytes(b"")
   config = _config(folder, **{"data.stream": stream, "data.train": "all"})
   _train(config, tmp_path / "run")
-  told = capfd.readouterr().err.splitlines()
-  (deep,) = [line for line in told if "16 bits" in line and "(all)" in line]
+  log = capfd.readouterr().err.splitlines()
+  (deep,) = [line for line in log if "16 bits" in line and "(all)" in line]
   assert "6 of 60 pictures" in deep and "above 4,005" in deep
   assert deep.endswith("(the first: a/000.png)")
-  assert not [line for line in told if "is one of the pictures" in line]
-  (others,) = [line for line in told if ".heic" in line]
+  assert not [line for line in log if "is one of the pictures" in line]
+  (others,) = [line for line in log if ".heic" in line]
   assert "6 ending in .heic" in others and "convert" in others
 
 
@@ -230,8 +230,8 @@ def test_a_stream_reports_remarks_beyond_its_sample(photos, tmp_path, capfd):
       **{"data.stream": "always", "data.train": "all", "eval.max_images": 2},
   )
   _train(config, tmp_path / "run")
-  told = capfd.readouterr().err.splitlines()
-  (deep,) = [line for line in told if "is one of the pictures" in line]
+  log = capfd.readouterr().err.splitlines()
+  (deep,) = [line for line in log if "is one of the pictures" in line]
   assert "above 4,000" in deep and "a/0" in deep
 
 
@@ -247,13 +247,13 @@ def test_a_stream_is_not_larger_than_its_batch(photos):
 def test_nothing_is_compiled_after_the_first_step(photos, stream):
   exp = experiment.make(_config(photos, **{"data.stream": stream}))
   dispatch, state = experiment.make_call(exp), experiment.initial_state(exp)
-  held, compiled = exp.pipeline.resident(), []
+  resident, compiled = exp.pipeline.resident(), []
   jax.monitoring.register_event_duration_secs_listener(
       lambda event, *_, **__: "backend_compile" in event and compiled.append(1)
   )
   after = []
   for call in exp.pipeline.batches(0, 4, 1):
-    state, signs = dispatch(state, held, call.inputs)
-    jax.block_until_ready(signs)
+    state, metrics = dispatch(state, resident, call.inputs)
+    jax.block_until_ready(metrics)
     after.append(len(compiled))
   assert after[0] > 0 and after[-1] == after[0]

@@ -119,10 +119,10 @@ def test_broken_pictures_give_their_place_to_the_next(broken, photos, workers):
     np.testing.assert_array_equal(batch.image, images.image[whole])
     np.testing.assert_array_equal(batch.extent, images.extent[whole])
     np.testing.assert_array_equal(batch.label, images.label[whole])
-  told = sorted(reason for batch in batches for reason in batch.broken.values())
+  reasons = sorted(line for batch in batches for line in batch.broken.values())
   names = sorted(record.name for record in source.read(BROKEN))
-  assert [line.partition(":")[0] for line in told] == names
-  assert any("empty" in line for line in told)
+  assert [line.partition(":")[0] for line in reasons] == names
+  assert any("empty" in line for line in reasons)
 
 
 def test_a_source_of_broken_pictures_is_refused(tmp_path):
@@ -459,9 +459,8 @@ def test_every_core_decodes_however_small_batches_are(
   batches = loader.load_batches(
       wait,
       lambda number: range(count)[number * batch_size :][:batch_size],
+      range(-(-count // batch_size)),
       batch_size=batch_size,
-      start=0,
-      stop=-(-count // batch_size),
   )
   assert sum(len(batch.label) for batch in batches) == count
   assert "prefetch" not in caplog.text

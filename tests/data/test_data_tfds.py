@@ -341,10 +341,10 @@ first, source = (
 )
 known = [record.encoded for record in first.read([1, 2])]
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-held = []
+opened = []
 try:
   while True:
-    held.append(os.open(os.devnull, os.O_RDONLY))
+    opened.append(os.open(os.devnull, os.O_RDONLY))
 except OSError:
   pass
 
@@ -352,7 +352,7 @@ def wait(seconds):
   global tries
   tries -= 1
   if not tries:
-    for file in held:
+    for file in opened:
       os.close(file)
 
 time.sleep = wait
@@ -360,7 +360,7 @@ try:
   assert [x.encoded for x in source.read([1, 2])] == known
   print("read")
 except OSError as error:
-  for file in held[:9]:
+  for file in opened[:9]:
     os.close(file)
   print(error)
 """
