@@ -95,7 +95,6 @@ def make(config: ConfigDict) -> Experiment:
         train,
         batch_size=config.batch_size,
         seed=config.seed,
-        canvas=config.data.canvas or None,
         cache=config.data.cache or None,
         workers=config.data.workers,
         max_broken=config.data.max_broken,

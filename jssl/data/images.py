@@ -46,13 +46,7 @@ class Images:
 
   def take(self, index: np.ndarray) -> "Images":
     """Returns the pictures at an int `[n]` or bool `[N]` index."""
-    pick = lambda x: None if x is None else x[index]
-    return dataclasses.replace(
-        self,
-        image=self.image[index],
-        label=pick(self.label),
-        extent=pick(self.extent),
-    )
+    return dataclasses.replace(self, **self.batch(index))
 
   def evenly(self, count: int) -> "Images":
     """Returns at most `count` pictures, evenly spaced.

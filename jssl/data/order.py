@@ -74,28 +74,11 @@ def batch_indices(
     raise ValueError(f"step is {step}: steps are counted from 0 on.")
   epoch, batch = divmod(step, steps_per_epoch(size, batch_size))
   positions = np.arange(batch * batch_size, (batch + 1) * batch_size)
-  return _permute(positions, size, _epoch_keys(seed, epoch))
-
-
-def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
-  """Returns the whole order of an epoch, of which batches are slices.
-
-  Args:
-    seed: Non-negative; another seed gives another order.
-    epoch: Number of the epoch, from 0 on.
-    size: Number of images in the set.
-
-  Returns:
-    int32 `[size]`, a permutation of `range(size)`.
-  """
-  return _permute(np.arange(size), size, _epoch_keys(seed, epoch))
-
-
-def _epoch_keys(seed: int, epoch: int) -> np.ndarray:
-  """Returns the uint64 `[_ROUNDS]` keys; NumPy promises them to be stable."""
-  return np.random.SeedSequence((seed, epoch)).generate_state(
+  # NumPy promises that these stay the same.
+  keys = np.random.SeedSequence((seed, epoch)).generate_state(
       _ROUNDS, np.uint64
   )
+  return _permute(positions, size, keys)
 
 
 def _permute(positions: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:

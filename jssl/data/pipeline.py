@@ -164,7 +164,6 @@ def streamed_pipeline(
     *,
     batch_size: int,
     seed: int,
-    canvas: int | None = None,
     cache: str | None = None,
     workers: int = -1,
     max_broken: float = 0.1,
@@ -173,11 +172,10 @@ def streamed_pipeline(
 
   Args:
     source: The set. A broken picture is replaced by the next one.
-    decoded: Some of its pictures, see `load_images`: they show the size of its
+    decoded: Some of its pictures, see `load_images`: they show the form of its
       arrays, whether it has labels, and which remarks were already reported.
     batch_size: Images per step, over all devices.
     seed: Seed of the order.
-    canvas: As in `load_images`.
     cache: A folder that keeps decoded images; None for none.
     workers: Number of processes that decode, see `jssl.data.stream`.
     max_broken: As in `load_images`.
@@ -187,6 +185,7 @@ def streamed_pipeline(
   """
   steps_per_epoch(source.length, batch_size)
   size: Any = decoded.image.shape[1:3]
+  canvas = None if decoded.extent is None else size[0]
   geometry = Geometry(size, canvas, source.channels)
   read = make_reader(source, geometry)
   if cache:

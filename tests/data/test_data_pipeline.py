@@ -239,7 +239,7 @@ def test_a_stream_is_not_larger_than_its_batch(photos):
   source = data.open_source(f"folder:{photos}", "train")
   some = data.decode_all(data.sample(source, 3), data.measure(source, 24))
   with pytest.raises(ValueError, match="53 images, fewer than one batch of 64"):
-    data.streamed_pipeline(source, some, batch_size=64, seed=0, canvas=24)
+    data.streamed_pipeline(source, some, batch_size=64, seed=0)
 
 
 @pytest.mark.slow
