@@ -11,7 +11,7 @@ from jssl.data.images import (
     measure,
     open_source,
 )
-from jssl.data.loader import count_workers, load_in_order, stream
+from jssl.data.loader import count_workers, stream
 from jssl.data.order import batch_indices, steps_per_epoch
 from jssl.data.pipeline import (
     Batches,
@@ -40,7 +40,6 @@ __all__ = (
     "labels_of",
     "load",
     "load_images",
-    "load_in_order",
     "measure",
     "open_source",
     "resident_pipeline",

@@ -5,7 +5,7 @@ from PIL import Image
 import pytest
 
 from jssl import data
-from jssl.data import reader
+from jssl.data import loader, reader
 
 
 def _images(count=7, **changes):
@@ -56,7 +56,7 @@ def test_pictures_load_in_order_from_any_position(tmp_path):
   (tmp_path / "06.png").write_bytes(b"broken")
   source = data.open_source(f"folder:{tmp_path}", "all")
   geometry = data.measure(source, 4)
-  batches = list(data.load_in_order(source, geometry, batch_size=4, start=3))
+  batches = list(loader.load_in_order(source, geometry, batch_size=4, start=3))
   assert [batch.index.tolist() for batch in batches] == [
       [3, 4, 5, 6],
       [*range(7, 11)],
@@ -65,12 +65,12 @@ def test_pictures_load_in_order_from_any_position(tmp_path):
   assert first.whole == [0, 1, 2] and list(first.broken) == [3]
   joined = np.concatenate([batch.image[:, 0, 0, 0] for batch in batches])
   assert joined.tolist() == [30, 40, 50, 0, 70, 80, 90, 100]
-  assert not list(data.load_in_order(source, geometry, batch_size=4, start=11))
+  assert not list(
+      loader.load_in_order(source, geometry, batch_size=4, start=11)
+  )
 
 
 def test_parts_of_a_batch_join_with_their_broken_rows(tmp_path, monkeypatch):
-  from jssl.data import loader
-
   for i in range(10):
     Image.new("L", (4, 4), i).save(tmp_path / f"{i:02}.png")
   for i in (1, 7):
