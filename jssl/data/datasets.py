@@ -55,20 +55,14 @@ _CIFAR = Dataset(
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
 )
+_EMBEDDED = Dataset(canvas=0, mean=0.5, std=0.25, embedded=True)
 _CHARACTERS = Dataset(flips=False, crop_scale=None)
 
 DATASETS = {
     "cifar10": _CIFAR,
     "cifar100": dataclasses.replace(_CIFAR, like="cifar10"),
-    "digits": Dataset(
-        image_size=16,
-        batch_size=128,
-        canvas=0,
-        mean=0.5,
-        std=0.25,
-        embedded=True,
-        flips=False,
-        crop_scale=None,
+    "digits": dataclasses.replace(
+        _EMBEDDED, image_size=16, flips=False, crop_scale=None
     ),
     "emnist": _CHARACTERS,
     "imagenet2012": Dataset(
@@ -77,14 +71,7 @@ DATASETS = {
     "kmnist": _CHARACTERS,
     "mnist": _CHARACTERS,
     "mnist_corrupted": _CHARACTERS,
-    "photos": Dataset(
-        image_size=32,
-        batch_size=64,
-        canvas=0,
-        mean=0.5,
-        std=0.25,
-        embedded=True,
-    ),
+    "photos": dataclasses.replace(_EMBEDDED, image_size=32, batch_size=64),
     # House numbers: a smaller crop may show another number.
     "svhn_cropped": Dataset(flips=False, crop_scale=(0.5, 1.0)),
 }

@@ -14,20 +14,9 @@ from jssl.data.source import retry
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # Formats of photographs and drawings. Pillow would open others too, whatever
-# the suffix of a file, and some of those start other programs.
-_FORMATS = (
-    "JPEG",
-    "MPO",  # From phones: several JPEGs in one file.
-    "PNG",
-    "WEBP",
-    "GIF",
-    "BMP",
-    "TIFF",
-    "AVIF",
-    "JPEG2000",
-    "PPM",
-    "TGA",  # Last, since it has no signature.
-)
+# the suffix of a file, and some of those start other programs. MPO is from
+# phones: several JPEGs in one file. TGA comes last, since it has no signature.
+_FORMATS = "JPEG MPO PNG WEBP GIF BMP TIFF AVIF JPEG2000 PPM TGA".split()
 _Tag = ExifTags.Base
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Longest side in pixels. A longer one comes from a broken header, or would take

@@ -45,7 +45,6 @@ class Digits(tfds.core.GeneratorBasedBuilder):
   """Builds `digits`: 1,437 images to train on and 360 to test."""
 
   VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES = {"1.0.0": "First release."}
 
   def _info(self) -> tfds.core.DatasetInfo:
     return _info(
@@ -91,7 +90,6 @@ class Photos(tfds.core.GeneratorBasedBuilder):
   """Builds `photos`: 416 patches to train on and 104 to test."""
 
   VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES = {"1.0.0": "First release."}
 
   def _info(self) -> tfds.core.DatasetInfo:
     return _info(

@@ -164,7 +164,7 @@ def decode_all(
   Raises:
     ValueError: If none can be decoded, or they do not fit.
   """
-  limit = _free_memory() // 2 if max_bytes is None else max_bytes
+  limit = memory_limit() if max_bytes is None else max_bytes
   if (needed := nbytes(source, geometry)) > limit:
     raise ValueError(
         f"The {source.length} pictures of {source.name} need"
@@ -257,9 +257,14 @@ def nbytes(source: Source, geometry: Geometry) -> int:
   return source.length * int(np.prod(geometry.shape))
 
 
-def fits(source: Source, geometry: Geometry) -> bool:
-  """Whether all decoded pictures fit into half of the free memory."""
-  return nbytes(source, geometry) <= _free_memory() // 2
+def memory_limit() -> int:
+  """Returns half the bytes of memory that are available without swapping."""
+  try:
+    with open("/proc/meminfo") as lines:
+      fields = dict(line.split(":", 1) for line in lines)
+    return int(fields["MemAvailable"].split()[0]) * 1024 // 2
+  except (OSError, KeyError):  # Not Linux: half of all.
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def common_size(source: Source) -> tuple[int, int] | None:
@@ -302,16 +307,6 @@ def _sizes(source: Source) -> list[tuple[int, int]]:
     part = part_size(source)
     parts = (every[i : i + part] for i in every[::part])
     return [size for part in pool.map(sizes, parts) for size in part]
-
-
-def _free_memory() -> int:
-  """Returns the bytes of memory that are available without swapping."""
-  try:
-    with open("/proc/meminfo") as lines:
-      fields = dict(line.split(":", 1) for line in lines)
-    return int(fields["MemAvailable"].split()[0]) * 1024
-  except (OSError, KeyError):  # Not Linux: all of it.
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _sides(size: tuple[int, ...]) -> str:

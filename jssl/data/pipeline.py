@@ -16,7 +16,7 @@ import numpy as np
 from jssl import parallel
 from jssl.data.cache import cached
 from jssl.data.decode import KINDS
-from jssl.data.images import decode_all, fits, Images, measure, nbytes
+from jssl.data.images import decode_all, Images, measure, memory_limit, nbytes
 from jssl.data.loader import stream
 from jssl.data.order import batch_indices, steps_per_epoch
 from jssl.data.reader import Geometry, make_reader, tally
@@ -102,8 +102,8 @@ def load_images(
   geometry = measure(source, canvas)
   streamed = stream == "always"
   if stream == "auto":
-    room = _DEVICE_SHARE * _device_bytes()
-    streamed = not fits(source, geometry) or nbytes(source, geometry) > room
+    limit = min(memory_limit(), _DEVICE_SHARE * _device_bytes())
+    streamed = nbytes(source, geometry) > limit
   chosen = sample(source, max_images) if streamed else source
   images = decode_all(chosen, geometry)
   broken = images.skipped[len(source.skipped) :]

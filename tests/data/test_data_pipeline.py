@@ -77,7 +77,7 @@ def test_sets_that_do_not_fit_are_streamed(photos, monkeypatch):
   assert not streamed()
   config.data.stream = "never"
   assert not streamed()
-  monkeypatch.setattr(pipeline, "fits", lambda *_: False)
+  monkeypatch.setattr(pipeline, "memory_limit", lambda: 0)
   assert not streamed()
   config.data.stream = "auto"
   assert streamed()
