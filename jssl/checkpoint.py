@@ -114,39 +114,32 @@ class Checkpoints:
       ValueError: If all are damaged, or belong to another model or version.
     """
     raw = jax.eval_shape(_without_keys, like)
-    step, state, damaged = self._newest(raw, partial)
-    self.unreadable = [
-        f"the checkpoint of step {bad} cannot be read ({damaged[bad]}); using"
-        f" that of step {step}"
-        for bad in sorted(damaged)
-    ]
-    if damaged and not self._read_only:
-      self._set_aside(damaged)
-    return parallel.replicate(_with_keys(state, like))
-
-  def _newest(self, like, partial):
-    """Reads the newest checkpoint that every process can read.
-
-    Returns:
-      Its step, its state, and the reason why each newer one cannot be read.
-    """
     steps = sorted(self._manager.all_steps(), reverse=True)
     if not steps:
       raise FileNotFoundError(
           f"No checkpoint in {self._manager.directory}; train first, with"
           " python -m jssl.train."
       )
-    damaged = {}
+    damaged = {}  # The reason why each cannot be read.
     for step in steps:
-      state, reason = self._read(step, like, partial)
+      state, reason = self._read(step, raw, partial)
       if parallel.agree(reason is None):
-        return step, state, damaged
+        break
       damaged[step] = reason or "another process could not read it"
-    listed = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
-    raise ValueError(
-        f"No checkpoint in {self._manager.directory} can be read: {listed}."
-        " Restore a copy of one, or give another --workdir."
-    )
+    else:
+      listed = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
+      raise ValueError(
+          f"No checkpoint in {self._manager.directory} can be read: {listed}."
+          " Restore a copy of one, or give another --workdir."
+      )
+    self.unreadable = [
+        f"the checkpoint of step {bad} cannot be read ({why}); using that of"
+        f" step {step}"
+        for bad, why in sorted(damaged.items())
+    ]
+    if damaged and not self._read_only:
+      self._set_aside(damaged)
+    return parallel.replicate(_with_keys(state, like))
 
   def _read(self, step, like, partial):
     """Returns the state, or None and why it cannot be read."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import difflib
 import faulthandler
+import itertools
 import os
 import pathlib
 import platform
@@ -84,7 +85,8 @@ def parse(
   for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, "reconfigure"):  # No name may crash a long run.
       stream.reconfigure(errors="backslashreplace")
-  asked = {x.lstrip("-") for x in _flags_of(argv)}
+  flags_given = itertools.takewhile(lambda x: x != "--", argv[1:])
+  asked = {x.lstrip("-") for x in flags_given if x.startswith("-")}
   if asked & {"help", "helpshort", "h", "?"}:
     _finish(_help())
   if "helpfull" in asked:
@@ -120,12 +122,6 @@ def required(flag: flags.FlagHolder, *, example: str = _EXAMPLE) -> Any:
   if flag.value is None:
     _exit(f"--{flag.name} is missing; {_looks_like(example)}")
   return flag.value
-
-
-def _flags_of(argv):
-  """Arguments that are flags without a value, up to a bare --."""
-  end = argv.index("--") if "--" in argv else len(argv)
-  return [x for x in argv[1:end] if x.startswith("-") and "=" not in x]
 
 
 def _finish(text):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
-import dataclasses
 import os
 import shlex
 import sys
@@ -21,22 +20,6 @@ from jssl.experiment import Experiment
 from jssl.recorder import Diverged, Recorder, Watch
 from jssl.report import curves, figures, views
 from jssl.step import all_finite, TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-  """The outcome of training.
-
-  Attributes:
-    state: The last state. If a stop was requested before the first step, its
-      buffers were donated and cannot be read.
-    step: Number of steps taken: not all of them if a stop was requested.
-    features: The state's features if it was evaluated, else None.
-  """
-
-  state: TrainState
-  step: int
-  features: Features | None
 
 
 def train(
@@ -73,7 +56,8 @@ def train(
     try:
       return _train(config, workdir, watch, stop)
     except preemption.Left:
-      message = f"stopped by {stop.cause} {stop.outcome}"
+      cause = "Ctrl-C" if stop.interrupted else "SIGTERM"
+      message = f"stopped by {cause} {stop.outcome}"
     if stop.interrupted:
       raise preemption.Stopped(message)
     if jax.process_index() == 0:
@@ -88,34 +72,36 @@ def _train(config, workdir, watch, stop):
   with _exclusive(workdir):
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     with contextlib.closing(checkpoints):
-      recorder, trained = _train_to_end(exp, checkpoints, workdir, watch, stop)
+      recorder, state, features = _train_to_end(
+          exp, checkpoints, workdir, watch, stop
+      )
     if jax.process_index() > 0:
       return {}
     with stop.interruptible():
-      return _finish(exp, recorder, trained, workdir, stop)
+      return _finish(exp, recorder, state, features, workdir, stop)
 
 
 def _train_to_end(exp, checkpoints, workdir, watch, stop):
-  """Trains all steps that remain; returns the recorder and the `Trained`."""
+  """Trains all remaining steps; returns recorder, state and its features."""
   with stop.interruptible(), progress.stage("initializing the parameters"):
-    state, resumed = _initialize(exp, checkpoints, workdir)
+    state, before = _initialize(exp, checkpoints, workdir)
   first = int(state.step)
-  if resumed:
-    # The old config is valid until a step was taken and saved.
-    stop.outcome = (
-        "before a new step was taken; the same command resumes from the"
-        f" checkpoint of step {first}"
-    )
-  else:
+  if before is None:
     _save_config(exp, workdir)
     stop.outcome = (
         "before the first step, so no checkpoint was saved; the same command"
         " starts again"
     )
+  else:
+    # The old config is valid until a step was taken and saved.
+    stop.outcome = (
+        "before a new step was taken; the same command resumes from the"
+        f" checkpoint of step {first}"
+    )
   recorder = Recorder(exp, workdir, step=first, watch=watch)
   with contextlib.closing(recorder):
-    _log_start(exp, recorder, checkpoints, resumed, first)
-    trained = run_steps(
+    _log_start(exp, recorder, checkpoints, before, first)
+    step, state, features = run_steps(
         exp,
         experiment.make_call(exp),
         recorder,
@@ -123,9 +109,7 @@ def _train_to_end(exp, checkpoints, workdir, watch, stop):
         state,
         workdir=workdir,
         stop=stop,
-        on_save=lambda: _save_config(exp, workdir),
     )
-  step = trained.step
   if step > first:
     stop.outcome = (
         f"and saved at step {step}; the same command resumes from there"
@@ -136,21 +120,15 @@ def _train_to_end(exp, checkpoints, workdir, watch, stop):
       f"during evaluation; training is complete and saved at step {step}, and"
       " the same command evaluates it"
   )
-  return recorder, trained
-
-
-def _save_config(exp, workdir):
-  """Writes the config, in the first of several processes."""
-  if jax.process_index() == 0:
-    save_config(exp.config, workdir)
+  return recorder, state, features
 
 
 def _initialize(exp, checkpoints, workdir):
   """Makes the first state, or restores the newest.
 
   Returns:
-    The state; and if it was restored, the config that it was trained with,
-    else None.
+    The state; and if it was restored, the config that it was trained with, else
+    None.
   """
   state = experiment.initial_state(exp)
   if checkpoints.latest is None:
@@ -177,8 +155,7 @@ def run_steps(
     *,
     workdir: str,
     stop: preemption.StopRequest | None = None,
-    on_save: Callable[[], None] = lambda: None,
-) -> Trained:
+) -> tuple[int, TrainState, Features | None]:
   """Trains to the end, or until a requested stop and a last checkpoint.
 
   Args:
@@ -187,21 +164,32 @@ def run_steps(
     recorder: Records metrics.
     checkpoints: Saves states.
     state: The state to start from; it is donated.
-    workdir: The folder of reconstructions.
+    workdir: The run's folder.
     stop: The request to stop; None if there is none.
-    on_save: Called when a checkpoint is being saved.
+
+  Returns:
+    The number of steps taken, not all if a stop was requested; the last state,
+    which cannot be read if that was before the first step, since its buffers
+    were donated; and its features if it was evaluated here, else None.
   """
   stop = stop or preemption.StopRequest()
   step = saved = int(state.step)
+  features = None
   resident = exp.pipeline.resident()
-  evaluator = _Evaluator(exp, recorder, workdir, stop)
-  # At least a row per epoch.
+  evaluate = _make_evaluate(exp, recorder, workdir, stop)
+  # In steps; at least a row per epoch.
   log_every = min(exp.config.log.every_steps, exp.steps_per_epoch)
-  compiling = True
+  evaluate_every, save_every = (
+      max(1, round(section.every_epochs * exp.steps_per_epoch))
+      for section in (exp.config.eval, exp.config.checkpoint)
+  )
+  compiling, last = True, step == exp.total_steps
   batches = exp.pipeline.batches(step, exp.total_steps, exp.steps_per_call)
   with contextlib.closing(batches):
-    if step and _due(exp, step, exp.steps_per_call, "eval"):
-      evaluator.evaluate(step, state)  # Unless it was evaluated before.
+    if step and (last or step % evaluate_every < exp.steps_per_call):
+      rows = [row for row in recorder.rows if row["step"] == step]
+      if not any("rank" in row for row in rows):  # The stopped run did not.
+        features = evaluate(step, state)
     for batch in batches:
       arguments = state, resident, batch.inputs
       if compiling:
@@ -218,23 +206,46 @@ def run_steps(
       if compiling:
         recorder.start_clock()
         compiling = False
-      evaluates = _due(exp, step, batch.count, "eval")
-      saves = _due(exp, step, batch.count, "checkpoint")
+      last = step == exp.total_steps
+      evaluates = last or step % evaluate_every < batch.count
+      saves = last or step % save_every < batch.count
       if evaluates or saves or step % log_every < batch.count:
         recorder.flush(step)
       if evaluates:
-        evaluator.evaluate(step, state)
+        features = evaluate(step, state)
       # While steps are skipped, the state is suspect.
       if saves and not recorder.skipped_in_a_row:
-        saved = _save(checkpoints, recorder, step, state, on_save) or saved
+        try:
+          _save(exp, checkpoints, step, state, workdir)
+          saved = step
+        except NotSaved as error:
+          recorder.log(f"WARNING: {error}")
       if stop.requested():
         break
     if step > saved:
       recorder.flush(step)
-      checkpoints.save(step, _finite(state))
-      on_save()
+      _save(exp, checkpoints, step, state, workdir)
   checkpoints.wait()
-  return Trained(state, step, evaluator.features)
+  return step, state, features
+
+
+def _save(exp, checkpoints, step, state, workdir):
+  """Saves a state in the background, and its config; raises Diverged."""
+  if not all_finite((state.params, state.carried, state.opt_state)):
+    raise Diverged(
+        f"The parameters are not finite after step {step}, so they were not"
+        " saved. Earlier checkpoints are intact. Lower"
+        " config.optimizer.learning_rate, or set config.optimizer.clip_norm,"
+        " and run the same command again."
+    )
+  checkpoints.save(step, state)
+  _save_config(exp, workdir)
+
+
+def _save_config(exp, workdir):
+  """Writes the config, in the first of several processes."""
+  if jax.process_index() == 0:
+    save_config(exp.config, workdir)
 
 
 def compute_features(exp: Experiment, state: TrainState) -> Features:
@@ -244,94 +255,78 @@ def compute_features(exp: Experiment, state: TrainState) -> Features:
     exp: The experiment.
     state: The encoder's state.
   """
-  encoder = experiment.encoder(exp, state)
-  return compute_for_scores(encoder, exp.train, exp.test)
+  return compute_for_scores(experiment.encoder(exp, state), exp.train, exp.test)
 
 
-class _Evaluator:
-  """Evaluates states quickly while training, in the first process.
+def _make_evaluate(exp, recorder, workdir, stop):
+  """Makes `(step, state) -> features`, a quick evaluation while training.
 
-  Attributes:
-    features: Features of the last state of all; None if it was evaluated by an
-      earlier process, or a stop was requested.
+  It returns None for all states except the last, whose features are needed
+  again, in all but the first process, and if a stop was requested.
   """
+  reconstruct = None
+  if exp.method.pictures:
+    reconstruct = views.make_reconstruct(exp.method, exp.test)
 
-  def __init__(self, exp, recorder, workdir, stop):
-    self.features = None
-    self._exp, self._recorder = exp, recorder
-    self._workdir, self._stop = workdir, stop
-    self._done = {row["step"] for row in recorder.rows if "rank" in row}
-    self._reconstruct = None
-    if exp.method.pictures:
-      self._reconstruct = views.make_reconstruct(exp.method, exp.test)
+  def measure(step, state):
+    features = compute_features(exp, state)
+    scores = quick(features, exp.train, exp.test, exp.config.eval)
+    if reconstruct:
+      pictures = jax.device_get(reconstruct(state.params, state.carried))
+      try:
+        _draw(exp, pictures, step, workdir)
+      except OSError as error:  # A full disk is no reason to stop.
+        recorder.log(f"WARNING: pictures could not be written: {error}")
+    return features, scores
 
-  def evaluate(self, step, state):
-    """Evaluates a state, unless its evaluation was recorded before."""
-    exp, recorder = self._exp, self._recorder
-    self.features = None
-    if jax.process_index() or step in self._done:
-      return
-
-    def evaluate():
-      features = compute_features(exp, state)
-      scores = quick(features, exp.train, exp.test, exp.config.eval)
-      if self._reconstruct:
-        self._draw(self._reconstruct(state.params, state.carried), step)
-      return features, scores
-
+  def evaluate(step, state):
+    if jax.process_index():
+      return None
     epoch = step / exp.steps_per_epoch
     with recorder.stage(f"evaluating after epoch {epoch:.4g}"):
-      result = self._stop.unless(evaluate)
-    if result is not None:  # Else the resumed run evaluates it.
-      features, scores = result
-      if step == exp.total_steps:  # Others are not needed again.
-        self.features = features
-      recorder.evaluation(step, scores)
+      result = stop.unless(lambda: measure(step, state))
+    if result is None:
+      return None  # The resumed run evaluates it.
+    features, scores = result
+    recorder.evaluation(step, scores)
+    return features if step == exp.total_steps else None
 
-  def _draw(self, rows, step):
-    """Writes reconstructions twice: by the step's name, and as the newest."""
-    config, workdir = self._exp.config, self._workdir
-    epoch = step / self._exp.steps_per_epoch
-    title = f"{config.method.name} on {config.data.name}, epoch {epoch:g}"
-    rows = jax.device_get(rows)
-    try:
-      os.makedirs(os.path.join(workdir, "pictures"), exist_ok=True)
-      for name in (f"pictures/step_{step:07}.png", "reconstructions.png"):
-        path = os.path.join(workdir, name)
-        figures.reconstruction_grid(rows, path, title=title)
-    except OSError as error:  # A full disk is no reason to stop.
-      self._recorder.log(f"WARNING: pictures could not be written: {error}")
+  return evaluate
 
 
-def _finish(exp, recorder, trained, workdir, stop):
+def _draw(exp, pictures, step, workdir):
+  """Writes reconstructions twice: by the step's name, and as the newest."""
+  config, epoch = exp.config, step / exp.steps_per_epoch
+  title = f"{config.method.name} on {config.data.name}, epoch {epoch:g}"
+  os.makedirs(os.path.join(workdir, "pictures"), exist_ok=True)
+  for name in (f"pictures/step_{step:07}.png", "reconstructions.png"):
+    path = os.path.join(workdir, name)
+    figures.reconstruction_grid(pictures, path, title=title)
+
+
+def _finish(exp, recorder, state, features, workdir, stop):
   """Evaluates the encoder, and writes summary, curves and report."""
-  features = trained.features
   if features is None:
-    with recorder.stage("computing features"):
-      features = compute_features(exp, trained.state)
-  encoder = experiment.encoder(exp, trained.state)
+    with progress.stage("computing features"):
+      features = compute_features(exp, state)
+  encoder, rows = experiment.encoder(exp, state), recorder.rows
   result = summary.write(
-      encoder,
-      workdir,
-      exp.train,
-      exp.test,
-      recorder.rows,
-      features=features,
+      encoder, workdir, exp.train, exp.test, rows, features=features
   )
-  _save_config(exp, workdir)
+  save_config(exp.config, workdir)
   stop.outcome = (
       "while the report was written; training is complete, summary.json is"
       " written, and the same command writes the rest"
   )
   writers = {
-      "curves.png": lambda path: curves.draw(recorder.rows, path),
+      "curves.png": lambda path: curves.draw(rows, path),
       "report.html": lambda path: report.write(
           report.gather(encoder, workdir, exp.train, exp.test, features), path
       ),
   }
   for name, write in writers.items():
     try:
-      with recorder.stage(f"writing {name}"):
+      with progress.stage(f"writing {name}"):
         write(os.path.join(workdir, name))
     except Exception as error:  # The other files are still written.
       cause = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -342,36 +337,7 @@ def _finish(exp, recorder, trained, workdir, stop):
   return result
 
 
-def _due(exp, step, count, section):
-  """Whether an event is due at this step, after a call of `count` steps."""
-  epochs = exp.config[section].every_epochs
-  every = max(1, round(epochs * exp.steps_per_epoch))
-  return step == exp.total_steps or step % every < count
-
-
-def _save(checkpoints, recorder, step, state, on_save):
-  """Saves in the background; returns the step, or None if that failed."""
-  try:
-    checkpoints.save(step, _finite(state))
-    on_save()
-    return step
-  except NotSaved as error:
-    recorder.log(f"WARNING: {error}")
-
-
-def _finite(state):
-  """Returns the state if all its numbers are finite, else raises Diverged."""
-  if not all_finite((state.params, state.carried, state.opt_state)):
-    raise Diverged(
-        f"The parameters are not finite after step {int(state.step)}, so they"
-        " were not saved. Earlier checkpoints are intact. Lower"
-        " config.optimizer.learning_rate, or set config.optimizer.clip_norm,"
-        " and run the same command again."
-    )
-  return state
-
-
-def _log_start(exp, recorder, checkpoints, resumed, step):
+def _log_start(exp, recorder, checkpoints, before, step):
   """Logs what is trained, which pictures are skipped, and what changed."""
   for line in checkpoints.unreadable:
     recorder.log(f"WARNING: {line}")
@@ -391,14 +357,14 @@ def _log_start(exp, recorder, checkpoints, resumed, step):
   recorder.log_skipped(list(dict.fromkeys(train.skipped + test.skipped)))
   for note in dict.fromkeys(train.notes + test.notes):
     recorder.log(f"WARNING: {note}")
-  if not resumed:
+  if before is None:
     return
   if step == exp.total_steps:
     recorder.log(f"already trained to the end, step {step}; evaluating again")
   else:
     recorder.log(f"resuming from step {step} of {exp.total_steps}")
   for line in changes.describe(
-      resumed, config, step=step, steps_per_epoch=exp.steps_per_epoch
+      before, config, step=step, steps_per_epoch=exp.steps_per_epoch
   ):
     recorder.log(line)
 

@@ -37,9 +37,9 @@ class StopRequest:
 
   Attributes:
     outcome: What would be saved if training stopped now, for the message.
+    interrupted: Whether the request was Ctrl-C, in this process, and not
+      SIGTERM.
   """
-
-  outcome = ""
 
   def __init__(
       self,
@@ -51,19 +51,10 @@ class StopRequest:
     Args:
       on_interrupt: The handler of the second Ctrl-C.
     """
-    self._requested = self._interruptible = self._interrupted = False
+    self.outcome, self.interrupted = "", False
+    self._requested = self._interruptible = False
     self._calls = 0
     self._on_interrupt = on_interrupt
-
-  @property
-  def cause(self) -> str:
-    """The name of the request in messages."""
-    return "Ctrl-C" if self._interrupted else "SIGTERM"
-
-  @property
-  def interrupted(self) -> bool:
-    """Whether the request was Ctrl-C, in this process, and not SIGTERM."""
-    return self._interrupted
 
   def requested(self) -> bool:
     """Whether to save and stop now; ask after every call of the steps."""
@@ -106,9 +97,9 @@ class StopRequest:
   def handle(self, number: int, frame: types.FrameType | None) -> None:
     """Handles a signal."""
     if number == signal.SIGINT:
-      if self._interrupted or self._requested:
+      if self.interrupted or self._requested:
         self._on_interrupt(number, frame)
-      self._interrupted = True
+      self.interrupted = True
       if jax.process_count() > 1:
         # JAX passes this signal on to the others.
         os.kill(os.getpid(), signal.SIGTERM)
@@ -130,13 +121,10 @@ def stop_request() -> Iterator[StopRequest]:
   if threading.current_thread() is not threading.main_thread():
     yield StopRequest()
     return
-  numbers = []
-  interrupt = signal.getsignal(signal.SIGINT)
+  interrupt: Any = signal.getsignal(signal.SIGINT)
+  request, numbers = StopRequest(on_interrupt=interrupt), []
   if callable(interrupt):  # Background jobs of a shell ignore it.
-    request = StopRequest(on_interrupt=interrupt)
     numbers.append(signal.SIGINT)
-  else:
-    request = StopRequest()
   # JAX handles SIGTERM if several processes train together.
   if jax.process_count() == 1:
     numbers.append(signal.SIGTERM)

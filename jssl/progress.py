@@ -67,10 +67,10 @@ class Progress:
       unit: What is counted.
     """
     self._unit = unit
+    self._first = self._step = step
     self._quiet = jax.process_index() > 0
     self._terminal = sys.stderr.isatty() or _in_notebook()
     self._logged = self._start = time.monotonic()
-    self._first = step
     self._bar = tqdm.tqdm(
         initial=step,
         total=total,
@@ -92,25 +92,20 @@ class Progress:
 
   def advance(self, count: int) -> None:
     """Moves the bar by a number of steps."""
+    self._step += count
     self._bar.update(count)
 
-  def show(self, row: dict[str, float], *, step: int, total: int) -> None:
-    """Shows a row of training metrics."""
-    text = f"{row['images_per_second']:,.0f} images/s, loss {row['loss']:.3f}"
-    if "chance_loss" in row:
-      text += f" (chance {row['chance_loss']:.3f})"
-    if "accuracy" in row:
-      text += f", accuracy {row['accuracy']:.3f}"
-    self.note(text, step=step, total=total)
-
-  def note(self, text: str, *, step: int, total: int) -> None:
+  def note(self, text: str) -> None:
     """Shows a text next to the bar; without a terminal, now and then."""
     self._bar.set_postfix_str(text, refresh=False)
     waited = time.monotonic() - self._logged
     if not self._terminal and waited >= _SECONDS_BETWEEN_LINES:
-      steps = max(step - self._first, 1)
-      left = (total - step) * (time.monotonic() - self._start) / steps
-      self.log(f"{self._unit} {step}/{total}, {left / 60:.0f} min left: {text}")
+      pace = (time.monotonic() - self._start) / max(self._step - self._first, 1)
+      minutes = (self._bar.total - self._step) * pace / 60
+      self.log(
+          f"{self._unit} {self._step}/{self._bar.total}, {minutes:.0f} min"
+          f" left: {text}"
+      )
 
   @contextlib.contextmanager
   def stage(self, text: str) -> Iterator[None]:

@@ -223,7 +223,10 @@ class Recorder:
     row["learning_rate"] = float(self._learning_rate(step))
     self._write(step, row)
     if "loss" in row:
-      self._progress.show(row, step=step, total=self._exp.total_steps)
+      text = f"{row['images_per_second']:,.0f} images/s, {_describe_loss(row)}"
+      if "accuracy" in row:
+        text += f", accuracy {row['accuracy']:.3f}"
+      self._progress.note(text)
     self.start_clock()
     if self.skipped_in_a_row >= self._exp.config.max_skipped:
       raise Diverged(self._diverged(metrics, step))
@@ -238,9 +241,7 @@ class Recorder:
     )
     parts = [f"epoch {step / self._exp.steps_per_epoch:.4g}"]
     if "loss" in loss:
-      chance = loss.get("chance_loss")
-      of = "" if chance is None else f" (chance {chance:.3f})"
-      parts.append(f"loss {loss['loss']:.3f}{of}")
+      parts.append(_describe_loss(loss))
     if "knn" in scores:
       parts.append(f"kNN {scores['knn']:.3f}")
     if "rank" in scores:
@@ -297,6 +298,12 @@ class Recorder:
         " (set config.optimizer.clip_norm), or bfloat16 (set"
         " config.precision=float32). Then run the same command again."
     )
+
+
+def _describe_loss(row):
+  """Describes the loss of a row: "loss 2.105 (chance 2.303)"."""
+  chance = f" (chance {row['chance_loss']:.3f})" if "chance_loss" in row else ""
+  return f"loss {row['loss']:.3f}{chance}"
 
 
 def _cause(metrics, i):

@@ -197,7 +197,7 @@ def of_method(
   Args:
     method: Name of the file, such as "moco_v2".
     dataset: See `base`.
-    configs: The folder of config files; None as for `files`.
+    configs: The folder of config files; None as for `config_files`.
 
   Raises:
     ValueError: If there is no such file.

@@ -253,7 +253,7 @@ def _fill(plan, partial):
       }
       _partial.append(partial, _rows(plan, batch), block)
       progress.advance(len(batch.index))
-      progress.note(f"{len(skipped)} left out", step=partial.stop, total=total)
+      progress.note(f"{len(skipped)} left out")
   for note in reader.describe_remarks(remarked, total, plan.source.name):
     progress.log(f"WARNING: {note}")
   if skipped:
