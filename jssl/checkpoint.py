@@ -37,6 +37,10 @@ class NotSaved(OSError):
   """A checkpoint could not be written; earlier ones are intact."""
 
 
+class _OtherModel(ValueError):
+  """A checkpoint belongs to another model, or another version of jssl."""
+
+
 class Checkpoints:
   """The checkpoints of one run, written in the background.
 
@@ -122,7 +126,13 @@ class Checkpoints:
       )
     damaged = {}  # The reason why each cannot be read.
     for step in steps:
-      state, reason = self._read(step, raw, partial)
+      reason = None
+      try:
+        state = self._read(step, raw, partial)
+      except (MemoryError, PermissionError, _OtherModel):
+        raise  # An earlier checkpoint would fail, too.
+      except Exception as error:  # Damaged files raise nearly any type.
+        reason = _reason(error)
       if parallel.agree(reason is None):
         break
       damaged[step] = reason or "another process could not read it"
@@ -142,15 +152,10 @@ class Checkpoints:
     return parallel.replicate(_with_keys(state, like))
 
   def _read(self, step, like, partial):
-    """Returns the state, or None and why it cannot be read."""
-    try:
-      about = self._item(step, about=self._args.JsonRestore())
-      if about["checksum"] != _checksum_of(about["arrays"]):
-        raise ValueError("its description is damaged")
-    except (MemoryError, PermissionError):
-      raise  # An earlier checkpoint would fail, too.
-    except Exception as error:  # Damaged files raise nearly any type.
-      return None, _reason(error)
+    """Reads a state; raises an error of any type if it is damaged."""
+    about = self._item(step, about=self._args.JsonRestore())
+    if about["checksum"] != _checksum_of(about["arrays"]):
+      raise ValueError("its description is damaged")
     path = self._manager.directory / str(step)
     _check_kind(about, like, path, partial=partial)
     restore = self._args.StandardRestore
@@ -158,18 +163,13 @@ class Checkpoints:
       restore = functools.partial(
           self._args.PyTreeRestore, partial_restore=True
       )
-    try:
-      empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
-      with _quiet_if_it_fails():
-        state = self._item(step, state=restore(empty))
-    except (MemoryError, PermissionError):
-      raise
-    except Exception as error:
-      return None, _reason(error)
+    empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
+    with _quiet_if_it_fails():
+      state = self._item(step, state=restore(empty))
     arrays = _described(state)["arrays"].items()
     for name, _ in sorted(arrays - about["arrays"].items()):
-      return None, f"{name} has changed since it was written"
-    return state, None
+      raise ValueError(f"{name} has changed since it was written")
+    return state
 
   def _item(self, step, **args):
     (name,) = args
@@ -267,9 +267,9 @@ def _checksum_of(arrays):
 
 
 def _check_kind(about, like, path, *, partial):
-  """Raises ValueError if a checkpoint's arrays are not those expected."""
+  """Raises _OtherModel if a checkpoint's arrays are not those expected."""
   if about["format"] != _FORMAT:
-    raise ValueError(
+    raise _OtherModel(
         f"{path} has format {about['format']}, but this version of jssl reads"
         f" format {_FORMAT}: use the version that wrote it, or give another"
         " --workdir."
@@ -288,7 +288,7 @@ def _check_kind(about, like, path, *, partial):
         f"{expected.get(name, 'absent')} now"
         for name in wrong[:_NAMED]
     )
-    raise ValueError(
+    raise _OtherModel(
         f"{path} belongs to another model, or another version of jssl:"
         f" {len(wrong)} arrays differ.{lines}\n{remedy}"
     )

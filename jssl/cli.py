@@ -61,7 +61,7 @@ _HEARTBEAT = flags.DEFINE_integer(
 )
 # Variables of Slurm and Open MPI with the number of processes.
 _SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-_INTERRUPTED = 128 + signal.SIGINT  # The exit code, as shells have it.
+_INTERRUPTED = 128 + signal.SIGINT  # The exit code of shells.
 # The other processes wait for the first one, which evaluates the encoder.
 _SHUTDOWN_SECONDS = 24 * 60 * 60
 

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 
 T = TypeVar("T")
 
-# A program that ends within these seconds prints no message before.
+# A program that ends within these seconds does not print a message first.
 _SECONDS_TO_STOP = 0.5
 
 

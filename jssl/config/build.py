@@ -51,9 +51,7 @@ def method(
       if section in config or section in known
   }
   section = {}
-  for key, value in _scheduled(
-      "config.method", config, steps_per_epoch
-  ).items():
+  for key, value in _scheduled("method", config, steps_per_epoch).items():
     if key.endswith("_epochs"):
       key = f"{key.removesuffix('_epochs')}_steps"
       value = round(value * steps_per_epoch)
@@ -173,7 +171,7 @@ def optimizer(
     steps_per_epoch: Steps per epoch, for its schedules.
   """
   updates_per_epoch = steps_per_epoch / config.accumulate_steps
-  section = _scheduled("config.optimizer", config, updates_per_epoch)
+  section = _scheduled("optimizer", config, updates_per_epoch)
   for key in ("learning_rate", "reference_batch_size", "schedule"):
     del section[key]
   section = _without_foreign_keys(section, optim.OPTIMIZERS)
@@ -225,16 +223,16 @@ def _construct(where, section, table, **more):
   return functools.partial(make, **arguments, **more)
 
 
-def _scheduled(where, config, steps_per_epoch):
+def _scheduled(section, config, steps_per_epoch):
   """Returns a section as a dict, with schedules as functions of the step."""
   made = {}
-  for key, value in config[where.removeprefix("config.")].items():
+  for key, value in config[section].items():
     if isinstance(value, ConfigDict) and key != "schedule":
-      value = value.to_dict()
-      _check_numbers(f"{where}.{key}", value, share=key == "momentum")
+      where, value = f"config.{section}.{key}", value.to_dict()
+      _check_numbers(where, value, share=key == "momentum")
       start = value.pop("value")
       value = _without_foreign_keys(value, optim.SCHEDULES)
-      make = _construct(f"{where}.{key}", value, optim.SCHEDULES)
+      make = _construct(where, value, optim.SCHEDULES)
       value = make(start, epochs=config.epochs, steps_per_epoch=steps_per_epoch)
     made[key] = value
   return made
