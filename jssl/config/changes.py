@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from jssl.config import build
@@ -179,12 +180,6 @@ def _listed(changed):
   )
 
 
-def _flat(config, prefix=""):
+def _flat(config):
   """Returns `{"a.b": value}`, values as in JSON."""
-  flat = {}
-  for key, value in config.items():
-    if isinstance(value, ConfigDict):
-      flat.update(_flat(value, f"{prefix}{key}."))
-    else:
-      flat[prefix + key] = json.loads(json.dumps(value))
-  return flat
+  return flatten_dict(json.loads(json.dumps(config.to_dict())), sep=".")

@@ -163,7 +163,13 @@ def from_table(
     config = start(dataset)
     row = facts(dataset).like or set_name(dataset)
     for name in ("default", row):
-      _apply(config, settings.get(name, {}))
+      for key, value in settings.get(name, {}).items():
+        *sections, last = key.split(".")
+        section = functools.reduce(operator.getitem, sections, config)
+        if value is None:
+          del section[last]
+        else:
+          section[last] = value
     return config
 
   return get_config
@@ -239,14 +245,3 @@ def load_config(workdir: str) -> ConfigDict:
   if "vector_rate" in section:  # Its former name.
     section["vector_scale"] = section.pop("vector_rate")
   return ConfigDict(content)
-
-
-def _apply(config, settings):
-  """Sets entries by their dotted keys, in order; None removes one."""
-  for key, value in settings.items():
-    *sections, last = key.split(".")
-    section = functools.reduce(operator.getitem, sections, config)
-    if value is None:
-      del section[last]
-    else:
-      section[last] = value
