@@ -14,8 +14,9 @@ import termios
 import jax
 import numpy as np
 
-from jssl import config as configs, experiment
+from jssl import experiment
 from jssl.checkpoint import Checkpoints
+from jssl.config import load_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -150,7 +151,7 @@ def without_times(rows):
 
 def last_checkpoint(workdir):
   """Returns the newest checkpoint's step, and its leaves by name."""
-  exp = experiment.make(configs.load_config(workdir))
+  exp = experiment.make(load_config(workdir))
   checkpoints = Checkpoints(workdir)
   state = checkpoints.restore(jax.eval_shape(exp.init, jax.random.key(0)))
   state = state._replace(key=jax.random.key_data(state.key))

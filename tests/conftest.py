@@ -12,13 +12,17 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # XLA's threads for them. As many as devices or cores, its default, can all be
 # waiting in a collective for a device that then gets none, on busy cores.
 os.environ.setdefault("NPROC", "32")
+# scikit-learn's and NumPy's threads wait by spinning: on cores that are busy
+# anyway, t-SNE takes three to ten times as long with two as with one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Most tests compile for longer than they run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     os.path.join(tempfile.gettempdir(), "jssl-test-compilation-cache"),
 )
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import filelock
 import jax
@@ -77,6 +81,12 @@ def data_dir(shared):
   with filelock.FileLock(shared / "tfds.lock"):
     data.open_source("digits", "train", data_dir=folder)
   return folder
+
+
+@pytest.fixture
+def only_train(monkeypatch):
+  """Leaves out a run's last evaluation and its report, which take longest."""
+  monkeypatch.setattr("jssl.loop._finish", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

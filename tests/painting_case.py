@@ -1,14 +1,13 @@
 """What the tests of methods that paint whole images share."""
 
-import functools
-
 import jax
 import numpy as np
 from sklearn import datasets
 
 from jssl import optim
 from jssl.methods import _one_net
-from jssl.step import init_state, make_step
+from jssl.step import make_step
+import tiny
 
 
 def images(count, seed=0, *, side):
@@ -39,10 +38,9 @@ def train_on_digits(method):
   """Trains for 100 steps: parameters, what is carried, views of others."""
   train, test = _digits()
   optimizer = optim.adamw(1e-2, weight_decay=1e-4)
-  start = jax.jit(functools.partial(init_state, method, optimizer))
   step = jax.jit(make_step(method, optimizer))
   random = np.random.default_rng(1)
-  state = start(jax.random.key(0), {"image": train[:32]})
+  state = tiny.start(method, optimizer, {"image": train[:32]})
   for _ in range(100):
     batch = {"image": train[random.integers(0, len(train), 32)]}
     state, _ = step(state, batch)

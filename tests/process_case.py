@@ -3,7 +3,6 @@
 python tests/process_case.py ADDRESS PROCESSES INDEX FOLDER METHOD...
 """
 
-import functools
 import json
 import pathlib
 import sys
@@ -12,7 +11,7 @@ import jax
 
 from jssl import parallel
 from jssl.checkpoint import Checkpoints
-from jssl.step import init_state, make_step
+from jssl.step import make_step
 
 
 def train(name: str, folder: pathlib.Path) -> None:
@@ -30,9 +29,7 @@ def train(name: str, folder: pathlib.Path) -> None:
   shares = tiny.shards(case.make_batch(), jax.device_count())
   own = jax.tree.map(lambda x: x[first : first + local], shares)
   state = parallel.replicate(
-      jax.jit(functools.partial(init_state, method, case.OPTIMIZER))(
-          jax.random.key(0), case.make_batch()
-      )
+      tiny.start(method, case.OPTIMIZER, case.make_batch())
   )
   for _ in range(case.STEPS):
     state, metrics = step(state, own)
@@ -47,6 +44,8 @@ def train(name: str, folder: pathlib.Path) -> None:
 if __name__ == "__main__":
   address, count, index, folder, *names = sys.argv[1:]
   jax.config.update("jax_disable_most_optimizations", True)
+  # The first compiles for all.
+  jax.config.update("jax_share_binary_between_hosts", True)
   jax.distributed.initialize(address, int(count), int(index))
   for name in names:
     train(name, pathlib.Path(folder))

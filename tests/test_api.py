@@ -156,7 +156,7 @@ def test_an_axis_comes_last_and_is_none_by_default(name):
 
 
 @each_function
-def test_a_docstring_tells_of_every_argument(name):
+def test_a_docstring_explains_every_argument(name):
   function = FUNCTIONS[name]
   function = getattr(function, "func", function)  # Of a functools.partial.
   text = inspect.getdoc(function)

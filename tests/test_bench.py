@@ -14,8 +14,8 @@ from PIL import Image
 import pytest
 
 from benchmarks import imports, peers, start
-from jssl import config as configs
 from jssl.bench import augment, data, knn, methods, step
+from jssl.config import base, of_method
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _TINY = {"epochs": 3.0, "net.width": 8, "data.data_dir": ""}
@@ -88,7 +88,7 @@ def test_the_csv_has_a_row_for_each_stage_and_seed(measured):
     assert all(0 < score < 1 for score in scores)
   for row in by_name["simclr"]:
     assert float(row["seconds"]) > 0 and int(row["step_bytes"]) > 2**20
-  # Each method stands beside its own nets before training.
+  # Each method is compared to its own nets before training.
   first = [row["one_shot"] for row in by_name["untrained resnet8"]]
   assert [row["one_shot"] for row in by_name["untrained simclr"]] == first
 
@@ -249,7 +249,7 @@ def test_detail_grows_with_the_canvas():
 @pytest.mark.parametrize("dataset", ["imagenet2012", "folder:x"])
 def test_the_default_canvas_keeps_the_detail_of_the_papers_crops(dataset):
   """At least three quarters, for pictures of ImageNet's sizes."""
-  config = configs.base(dataset)
+  config = base(dataset)
   pictures = data._detailed_pictures()[:4]
   kept = data.detail(pictures, config.data.canvas, config.image_size)
   assert min(kept.values()) >= 0.75, kept
@@ -284,7 +284,7 @@ def test_a_stream_is_timed_against_the_bare_decoder(tmp_path):
 @pytest.fixture(scope="module")
 def step_config():
   """A tiny step on random images."""
-  config = configs.of_method("simclr", "cifar10")
+  config = of_method("simclr", "cifar10")
   config.update(batch_size=8, image_size=8)
   config.net.update(name="resnet8", width=4)
   return config

@@ -1,4 +1,4 @@
-"""Checkpoints that a disk, another model or another version has spoilt."""
+"""Checkpoints that a disk, another model or another version has spoiled."""
 
 import json
 import shutil
@@ -75,7 +75,7 @@ def test_damage_of_any_file_is_detected_or_harmless(saved, tmp_path, damage):
   at = saved / "checkpoints" / "2"
   names = [p.relative_to(saved) for p in at.rglob("*") if p.is_file()]
   names = [name for name in names if (saved / name).stat().st_size]
-  told = []
+  reported = []
   for i, name in enumerate(names):
     folder = tmp_path / str(i)
     shutil.copytree(saved, folder)
@@ -87,14 +87,16 @@ def test_damage_of_any_file_is_detected_or_harmless(saved, tmp_path, damage):
       assert "using that of step 1" in unreadable[0]
       aside = folder / "checkpoints" / "unreadable" / "2"
       assert aside.is_dir()
-      told.append(str(name))
+      reported.append(str(name))
     else:
       assert _same(state, _state(2)), name
   needed = ("state/manifest.ocdbt", "state/d/", "about/metadata")
-  assert all(any(part in name for name in told) for part in needed), told
+  assert all(
+      any(part in name for name in reported) for part in needed
+  ), reported
 
 
-def test_a_run_goes_on_past_a_damaged_checkpoint(saved, tmp_path):
+def test_a_run_resumes_from_before_a_damaged_checkpoint(saved, tmp_path):
   folder = tmp_path / "run"
   shutil.copytree(saved, folder)
   shutil.rmtree(folder / "checkpoints" / "2" / "state")
@@ -190,9 +192,11 @@ def test_a_part_is_checked_like_the_whole(saved, tmp_path):
   assert int(checkpoints.restore(part, partial=True).step) == 1
   assert "step 2 cannot be read" in checkpoints.unreadable[0]
   more = part._replace(carried={"queue": jnp.zeros(3)})
-  with pytest.raises(ValueError, match="1 arrays.*\n.*queue'.: absent") as told:
+  with pytest.raises(
+      ValueError, match="1 arrays.*\n.*queue'.: absent"
+  ) as raised:
     checkpoints.restore(more, partial=True)
-  assert "evaluated and exported" not in str(told.value)
+  assert "evaluated and exported" not in str(raised.value)
   checkpoints.close()
 
 

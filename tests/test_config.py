@@ -9,8 +9,19 @@ import numpy as np
 import optax
 import pytest
 
-from jssl import config as configs, nets
-from jssl.config import build, settings
+from jssl import nets
+from jssl.config import (
+    base,
+    build,
+    config_files,
+    ConfigDict,
+    difference,
+    load_config,
+    lookup,
+    of_method,
+    save_config,
+    settings,
+)
 from jssl.method import Method
 from jssl.methods import METHODS
 
@@ -20,7 +31,7 @@ DATASETS = ("digits", "photos", "cifar10", "imagenet2012", "folder:x")
 
 
 def _config(dataset="digits", name="moco_v2"):
-  return configs.of_method(name, dataset)
+  return of_method(name, dataset)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +48,7 @@ def _config(dataset="digits", name="moco_v2"):
     ],
 )
 def test_base_fits_its_data_set(dataset, expected):
-  config = configs.base(dataset)
+  config = base(dataset)
   assert config.data.name == dataset
   assert expected == (
       config.image_size,
@@ -49,25 +60,25 @@ def test_base_fits_its_data_set(dataset, expected):
 
 
 def test_lookup_returns_a_known_name():
-  assert configs.lookup("config.net.name", "a", {"a": 1, "b": 2}) == "a"
+  assert lookup("config.net.name", "a", {"a": 1, "b": 2}) == "a"
 
 
 def test_lookup_suggests_the_closest_names():
   with pytest.raises(ValueError) as error:
-    configs.lookup("config.net.name", "resnet19", ("resnet18", "vit", "other"))
+    lookup("config.net.name", "resnet19", ("resnet18", "vit", "other"))
   assert str(error.value) == (
       "config.net.name is 'resnet19'; expected one of other, resnet18, vit. Did"
       " you mean 'resnet18'?"
   )
   with pytest.raises(ValueError) as error:
-    configs.lookup("config.net.name", "zzz", ("resnet18",))
+    lookup("config.net.name", "zzz", ("resnet18",))
   assert "Did you mean" not in str(error.value)
 
 
 def test_difference_lists_changed_added_and_removed_entries():
-  old = configs.ConfigDict({"a": 1, "b": {"c": (1, 2), "d": 3}, "e": 4})
-  new = configs.ConfigDict({"a": 1, "b": {"c": [1, 2], "d": 5}, "f": 6})
-  assert configs.difference(old, new) == [
+  old = ConfigDict({"a": 1, "b": {"c": (1, 2), "d": 3}, "e": 4})
+  new = ConfigDict({"a": 1, "b": {"c": [1, 2], "d": 5}, "f": 6})
+  assert difference(old, new) == [
       ("b.d", 3, 5),
       ("e", 4, "(absent)"),
       ("f", "(absent)", 6),
@@ -77,9 +88,9 @@ def test_difference_lists_changed_added_and_removed_entries():
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_a_saved_config_is_loaded_unchanged(tmp_path, dataset):
   config = _config(dataset)
-  configs.save_config(config, str(tmp_path))
-  loaded = configs.load_config(str(tmp_path))
-  assert configs.difference(config, loaded) == []
+  save_config(config, str(tmp_path))
+  loaded = load_config(str(tmp_path))
+  assert difference(config, loaded) == []
   # A loaded config still builds: tuples have become lists.
   assert isinstance(build.method(loaded), Method)
   assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
@@ -89,9 +100,9 @@ def test_a_config_saved_under_a_former_name_of_an_entry_is_the_same(tmp_path):
   config = _config("photos", "vicreg")
   former = config.to_dict()
   former["optimizer"]["vector_rate"] = former["optimizer"].pop("vector_scale")
-  configs.save_config(configs.ConfigDict(former), str(tmp_path))
-  loaded = configs.load_config(str(tmp_path))
-  assert configs.difference(config, loaded) == []
+  save_config(ConfigDict(former), str(tmp_path))
+  loaded = load_config(str(tmp_path))
+  assert difference(config, loaded) == []
 
 
 def test_configs_in_the_working_directory_come_first(tmp_path, monkeypatch):
@@ -100,12 +111,12 @@ def test_configs_in_the_working_directory_come_first(tmp_path, monkeypatch):
     text = f"get_config = lambda dataset: {name!r}"
     (tmp_path / "configs" / f"{name}.py").write_text(text)
   monkeypatch.chdir(tmp_path)
-  assert configs.of_method("mine", "digits") == "mine"
-  assert configs.of_method("byol", "digits") == "byol"
-  assert configs.of_method("moco_v2", "digits").method.name == "moco_v2"
-  assert set(configs.config_files()) == set(METHODS) | {"mine", "moco_v3_vit"}
+  assert of_method("mine", "digits") == "mine"
+  assert of_method("byol", "digits") == "byol"
+  assert of_method("moco_v2", "digits").method.name == "moco_v2"
+  assert set(config_files()) == set(METHODS) | {"mine", "moco_v3_vit"}
   with pytest.raises(ValueError, match="Did you mean 'mine'"):
-    configs.of_method("mina", "digits")
+    of_method("mina", "digits")
 
 
 def test_configs_next_to_an_installed_jssl_are_ignored(tmp_path, monkeypatch):
@@ -115,18 +126,18 @@ def test_configs_next_to_an_installed_jssl_are_ignored(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   package = tmp_path / "site/jssl/config/settings.py"
   monkeypatch.setattr(settings, "__file__", str(package))
-  assert list(configs.config_files()) == ["mine"]
+  assert list(config_files()) == ["mine"]
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match="config.json.*--workdir"):
-    configs.load_config(str(tmp_path))
+    load_config(str(tmp_path))
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_config_builds(path, dataset):
-  config = configs.of_method(path.stem, dataset)
+  config = of_method(path.stem, dataset)
   # A file per method, under its name, and one that is for transformers.
   assert config.method.name == path.stem.removesuffix("_vit")
   assert config.method.name in METHODS
@@ -301,7 +312,7 @@ def test_local_views_have_their_own_size():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("net", ["resnet50", "vit_tiny"])
 def test_a_net_is_changed_by_its_name_alone(path, net):
-  config = configs.of_method(path.stem, "cifar10")
+  config = of_method(path.stem, "cifar10")
   needs_patches = "patches" in build.method(config).needs
   config.net.name = net
   if needs_patches and not net.startswith("vit"):
@@ -640,7 +651,7 @@ def test_views_of_imagenet_are_those_of_the_official_code(method):
   assert views == OFFICIAL_VIEWS[method]
 
 
-@pytest.mark.parametrize("method", configs.config_files())
+@pytest.mark.parametrize("method", config_files())
 def test_views_of_cifar_are_not_blurred(method):
   config = _config("cifar10", method)
   for section in _SECTIONS:

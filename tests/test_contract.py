@@ -92,7 +92,7 @@ def _optimizer(name):
 
 @functools.cache
 def _start(name):
-  return init_state(_method(name), _optimizer(name), jax.random.key(0), BATCH)
+  return tiny.start(_method(name), _optimizer(name), BATCH)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import pytest
 
 from jssl import optim, parallel
 from jssl.methods import METHODS
-from jssl.step import init_state, make_step
+from jssl.step import make_step
 from test_contract import ARGUMENTS, needs_patches
 import tiny
 
@@ -38,9 +38,7 @@ def make_batch():
 
 @functools.cache
 def start(name):
-  return init_state(
-      make_method(name, None), OPTIMIZER, jax.random.key(0), make_batch()
-  )
+  return tiny.start(make_method(name, None), OPTIMIZER, make_batch())
 
 
 @functools.cache

@@ -21,7 +21,6 @@ from jssl.method import Method
 from jssl.methods import METHODS
 from jssl.methods._branch import Embedding
 from jssl.report import conclusions
-from jssl.step import init_state
 import tiny
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -129,7 +128,7 @@ def test_a_readme_lists_methods_once_and_counts_them(text, head):
   assert set(config.config_files()) >= {*listed, "moco_v3_vit"}
   for row in section.splitlines():
     names = re.findall(r"\]\(configs/(\w+)\.py\)", row)
-    if names:  # The file beside it makes that method.
+    if names:  # The file next to it makes that method.
       (file,) = re.findall(r"\]\(jssl/methods/(\w+)\.py\)", row)
       function = METHODS[names[0]]
       module = getattr(function, "func", function).__module__
@@ -299,7 +298,7 @@ def test_the_method_of_the_example_learns_on_any_number_of_devices(example):
         tiny.Net(axis_name="devices"), augment=tiny.recipe, axis_name="devices"
     )
     optimizer = optim.sgd(0.1, weight_decay=0.0)
-    state = init_state(method, optimizer, jax.random.key(0), _BATCH)
+    state = tiny.start(method, optimizer, _BATCH)
     step = jax.jit(
         jax.vmap(
             make_step(method, optimizer, "devices"),

@@ -169,8 +169,8 @@ def test_files_are_read_as_documented(whole, photos):
   assert npz["names"].tolist() == names and npz["labels"].tolist() == label
   assert npz["classes"].tolist() == ["cat", "dog"]
   npy = np.load(whole["npy"].path, mmap_mode="r")
-  beside = whole["npy"].path.with_name("x.names.json")
-  content = json.loads(beside.read_text())
+  names_file = whole["npy"].path.with_name("x.names.json")
+  content = json.loads(names_file.read_text())
   assert content["names"] == names and content["labels"] == label
   table = pyarrow.parquet.read_table(whole["parquet"].path)
   assert table["name"].to_pylist() == names

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jssl import augment, config as configs, encoder, load_encoder, optim
-from jssl.config import build
+from jssl import augment, encoder, load_encoder, optim
+from jssl.config import build, save_config
 from jssl.methods import METHODS
 from jssl.step import init_state
 import tiny
@@ -52,7 +52,7 @@ def test_an_encoder_does_not_need_its_optimizer(tmp_path):
   expected = encoder.load(str(tmp_path / "run"))
   made.optimizer.name = "lars" if made.optimizer.name != "lars" else "adamw"
   made.optimizer.former = 1.0
-  configs.save_config(made, str(tmp_path / "run"))
+  save_config(made, str(tmp_path / "run"))
   trained = encoder.load(str(tmp_path / "run"))
   for a, b in zip(
       jax.tree.leaves(trained.params),

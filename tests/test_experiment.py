@@ -12,24 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl import (
-    config as configs,
-    data,
-    experiment,
-    load_encoder,
-    loop,
-    make_step,
-)
-from jssl.config import build
+from jssl import data, experiment, load_encoder, loop, make_step, report
+from jssl.config import build, of_method
 from jssl.evals import summary
 from jssl.recorder import read_metrics, Recorder
-from jssl.report import run as report_run
 from jssl.step import init_state
 import tiny
 
 
 def _config(data_dir, **changes):
-  config = configs.of_method("moco_v2", "digits")
+  config = of_method("moco_v2", "digits")
   config.data.data_dir = str(data_dir)
   config.update(changes)
   return config
@@ -46,13 +38,53 @@ def _short(data_dir, *, epochs=1.0, every_steps=4):
   )
 
 
+def _train(config, workdir):
+  """Trains.
+
+  Returns:
+    The numbers of rows that `watch` saw, and the modules that computed
+    features.
+  """
+  seen, computed = [], []
+
+  def counted(module, function):
+    def count(*arguments, **keywords):
+      computed.append(module.__name__.rpartition(".")[2])
+      return function(*arguments, **keywords)
+
+    return count
+
+  with pytest.MonkeyPatch.context() as patch:
+    for module, name in (
+        (loop, "compute_for_scores"),
+        (summary, "compute_for_scores"),
+        (report.run, "compute"),
+    ):
+      patch.setattr(module, name, counted(module, getattr(module, name)))
+    loop.train(config, workdir, watch=lambda rows: seen.append(len(rows)))
+  return seen, computed
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, data_dir):
-  """The folder of a short run, and its state as it was restored."""
-  workdir = tmp_path_factory.mktemp("run")
+def first(tmp_path_factory, data_dir):
+  """The folder of a short run, its config, and what `_train` returns."""
+  workdir = str(tmp_path_factory.mktemp("run"))
   config = _short(data_dir)
-  loop.train(config, str(workdir))
-  return str(workdir), config
+  return workdir, config, *_train(config, workdir)
+
+
+@pytest.fixture(scope="module")
+def again(first, tmp_path_factory):
+  """The same of a copy of that run, trained again: it is evaluated again."""
+  workdir = str(tmp_path_factory.mktemp("again") / "run")
+  shutil.copytree(first[0], workdir)
+  return workdir, first[1], *_train(first[1], workdir)
+
+
+@pytest.fixture(scope="module")
+def finished(first):
+  """The folder of a short run, and its config."""
+  return first[:2]
 
 
 @pytest.mark.slow
@@ -146,7 +178,9 @@ def test_a_call_chosen_by_jssl_is_no_longer_than_an_epoch(
 
 
 @pytest.mark.slow
-def test_an_epoch_has_a_row_however_small_the_set_is(tmp_path, data_dir):
+def test_an_epoch_has_a_row_however_small_the_set_is(
+    tmp_path, data_dir, only_train
+):
   config = _short(data_dir, epochs=3.0, every_steps=50)
   loop.train(config, str(tmp_path))
   rows = [row for row in read_metrics(str(tmp_path)) if "loss" in row]
@@ -159,9 +193,9 @@ def test_steps_in_one_call_equal_steps_in_many(finished):
   exp = experiment.make(config)
   dispatch, held = experiment.make_call(exp), exp.pipeline.resident()
   results = []
-  for steps_a_call in (2, 1):
+  for steps_per_call in (2, 1):
     state = experiment.initial_state(exp)
-    for call in exp.pipeline.batches(0, 3, steps_a_call):
+    for call in exp.pipeline.batches(0, 3, steps_per_call):
       state, metrics = dispatch(state, held, call.inputs)
     results.append((state.params, metrics["loss"][-1]))
   tiny.assert_trees_close(results[0], results[1], 1e-4)
@@ -209,7 +243,7 @@ def mistaken(data_dir, monkeypatch):
   def make(seed):
     random = np.random.default_rng(seed)
     chosen = {k: random.choice(v).item() for k, v in _SETTINGS.items()}
-    config = configs.of_method(chosen["method"], "digits")
+    config = of_method(chosen["method"], "digits")
     config.data.data_dir = str(data_dir)
     config.net.update(
         name=chosen["net"],
@@ -234,8 +268,8 @@ def mistaken(data_dir, monkeypatch):
   return make
 
 
-def _heeded(config):
-  """A run of what the messages suggest, until none is left; how many."""
+def _follow_suggestions(config):
+  """Follows the suggestions of messages: the experiment, and their number."""
   for messages in range(3):
     try:
       return experiment.make(config), messages
@@ -251,26 +285,26 @@ def _heeded(config):
 
 @pytest.mark.slow
 def test_a_suggested_batch_size_is_accepted(mistaken):
-  heeded = 0
+  followed = 0
   for seed in range(50):
     config = mistaken(seed)
-    exp, messages = _heeded(config)
+    exp, messages = _follow_suggestions(config)
     # The second is of a multiple that is larger than the set.
     assert messages <= 2
     assert len(exp.train.image) >= config.batch_size
     if messages:
       assert not config.method.get("queue_size", 0) % config.batch_size
-      heeded += 1
-  assert heeded > 25
+      followed += 1
+  assert followed > 25
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3, 4, 5, 6])
 def test_a_step_takes_a_suggested_batch_size(mistaken, seed):
   seed *= 1000
-  while not (heeded := _heeded(mistaken(seed)))[1]:
+  while not (followed := _follow_suggestions(mistaken(seed)))[1]:
     seed += 1
-  exp, _ = heeded
+  exp, _ = followed
   arguments = (
       jax.eval_shape(exp.init, jax.random.key(0)),
       jax.eval_shape(exp.pipeline.resident),
@@ -314,42 +348,21 @@ def test_the_method_is_made_once(data_dir, monkeypatch):
 
 
 @pytest.mark.slow
-def test_features_of_the_last_state_are_computed_once(
-    tmp_path, data_dir, monkeypatch
-):
-  computed = []
-
-  def count(module, name):
-    real = getattr(module, name)
-
-    def counted(*arguments, **keywords):
-      computed.append(module.__name__.rpartition(".")[2])
-      return real(*arguments, **keywords)
-
-    monkeypatch.setattr(module, name, counted)
-
-  for module in (loop, summary):
-    count(module, "compute_for_scores")
-  count(report_run, "compute")
-  loop.train(_short(data_dir), str(tmp_path))
-  # The loop for the trained encoder, the summary for its two baselines.
-  assert computed == ["loop", "summary", "summary"]
-  assert (tmp_path / "report.html").exists()
-  loop.train(_short(data_dir), str(tmp_path))  # Evaluates again.
-  assert computed[3:] == ["loop", "summary", "summary"]
+def test_features_of_the_last_state_are_computed_once(first, again):
+  for workdir, _, _, computed in (first, again):
+    # The loop for the trained encoder, the summary for its two baselines.
+    assert computed == ["loop", "summary", "summary"]
+    assert os.path.exists(os.path.join(workdir, "report.html"))
 
 
 @pytest.mark.slow
-def test_a_watch_sees_each_row_as_it_is_written(tmp_path, data_dir):
-  config = _short(data_dir)
-  seen = []
-  loop.train(config, str(tmp_path), watch=lambda rows: seen.append(len(rows)))
-  rows = read_metrics(str(tmp_path))
+def test_a_watch_sees_each_row_as_it_is_written(first, again):
+  workdir, _, seen, _ = first
+  rows = read_metrics(workdir)
   # Three of metrics, and the evaluation at the end.
   assert seen == [1, 2, 3, 4] and len(rows) == 4 and "rank" in rows[-1]
   # A run that is resumed, or finished, shows its earlier rows at once.
-  loop.train(config, str(tmp_path), watch=lambda rows: seen.append(len(rows)))
-  assert seen == [1, 2, 3, 4, 4]
+  assert again[2] == [4]
 
 
 @pytest.mark.slow

@@ -18,9 +18,9 @@ import optax
 import pytest
 
 import command
-from jssl import config as configs, experiment, loop, preemption, report
+from jssl import experiment, loop, preemption, report
 from jssl.checkpoint import Checkpoints, NotSaved
-from jssl.config import build
+from jssl.config import build, load_config, of_method, save_config
 from jssl.embeddings import l2_normalize
 from jssl.evals import summary
 from jssl.recorder import Diverged
@@ -95,8 +95,10 @@ def _wait_for_rows(process, workdir):
     time.sleep(0.01)
 
 
-# Shells have background jobs ignore it, and children inherit that.
-_heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+# Background jobs of a shell ignore Ctrl-C, and so do their children.
+_default_ctrl_c = functools.partial(
+    signal.signal, signal.SIGINT, signal.SIG_DFL
+)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ def test_a_request_to_stop_saves_and_the_same_command_resumes(
       tmp_path,
       data_dir,
       "--config.checkpoint.every_epochs=1000",
-      preexec_fn=_heed,
+      preexec_fn=_default_ctrl_c,
   )
   _wait_for_rows(process, tmp_path)
   process.send_signal(number)
@@ -141,7 +143,7 @@ def test_a_background_job_of_a_shell_ignores_ctrl_c(tmp_path, data_dir):
   assert process.returncode == 0, output
 
 
-# A call into a library that hears no signal, as compiling is.
+# A call into a library that reacts to no signal, as compiling is.
 _DEAF = """
 import hashlib
 from jssl import cli
@@ -157,7 +159,7 @@ def test_a_second_ctrl_c_quits_at_once_whatever_goes_on():
       text=True,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
-      preexec_fn=_heed,
+      preexec_fn=_default_ctrl_c,
   )
   assert process.stdout.readline() == "deaf\n"
   time.sleep(1)  # It is, a moment later.
@@ -167,10 +169,10 @@ def test_a_second_ctrl_c_quits_at_once_whatever_goes_on():
   assert process.poll() is None
   process.send_signal(signal.SIGINT)
   at = time.monotonic()
-  _, told = process.communicate(timeout=60)
+  _, output = process.communicate(timeout=60)
   assert time.monotonic() - at < 10
   assert process.returncode == 128 + signal.SIGINT
-  assert told == "jssl: quit at once; the checkpoints are intact\n"
+  assert output == "jssl: quit at once; the checkpoints are intact\n"
 
 
 def test_ctrl_c_on_a_terminal_leaves_workers_time_to_the_last_step(
@@ -203,7 +205,7 @@ def test_ctrl_c_on_a_terminal_leaves_workers_time_to_the_last_step(
 
 
 def _config(data_dir, **changes):
-  config = configs.of_method("moco_v2", "digits")
+  config = of_method("moco_v2", "digits")
   config.data.data_dir = str(data_dir)
   config.update(epochs=2.0, net={"width": 8}, method={"queue_size": 256})
   config.update(eval={"every_epochs": 1.0}, checkpoint={"every_epochs": 0.2})
@@ -221,10 +223,10 @@ def short(tmp_path_factory, data_dir):
 
 
 def _interrupt(number, *arguments, **keywords):
-  """Takes the place of what takes a while, and hears the request."""
+  """Replaces a slow function by one that the signal should interrupt."""
   os.kill(os.getpid(), number)
   time.sleep(30)
-  pytest.fail("the request was not heard")
+  pytest.fail("the signal was ignored")
 
 
 _MOMENTS = {
@@ -241,7 +243,7 @@ _MOMENTS = {
 
 
 def _files(workdir):
-  """What a run wrote, but for what a later one may write again alike."""
+  """What a run wrote, except files that a later one may write alike."""
   kept = ("config.json", "summary.json", "metrics.jsonl")
   found = {name: workdir / name for name in kept if (workdir / name).exists()}
   return {name: path.read_bytes() for name, path in found.items()}
@@ -282,7 +284,7 @@ def test_the_message_of_a_stop_is_true(
   latest = Checkpoints(str(workdir)).latest if workdir.exists() else None
   assert latest == (11 if resuming else None)
   if moment == "report":
-    assert configs.load_config(str(workdir)).eval.k == 10
+    assert load_config(str(workdir)).eval.k == 10
   else:
     after = _files(workdir)
     assert {name: after[name] for name in before} == before
@@ -328,16 +330,16 @@ def test_settings_are_saved_when_something_was_trained_with_them(
 
   with pytest.raises(RuntimeError, match="lost"):
     loop.train(config, str(workdir), watch=lose)
-  told = capfd.readouterr().err
-  assert "changed since then: checkpoint every epochs 0.2 -> 1, " in told
-  assert "epochs 1 -> 2, learning rate 0.03 -> 0.01" in told
+  output = capfd.readouterr().err
+  assert "changed since then: checkpoint every epochs 0.2 -> 1, " in output
+  assert "epochs 1 -> 2, learning rate 0.03 -> 0.01" in output
   assert (
       "over 2 epochs: at step 11 the learning rate is 0.005 instead of 0\n"
-      in told
+      in output
   )
-  assert configs.load_config(str(workdir)).optimizer.learning_rate == 0.03
+  assert load_config(str(workdir)).optimizer.learning_rate == 0.03
   assert loop.train(config, str(workdir))["steps"] == 22
-  assert configs.load_config(str(workdir)).optimizer.learning_rate == 0.01
+  assert load_config(str(workdir)).optimizer.learning_rate == 0.01
 
 
 @pytest.mark.parametrize(
@@ -374,9 +376,9 @@ def test_the_files_of_a_finished_run_stay_true(
 
 def _edit(workdir, change):
   """Changes the config that a run has saved."""
-  config = configs.load_config(str(workdir))
+  config = load_config(str(workdir))
   change(config)
-  configs.save_config(config, str(workdir))
+  save_config(config, str(workdir))
 
 
 def test_the_first_of_four_epochs_is_no_run_of_one_epoch(
@@ -475,7 +477,7 @@ def test_a_request_just_before_a_block_ends_it():
 
 
 def test_sigterm_interrupts_an_evaluation_that_the_next_run_repeats(
-    tmp_path, data_dir, monkeypatch
+    tmp_path, data_dir, monkeypatch, only_train
 ):
   config = _config(data_dir)
 
@@ -500,7 +502,7 @@ def _spoil(monkeypatch, steps):
   """Makes the loss of some steps infinite."""
   real = build.method
 
-  def spoilt(*arguments, **keywords):
+  def spoiled(*arguments, **keywords):
     method = real(*arguments, **keywords)
 
     def loss(params, carried, views, keys, step):
@@ -510,20 +512,20 @@ def _spoil(monkeypatch, steps):
 
     return method._replace(loss=loss)
 
-  monkeypatch.setattr(build, "method", spoilt)
+  monkeypatch.setattr(build, "method", spoiled)
 
 
 def test_steps_that_are_not_finite_are_skipped_and_counted(
-    tmp_path, data_dir, monkeypatch, capfd
+    tmp_path, data_dir, monkeypatch, capfd, only_train
 ):
   _spoil(monkeypatch, [4, 5, 9])
   loop.train(_config(data_dir), str(tmp_path))
   rows = [row for row in command.rows(tmp_path) if "skipped" in row]
   assert [r["step"] for r in rows if r["skipped"]] == [5, 6, 10]
   assert all(("loss" in row) != row["skipped"] for row in rows)
-  told = capfd.readouterr().err
-  assert "step 5 changed nothing, because loss is inf" in told
-  assert told.count("changed nothing") == 3
+  output = capfd.readouterr().err
+  assert "step 5 changed nothing, because loss is inf" in output
+  assert output.count("changed nothing") == 3
 
 
 def test_too_many_in_a_row_end_the_run_and_are_not_saved(
@@ -589,11 +591,11 @@ def _as_a_user():
 
 
 def test_unwritable_pictures_do_not_end_a_run(tmp_path, data_dir, capfd):
-  config = configs.of_method("denoising", "digits")
+  config = of_method("denoising", "digits")
   config.data.data_dir = str(data_dir)
-  config.update(epochs=2.0, net={"width": 8})
+  config.update(epochs=1.0, net={"width": 8})
   (tmp_path / "pictures").write_text("a file, where a folder should be")
-  assert loop.train(config, str(tmp_path))["steps"] == 44
+  assert loop.train(config, str(tmp_path))["steps"] == 22
   assert "pictures could not be written" in capfd.readouterr().err
 
 
@@ -635,7 +637,9 @@ def test_full_disk_costs_a_checkpoint_and_no_more(whole, tmp_path, data_dir):
   assert command.last_checkpoint(tmp_path / "run")[0] == saved
 
 
-def test_a_collapsed_net_gets_a_warning(tmp_path, data_dir, monkeypatch, capfd):
+def test_a_collapsed_net_gets_a_warning(
+    tmp_path, data_dir, monkeypatch, capfd, only_train
+):
   real = build.method
 
   def attracting(*arguments, **keywords):
@@ -656,5 +660,5 @@ def test_a_collapsed_net_gets_a_warning(tmp_path, data_dir, monkeypatch, capfd):
   config = _config(data_dir)
   config.net.name, config.net.width = "vit_micro", 32  # No BatchNorm resists.
   loop.train(config, str(tmp_path))
-  told = capfd.readouterr().err
-  assert "all images get nearly the same features (collapse)" in told
+  output = capfd.readouterr().err
+  assert "all images get nearly the same features (collapse)" in output

@@ -9,7 +9,6 @@ import pytest
 
 from jssl import make_step
 from jssl.methods import METHODS
-from jssl.step import init_state
 import tiny
 
 SIZE, DIM, BATCH = 4112, 48, 8  # A shape that nothing else has.
@@ -21,17 +20,17 @@ def _compiled(name, *, donate=True, spoil=False, **arguments):
   )
   optimizer = optax.sgd(0.1, momentum=0.9)
   batch = {"image": tiny.images(BATCH)}
-  state = init_state(method, optimizer, jax.random.key(0), batch)
+  state = tiny.start(method, optimizer, batch)
   step = make_step(method, optimizer)
 
-  def spoilt(state, batch):
+  def spoiled(state, batch):
     """Reads the queue after it was overwritten."""
     new, metrics = step(state, batch)
     read = jnp.sum(state.carried.queue.keys * new.carried.queue.keys)
     return new, metrics | {"read": read}
 
   compiled = jax.jit(
-      spoilt if spoil else step, donate_argnums=0 if donate else ()
+      spoiled if spoil else step, donate_argnums=0 if donate else ()
   ).lower(state, batch)
   return compiled.compile(), state
 
@@ -63,7 +62,7 @@ def test_the_queue_is_updated_in_place(name, arguments):
   text = compiled.as_text()
   assert _aliased(text, _queue_number(state))
   assert not _copies(text)
-  if name == "moco_v2":  # Less than a second queue beside what it carries.
+  if name == "moco_v2":  # Less than a second queue.
     logits = 2 * BATCH  # A row each, in both directions.
     temporary = compiled.memory_analysis().temp_size_in_bytes
     assert temporary < 4 * SIZE * (DIM + logits)

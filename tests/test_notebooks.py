@@ -36,9 +36,17 @@ SETTINGS = {
         },
     ),
     "building_blocks": dict(steps=4, batch_size=64, queue_size=256, width=8),
-    "three_families": dict(epochs=2, settings=_TINY, dataset="digits"),
+    "three_families": dict(
+        epochs=1, batch_size=128, settings=_TINY, dataset="digits"
+    ),
 }
 _MOST_BYTES = 650_000
+
+
+@pytest.fixture(autouse=True)
+def _two_devices(monkeypatch):
+  """The kernels' devices: several, as on a TPU, but few for these cores."""
+  monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
 
 
 def _read(path):

@@ -63,7 +63,7 @@ def test_what_is_installed_trains_from_any_folder(wheel, tmp_path, data_dir):
   subprocess.run([*command, "--target", installed, wheel], check=True)
   # Other projects have such a folder, too.
   (here / "configs").mkdir(parents=True)
-  (here / "jssl").mkdir()  # As beside a clone, which is no package.
+  (here / "jssl").mkdir()  # As next to a clone, which is no package.
   (here / "configs" / "other.py").write_text("raise RuntimeError\n")
 
   def run(*arguments):
@@ -95,23 +95,23 @@ _COMMANDS = ("train", "evaluate", "embed", "report", "export", "bench")
 
 
 def _run(*arguments):
-  """Runs `python -m` and returns what came of it."""
+  """Runs `python -m` and returns the finished process."""
   return subprocess.run(
       [sys.executable, "-m", *arguments], capture_output=True, text=True
   )
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
-def test_help_tells_what_to_type(flag):
+def test_help_shows_what_to_type(flag):
   done = _run("jssl.train", flag)
-  told = done.stdout
+  output = done.stdout
   assert done.returncode == 0 and not done.stderr
-  assert "--config=moco_v2:digits" in told and "--workdir" in told
-  assert "--config.epochs=100" in told and "60" in told
-  assert ("--verbosity" in told) == (flag == "--helpfull")
+  assert "--config=moco_v2:digits" in output and "--workdir" in output
+  assert "--config.epochs=100" in output and "60" in output
+  assert ("--verbosity" in output) == (flag == "--helpfull")
   if flag != "--helpfull":
-    assert max(map(len, told.splitlines())) <= 80
-    assert str(_ROOT) not in told and "None" not in told
+    assert max(map(len, output.splitlines())) <= 80
+    assert str(_ROOT) not in output and "None" not in output
 
 
 @pytest.mark.parametrize("name", _COMMANDS)
@@ -128,7 +128,7 @@ def test_a_command_finds_its_flags_after_jssl():
   assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_command_is_told_the_nearest():
+def test_the_nearest_to_an_unknown_command_is_suggested():
   done = _run("jssl", "evalute", "--workdir=x")
   assert done.returncode == 1 and not done.stdout
   assert "'evalute'" in done.stderr and "evaluate" in done.stderr
@@ -188,13 +188,13 @@ def test_paths_in_hints_can_be_pasted_into_a_shell():
   assert not [x for x in hints if not x[1].startswith("shlex.quote(")]
 
 
-def test_the_package_tells_what_it_can_do():
+def test_the_package_lists_methods_and_commands():
   command = [sys.executable, "-m", "jssl"]
-  told = subprocess.run(command, capture_output=True, text=True, check=True)
-  words = set(told.stdout.replace(",", " ").split())
+  done = subprocess.run(command, capture_output=True, text=True, check=True)
+  words = set(done.stdout.replace(",", " ").split())
   assert set(METHODS) <= words
   modules = {word for word in words if word.startswith("jssl.")}
   assert len(modules) == 6
   for module in modules:
     assert importlib.util.find_spec(module), module
-  assert max(map(len, told.stdout.splitlines())) <= 80
+  assert max(map(len, done.stdout.splitlines())) <= 80

@@ -112,7 +112,7 @@ def test_two_processes_train_as_one(short, tmp_path, data_dir):
       tmp_path, data_dir, *_SHORT, "--config.data.stream=always", count=2
   )
   first, second = command.join(processes)
-  assert "4 x cpu" in first and "x cpu" not in second  # One tells.
+  assert "4 x cpu" in first and "x cpu" not in second  # One reports.
   _assert_close(tmp_path, short)
   assert json.loads((tmp_path / "summary.json").read_text())["devices"] == (
       ["cpu"] * 4
@@ -120,21 +120,21 @@ def test_two_processes_train_as_one(short, tmp_path, data_dir):
 
 
 @pytest.mark.parametrize("count,devices", [(1, 4), (2, 2), (4, 1)])
-def test_a_run_goes_on_with_other_devices(
+def test_a_run_resumes_with_other_devices(
     short, tmp_path, data_dir, count, devices
 ):
   workdir = tmp_path / "run"
   shutil.copytree(short, workdir)
   shutil.rmtree(workdir / "checkpoints" / "4")
   if count == 1:
-    told = command.train(workdir, data_dir, *_SHORT, devices=devices)
+    output = command.train(workdir, data_dir, *_SHORT, devices=devices)
   else:
-    told, *_ = command.join(
+    output, *_ = command.join(
         command.start_together(
             workdir, data_dir, *_SHORT, count=count, devices=devices
         )
     )
-  assert "4 x cpu" in told and "resuming from step 2 of 4" in told
+  assert "4 x cpu" in output and "resuming from step 2 of 4" in output
   _assert_close(workdir, short)
 
 
@@ -171,16 +171,16 @@ def test_a_request_to_one_stops_all_at_one_step(
     assert f"stopped by Ctrl-C and saved at step {step};" in second
 
 
-def test_a_single_process_may_say_so(tmp_path, data_dir):
+def test_the_number_of_processes_may_be_one(tmp_path, data_dir):
   (process,) = command.start_together(
       tmp_path, data_dir, "--config.epochs=0.36", count=1
   )
-  (told,) = command.join([process])
-  assert "2 x cpu" in told and "summary.json" in told
-  told = command.train(
+  (output,) = command.join([process])
+  assert "2 x cpu" in output and "summary.json" in output
+  output = command.train(
       tmp_path, data_dir, "--config.epochs=0.36", "--num_processes=1"
   )
-  assert "already trained to the end" in told
+  assert "already trained to the end" in output
 
 
 @pytest.mark.parametrize("dead", [0, 1])

@@ -12,7 +12,7 @@ TOLERANCE = 1e-6
 
 
 def _numbered(size):
-  """A queue whose keys tell their row, and pointer 0."""
+  """A queue whose keys hold their row's number, and pointer 0."""
   angle = jnp.arange(size) / size
   keys = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
   return queue.Queue(keys, jnp.zeros((), jnp.int32))

@@ -11,7 +11,7 @@ import pytest
 from jssl import optim, parallel
 from jssl.method import Aux, Keys
 from jssl.methods import METHODS
-from jssl.step import init_state, make_step, TrainState
+from jssl.step import make_step, TrainState
 import tiny
 
 TOLERANCE = 1e-5  # Of float32 sums in another order, after three steps.
@@ -49,9 +49,7 @@ def _batch(step):
 
 @functools.cache
 def _start(groups):
-  state = init_state(
-      _method(groups, False), _optimizer(), jax.random.key(0), _batch(0)
-  )
+  state = tiny.start(_method(groups, False), _optimizer(), _batch(0))
   return jax.tree.map(np.asarray, state._replace(key=None)), state.key
 
 
@@ -92,7 +90,7 @@ def _mapped(step, mapping, devices):
           ),
           in_specs=(spec(), spec(parallel.AXIS_NAME)),
           out_specs=spec(),
-          # Gathered keys are equal on every device, which it cannot tell.
+          # Gathered keys are equal on every device, which it cannot infer.
           check_vma=False,
       )
   )
@@ -178,7 +176,7 @@ def test_metrics_are_scalars_with_these_names():
       assert np.isfinite(value)
 
 
-def _spoilt(where, axis_name=None):
+def _spoiled(where, axis_name=None):
   """A method of which something is not finite in step 1, on one device."""
   real = _method(8, True, axis_name)
 
@@ -205,7 +203,7 @@ def _spoilt(where, axis_name=None):
 def test_what_is_not_finite_changes_nothing(mapping, devices, where):
   axis_name = None if mapping == "jit" else parallel.AXIS_NAME
   step = _mapped(
-      make_step(_spoilt(where, axis_name), _optimizer(), axis_name),
+      make_step(_spoiled(where, axis_name), _optimizer(), axis_name),
       mapping,
       devices,
   )
@@ -417,10 +415,7 @@ def _with_prototypes(name, frozen_steps=FROZEN):
 def _train(method, optimizer, steps):
   """The states before and after each step, and its rows of metrics."""
   step = jax.jit(make_step(method, optimizer))
-  start = jax.jit(
-      lambda: init_state(method, optimizer, jax.random.key(0), _batch(0))
-  )
-  states, rows = [start()], []
+  states, rows = [tiny.start(method, optimizer, _batch(0))], []
   for i in range(steps):
     state, row = step(states[-1], _batch(i % 3))
     states.append(state)

@@ -10,7 +10,8 @@ import pytest
 
 import command
 import jssl
-from jssl import config as configs, experiment, loop
+from jssl import experiment, loop
+from jssl.config import of_method
 from jssl.data import pipeline
 from jssl.step import make_step
 
@@ -80,7 +81,7 @@ def test_metrics_have_a_row_per_log_step_and_evaluation(whole):
 
 @pytest.mark.slow
 def test_step_is_traced_once_and_sees_every_batch(
-    tmp_path, data_dir, monkeypatch
+    tmp_path, data_dir, monkeypatch, only_train
 ):
   traces, asked = [], []
   batch_indices = pipeline.batch_indices
@@ -96,7 +97,7 @@ def test_step_is_traced_once_and_sees_every_batch(
     return lambda *inputs: traces.append(1) or step(*inputs)
 
   monkeypatch.setattr(experiment, "make_step", counted)
-  config = configs.of_method("moco_v2", "digits")
+  config = of_method("moco_v2", "digits")
   config.data.data_dir = str(data_dir)
   config.update(epochs=2.0, net={"width": 8}, method={"queue_size": 256})
   loop.train(config, str(tmp_path))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jssl.nets import BatchNorm, ResNet, ViT
+from jssl.step import init_state
 
 
 class Net(nn.Module):
@@ -70,6 +71,12 @@ def images(count, seed=0):
   """Images that differ, uint8 `[count, 8, 8, 3]`."""
   random = np.random.default_rng(seed)
   return jnp.asarray(random.integers(0, 256, (count, 8, 8, 3)), jnp.uint8)
+
+
+def start(method, optimizer, batch, *, seed=0):
+  """Returns the first state, made by one compiled function: that is faster."""
+  init = jax.jit(lambda key, batch: init_state(method, optimizer, key, batch))
+  return init(jax.random.key(seed), batch)
 
 
 def shards(tree, count):

@@ -4,15 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jssl import config as configs, encoder
+from jssl import encoder
 from jssl.checkpoint import Checkpoints
-from jssl.config import build
+from jssl.config import build, of_method, save_config
 from jssl.step import init_state
 
 
 def config(method="moco_v2", channels=3, **changes):
   """A config for folders of pictures, as a run saves it."""
-  made = configs.of_method(method, "folder:photos")
+  made = of_method(method, "folder:photos")
   made.update(image_size=16, batch_size=8)
   made.data.canvas = 24
   made.net.update(name="resnet8", stem="cifar", width=8)
@@ -34,7 +34,7 @@ def save(workdir, made, *, seed=0, step=7):
       step=jnp.asarray(step, state.step.dtype), params=params, carried=carried
   )
   workdir.mkdir(parents=True, exist_ok=True)
-  configs.save_config(made, str(workdir))
+  save_config(made, str(workdir))
   checkpoints = Checkpoints(str(workdir))
   checkpoints.save(step, state)
   checkpoints.close()

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jssl import make_step
-from jssl.step import init_state
+import tiny
 
 STEPS = 5
 # Of float32 against float64, relative to the loss, or to 0.1 where it is less.
@@ -66,7 +66,7 @@ def run(
     now = jax.tree.map(lambda x: jnp.asarray(x[i]), views)
     return {"views": now, "image": jnp.zeros((1, 1, 1, 3))}
 
-  state = init_state(method, optimizer, jax.random.key(0), batch(0))
+  state = tiny.start(method, optimizer, batch(0))
   params = adapt(draw(state.params, seed))
   carried = draw(state.carried, seed)
   if hasattr(carried, "target_params"):
