@@ -79,10 +79,7 @@ _MICRO_BATCHES = flags.DEFINE_integer(
     "micro_batches", None, "As config.net.micro_batches.", lower_bound=1
 )
 _STEPS_PER_DISPATCH = flags.DEFINE_integer(
-    "steps_per_dispatch",
-    None,
-    "As config.steps_per_dispatch.",
-    lower_bound=0,
+    "steps_per_dispatch", None, "As in a config.", lower_bound=0
 )
 _PROFILE = flags.DEFINE_string(
     "profile", None, "Folder for a trace, to open in XProf."
@@ -114,17 +111,19 @@ _DIM = flags.DEFINE_integer("dim", 512, "Length of a feature, for knn.")
 _K = flags.DEFINE_integer("k", 200, "Number of neighbours, for knn.")
 
 _EXAMPLE = "python -m jssl.bench loop --config=moco_v2:digits"
-_LOOP_EPOCHS = 10
+_LOOP_EPOCHS = 10.0
 _SMALL = 64  # Images up to this size are like CIFAR's.
 
 
 def main(argv: list[str]) -> None:
   """Runs the command."""
   measures = {
-      "step": _step,
+      "step": lambda: step.measure(_random_config(), profile=_PROFILE.value),
       "augment": lambda: augment.measure(_random_config()),
       "data": _data,
-      "knn": _knn,
+      "knn": lambda: knn.measure(
+          queries=_QUERIES.value, bank=_BANK.value, dim=_DIM.value, k=_K.value
+      ),
       "loop": _loop,
       "methods": _methods,
   }
@@ -136,36 +135,24 @@ def main(argv: list[str]) -> None:
       )
     name = lookup("the benchmark", argv[1], measures)
     cli.use_compilation_cache()
-    with _traced(name):
+    with contextlib.ExitStack() as stack:
+      if _PROFILE.value and name != "step":  # It traces one window by itself.
+        stack.enter_context(jax.profiler.trace(_PROFILE.value))
       result = measures[name]()
-    if name != "methods":  # It has printed a table.
+    if name == "methods":  # It has printed a table.
+      print(json.dumps(result))
+    else:
       show(result)
-  print(json.dumps(result))
-
-
-def _traced(name: str) -> contextlib.AbstractContextManager:
-  """Writes a trace if requested; `step` writes one of a window by itself."""
-  if _PROFILE.value is None or name == "step":
-    return contextlib.nullcontext()
-  return jax.profiler.trace(_PROFILE.value)
-
-
-def _step() -> dict[str, Any]:
-  return step.measure(_random_config(), profile=_PROFILE.value)
 
 
 def _random_config() -> ConfigDict:
   """The config of a step on random images: CIFAR's, or ImageNet's if large."""
-  if _CONFIG.value is not None:
-    config = _CONFIG.value
-  else:
+  config = _CONFIG.value
+  if config is None:
     lookup("--method", _METHOD.value, METHODS)
     small = (_IMAGE_SIZE.value or 32) <= _SMALL
-    config = of_method(
-        _METHOD.value,
-        "cifar10" if small else "imagenet2012",
-        configs=_configs(),
-    )
+    dataset = "cifar10" if small else "imagenet2012"
+    config = of_method(_METHOD.value, dataset, configs=_configs())
   overrides = _overrides()
   if _CANVAS.value is not None:
     overrides["data.canvas"] = _CANVAS.value
@@ -198,7 +185,7 @@ def _overrides() -> dict[str, Any]:
 
 def _loop() -> dict[str, Any]:
   config = cli.required(_CONFIG, example=_EXAMPLE)
-  config.epochs = float(_LOOP_EPOCHS)
+  config.epochs = _LOOP_EPOCHS
   if _DATA_DIR.value is not None:
     config.data.data_dir = _DATA_DIR.value
   return loop.measure(config)
@@ -213,12 +200,6 @@ def _data() -> dict[str, Any]:
       batch_size=_BATCH_SIZE.value or 128,
       workers=_WORKERS.value,
       cache=_CACHE.value,
-  )
-
-
-def _knn() -> dict[str, Any]:
-  return knn.measure(
-      queries=_QUERIES.value, bank=_BANK.value, dim=_DIM.value, k=_K.value
   )
 
 

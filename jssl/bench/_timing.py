@@ -1,6 +1,7 @@
 """How long a compiled function takes, and how results are printed."""
 
 from collections.abc import Callable, Mapping
+import json
 import statistics
 import time
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import jax
 
 
-def seconds_of(function: Callable[[], Any]) -> float:
-  """Returns the seconds of a call and all it started on the devices."""
+def seconds_of(function: Callable[[], Any], *, calls: int = 1) -> float:
+  """Returns the seconds per call, with all it started on the devices."""
   start = time.perf_counter()
-  jax.block_until_ready(function())
-  return time.perf_counter() - start
+  for _ in range(calls):
+    result = function()
+  jax.block_until_ready(result)
+  return (time.perf_counter() - start) / calls
 
 
 def median_seconds(
@@ -26,18 +29,15 @@ def median_seconds(
     calls: Number of calls in a window.
   """
   jax.block_until_ready(function())
-
-  def window():
-    for _ in range(calls):
-      result = function()
-    return result
-
-  return statistics.median(seconds_of(window) / calls for _ in range(windows))
+  return statistics.median(
+      seconds_of(function, calls=calls) for _ in range(windows)
+  )
 
 
 def show(result: Mapping[str, Any]) -> None:
-  """Prints one row per value."""
+  """Prints one row per value, and all of them as a JSON object."""
   width = max(map(len, result))
   for name, value in result.items():
     text = f"{value:.4g}" if isinstance(value, float) else value
     print(f"{name:{width}}  {text}")
+  print(json.dumps(result))

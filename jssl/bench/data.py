@@ -22,6 +22,7 @@ from sklearn.datasets import load_sample_images
 from jssl import augment, data
 from jssl.augment.random_crop import sample_crop_box
 from jssl.augment.resampling import size_on_canvas
+from jssl.bench._timing import seconds_of
 from jssl.data import reader
 from jssl.data.cache import cached
 from jssl.data.datasets import split_source
@@ -39,7 +40,7 @@ _LONGEST = 2048
 _NO_ENERGY = 1e-6  # Energy of a view of one color.
 # Areas of the smallest crops in the papers: of SimCLR and BYOL, of MoCo and
 # MAE, and of the local crops of SwAV and DINO. Zero is evaluation's crop.
-_AREAS = {"0.08": 0.08, "0.2": 0.2, "local 0.05": 0.05, "evaluation": 0.0}
+_AREAS = {"0.08": 0.08, "0.2": 0.2, "local_0.05": 0.05, "evaluation": 0.0}
 
 
 def measure(
@@ -111,21 +112,20 @@ def detail(
   """
   kept: dict[str, list[float]] = {name: [] for name in _AREAS}
   for place, content in enumerate(encoded):
-    extent = data.decode(content)[1]
-    stored = min(_LONGEST, -(-max(extent) // 64) * 64)  # Few shapes to compile.
+    extent = jnp.array(data.decode(content)[1])
+    stored = min(_LONGEST, -(-int(extent.max()) // 64) * 64)  # Few to compile.
     original, small = (
         data.decode(content, side)[0] for side in (stored, canvas)
     )
     for name, area in _AREAS.items():
       size = image_size * 3 // 7 if "local" in name else image_size
-      boxes = _boxes(jax.random.key(place), jnp.array(extent), area)
+      boxes = _boxes(jax.random.key(place), extent, area)
       whole, part = (
-          _energies(x, jnp.array(extent), boxes, size)
-          for x in (original, small)
+          _energies(x, extent, boxes, size) for x in (original, small)
       )
       kept[name] += (part / jnp.maximum(whole, _NO_ENERGY)).tolist()
   return {
-      f"detail_of_{name.replace(' ', '_')}": statistics.fmean(shares)
+      f"detail_of_{name}": statistics.fmean(shares)
       for name, shares in kept.items()
   }
 
@@ -172,7 +172,10 @@ def _measure(source, canvas, batch_size, workers, cache):
       stop=10**9 // batch_size,
       workers=workers,
   )
-  records = _whole_records(source, geometry, batch_size)
+  records = _whole_records(source, geometry, batch_size) * count
+  decode = lambda record: data.decode(
+      record.encoded, geometry.canvas, channels=source.channels
+  )
   replaced, notes = [], {}
 
   def take(count):
@@ -185,24 +188,13 @@ def _measure(source, canvas, batch_size, workers, cache):
       contextlib.closing(batches),
       concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
   ):
-    first = _seconds(lambda: take(1))
+    first = seconds_of(lambda: take(1))
     for _ in range(_WINDOWS):
       time.sleep(_SETTLE_SECONDS)
-      bare.append(
-          _seconds(
-              lambda: list(
-                  pool.map(
-                      lambda x: data.decode(
-                          x.encoded, geometry.canvas, channels=source.channels
-                      ),
-                      records * count,
-                  )
-              )
-          )
-      )
+      bare.append(seconds_of(lambda: list(pool.map(decode, records))))
       take(8)  # Batches that were read ahead meanwhile.
-      streamed.append(_seconds(lambda: take(count)))
-  images = count * batch_size
+      streamed.append(seconds_of(lambda: take(count)))
+  images = len(records)
   return {
       "dataset": source.name,
       "canvas": canvas,
@@ -235,12 +227,6 @@ def _whole_records(source, geometry, count):
   return list(itertools.islice(itertools.cycle(whole), count))
 
 
-def _seconds(function):
-  start = time.perf_counter()
-  function()
-  return time.perf_counter() - start
-
-
 def _make_photographs(folder):
   """Writes crops of two photographs, no two the same."""
   random = np.random.default_rng(0)
@@ -260,18 +246,14 @@ def _detailed_pictures():
   """
   random = np.random.default_rng(0)
   photographs = [*map(Image.fromarray, load_sample_images().images)]
-  photographs = [
-      x if x.width > x.height else x.transpose(Image.Transpose.ROTATE_90)
-      for x in photographs
-  ]
   encoded = []
   for i in range(_COMPARED):
     width, height = _SIZES[i % len(_SIZES)]
     if i % 2:
       picture = _noise(random, height, width)
     else:
-      long, short = max(width, height), min(width, height)
-      source = photographs[i // 2 % len(photographs)]
+      short, long = sorted((width, height))
+      source = photographs[i // 2 % len(photographs)]  # Wider than high.
       left = random.integers(0, source.width - long + 1)
       top = random.integers(0, source.height - short + 1)
       picture = source.crop((left, top, left + long, top + short))

@@ -15,6 +15,8 @@ from typing import Any
 import jax
 
 from jssl import experiment, loop
+from jssl.bench._timing import seconds_of
+from jssl.bench.step import make_calls
 from jssl.checkpoint import Checkpoints
 from jssl.config import ConfigDict
 from jssl.recorder import Recorder
@@ -66,15 +68,7 @@ def train(
 
 def _time_step(exp, dispatch):
   """Returns seconds per step, one for each window of an epoch."""
-  state, resident = experiment.initial_state(exp), exp.pipeline.resident()
+  run = make_calls(exp, dispatch)
   calls = max(1, exp.steps_per_epoch // exp.steps_per_call)
-  call = next(exp.pipeline.batches(0, exp.total_steps, exp.steps_per_call))
-  seconds = []
-  for _ in range(1 + _WINDOWS):
-    start = time.perf_counter()
-    for _ in range(calls):
-      state, metrics = dispatch(state, resident, call.inputs)
-    jax.block_until_ready((state, metrics))
-    taken = time.perf_counter() - start
-    seconds.append(taken / calls / exp.steps_per_call)
-  return seconds[1:]  # The first window compiles.
+  seconds = [seconds_of(run, calls=calls) for _ in range(1 + _WINDOWS)]
+  return [x / exp.steps_per_call for x in seconds[1:]]  # The first compiles.

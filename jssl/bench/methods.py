@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 import csv
+import dataclasses
 import pathlib
 import statistics
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from jssl import encoder, experiment, parallel
-from jssl.bench._limits import planned_bytes
+from jssl.bench.step import planned_bytes
 from jssl.config import build, of_method
 from jssl.data import Batches, Pipeline, resident_pipeline
 from jssl.evals import quality
@@ -20,14 +21,21 @@ from jssl.evals.scores import quick, summarize
 from jssl.experiment import Experiment
 from jssl.loop import compute_features
 from jssl.report import figures
-from jssl.step import TrainState
 
 SCORES = ("knn", "one_shot", "five_shot")
+# By stage and by name in `SCORES`, the accuracy of each seed.
+Scores = dict[str, dict[str, list[float]]]
+
+_HEAD = (
+    "| method | kNN | one-shot | five-shot | best stage | one-shot there | gain"
+    " over untrained | batch | epochs | steps | seconds | MiB per step |"
+)
 # The joint-embedding methods with three seeds take 47 minutes on two cores.
 _DIGITS_EPOCHS = 15.0
 
 
-class Row(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Row:
   """One line of the table: an encoder, evaluated over seeds.
 
   Attributes:
@@ -46,14 +54,18 @@ class Row(NamedTuple):
   """
 
   name: str
-  scores: dict[str, dict[str, list[float]]]
-  untrained: dict[str, dict[str, list[float]]] | None = None
+  scores: Scores
+  untrained: Scores | None = None
   batch_size: int | None = None
   epochs: float | None = None
   steps: int | None = None
   seconds: float | None = None
   step_bytes: int | None = None
   collapse_warnings: int = 0
+
+
+# Columns of the CSV after those of the scores.
+_COSTS = [field.name for field in dataclasses.fields(Row)][3:]
 
 
 def measure(
@@ -88,6 +100,8 @@ def measure(
     OSError: If a config or the data cannot be found.
   """
   output.mkdir(parents=True, exist_ok=True)
+  device = jax.devices()[0].device_kind
+  title = f"{dataset}, {seeds} seeds, last epoch, on {device}"
   rows: list[Row] = []
   for name in names:
     exp = experiment.make(_config(configs, name, dataset, overrides))
@@ -105,22 +119,26 @@ def measure(
     if untrained.name not in {row.name for row in rows}:
       rows.append(untrained)
     rows.append(trained)
-    _write(output, rows, _title(dataset, seeds))
+    _write(output, rows, title)
     print(_line(trained), flush=True)
     if text := warning(trained):
       print(text, flush=True)
   print(f"In {output}: methods.md, methods.csv, methods.png")
-  return {row.name: _means(row) for row in rows}
+  return {
+      row.name: {
+          **{k: statistics.mean(v) for k, v in row.scores["pooled"].items()},
+          "seconds": row.seconds,
+          "step_bytes": row.step_bytes,
+          "collapse_warnings": row.collapse_warnings,
+      }
+      for row in rows
+  }
 
 
 def _config(configs, name, dataset, overrides):
   config = of_method(name, dataset, configs=configs)
   if "patches" in build.method(config).needs:
-    overrides = {
-        key: value
-        for key, value in overrides.items()
-        if not key.startswith("net.")
-    }
+    overrides = {k: v for k, v in overrides.items() if not k.startswith("net.")}
   elif dataset == "digits":
     config.epochs = min(config.epochs, _DIGITS_EPOCHS)
   config.update_from_flattened_dict(overrides)
@@ -129,26 +147,32 @@ def _config(configs, name, dataset, overrides):
 
 def _raw_pixels(exp: Experiment) -> Row:
   untrained = experiment.encoder(exp, experiment.initial_state(exp))
-  raw = encoder.raw_pixels(untrained)
-  features = compute_for_scores(raw, exp.train, exp.test)
-  return Row("raw pixels", _columns([_by_stage(exp, features)]))
+  pixels = encoder.raw_pixels(untrained)
+  features = compute_for_scores(pixels, exp.train, exp.test)
+  return Row("raw pixels", _by_stage([_summary(exp, features)]))
 
 
-def _by_stage(exp: Experiment, features: Features) -> dict[str, dict[str, Any]]:
-  """Returns the scores of every stage, "pooled" among them."""
-  pooled = summarize(features, exp.train, exp.test, exp.config.eval)
-  return {**pooled.pop("stages"), "pooled": pooled}
+def _summary(exp, features):
+  return summarize(features, exp.train, exp.test, exp.config.eval)
+
+
+def _by_stage(evaluations: list[dict[str, Any]]) -> Scores:
+  """Collects the scores of each stage over seeds, "pooled" first."""
+  seeds = [{"pooled": x, **x["stages"]} for x in evaluations]
+  return {
+      stage: {key: [scores[stage][key] for scores in seeds] for key in SCORES}
+      for stage in ("pooled", *sorted(seeds[0].keys() - {"pooled"}))
+  }
 
 
 def _train(exp: Experiment, name: str, seeds: int) -> tuple[Row, Row]:
   """Trains one method with every seed by one compiled program."""
   resident = exp.pipeline.resident()
-  state = experiment.initial_state(exp)
-  compiled = _compile(exp, state, resident)
+  compiled = _compile(exp, resident)
   before, after, seconds, collapsed = [], [], [], 0
   for seed in range(seeds):
     state = parallel.replicate(exp.init(jax.random.key(seed)))
-    before.append(_by_stage(exp, compute_features(exp, state)))
+    before.append(_summary(exp, compute_features(exp, state)))
     start = time.perf_counter()
     window = []
     pipeline = resident_pipeline(
@@ -161,11 +185,11 @@ def _train(exp: Experiment, name: str, seeds: int) -> tuple[Row, Row]:
     seconds.append(time.perf_counter() - start)
     features = compute_features(exp, state)
     collapsed += _collapsed(exp, features, window)
-    after.append(_by_stage(exp, features))
-  untrained = Row(f"untrained {exp.config.net.name}", _columns(before))
+    after.append(_summary(exp, features))
+  untrained = Row(f"untrained {exp.config.net.name}", _by_stage(before))
   trained = Row(
       name,
-      _columns(after),
+      _by_stage(after),
       untrained=untrained.scores,
       batch_size=exp.config.batch_size,
       epochs=exp.config.epochs,
@@ -175,6 +199,21 @@ def _train(exp: Experiment, name: str, seeds: int) -> tuple[Row, Row]:
       collapse_warnings=collapsed,
   )
   return untrained, trained
+
+
+def _compile(exp: Experiment, resident: Any) -> dict[int, Any]:
+  """Compiles a call of each length that a training needs."""
+  state = experiment.initial_state(exp)
+  dispatch = experiment.make_call(exp)
+  inputs = {call.count: call.inputs for call in _calls(exp, exp.pipeline)}
+  return {
+      count: dispatch.lower(state, resident, example).compile()
+      for count, example in inputs.items()
+  }
+
+
+def _calls(exp: Experiment, pipeline: Pipeline) -> Iterator[Batches]:
+  return pipeline.batches(0, exp.total_steps, exp.steps_per_call)
 
 
 def _collapsed(exp: Experiment, features: Features, window: list[Any]) -> int:
@@ -190,47 +229,6 @@ def _collapsed(exp: Experiment, features: Features, window: list[Any]) -> int:
   return len(warnings)
 
 
-def _columns(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
-  """Converts each seed's scores of every stage to `Row.scores`."""
-  return {
-      stage: {key: [row[stage][key] for row in evaluations] for key in SCORES}
-      for stage in ("pooled", *sorted(evaluations[0].keys() - {"pooled"}))
-  }
-
-
-def _calls(exp: Experiment, pipeline: Pipeline) -> Iterator[Batches]:
-  return pipeline.batches(0, exp.total_steps, exp.steps_per_call)
-
-
-def _compile(
-    exp: Experiment, state: TrainState, resident: Any
-) -> dict[int, Any]:
-  """Compiles a call of each length that a training needs."""
-  dispatch = experiment.make_call(exp)
-  inputs = {call.count: call.inputs for call in _calls(exp, exp.pipeline)}
-  return {
-      count: dispatch.lower(state, resident, example).compile()
-      for count, example in inputs.items()
-  }
-
-
-def _tidy(name, scores, more):
-  """Yields a line per stage and seed."""
-  for stage, columns in scores.items():
-    for seed, values in enumerate(zip(*columns.values())):
-      yield name, seed, stage, *values, *more
-
-
-def _means(row: Row) -> dict[str, Any]:
-  scores = {k: statistics.mean(v) for k, v in row.scores["pooled"].items()}
-  return {
-      **scores,
-      "seconds": row.seconds,
-      "step_bytes": row.step_bytes,
-      "collapse_warnings": row.collapse_warnings,
-  }
-
-
 def _text(values: list[float]) -> str:
   """Mean and, for several seeds, standard deviation."""
   mean = f"{statistics.mean(values):.3f}"
@@ -238,18 +236,19 @@ def _text(values: list[float]) -> str:
 
 
 def _line(row: Row) -> str:
+  """One line of the table; a baseline has no gain and no costs."""
   stage = best_stage(row.scores)
   cells = [row.name, *map(_text, row.scores["pooled"].values())]
   cells += [stage, _text(row.scores[stage]["one_shot"])]
   if row.untrained is None:
-    return f"| {' | '.join(cells)} | | | | | | |"
+    return f"| {' | '.join(cells)} |{' |' * 6}"
   memory = "" if row.step_bytes is None else f"{row.step_bytes / 2**20:.0f}"
-  cells += [_text(_gains(row)), str(row.batch_size)]
-  cells += [f"{row.epochs:g}", str(row.steps)]
-  return f"| {' | '.join([*cells, f'{row.seconds:.0f}', memory])} |"
+  cells += [_text(_gains(row)), str(row.batch_size), f"{row.epochs:g}"]
+  cells += [str(row.steps), f"{row.seconds:.0f}", memory]
+  return f"| {' | '.join(cells)} |"
 
 
-def best_stage(scores: dict[str, dict[str, list[float]]]) -> str:
+def best_stage(scores: Scores) -> str:
   """Returns the stage of the best mean one-shot accuracy, "pooled" if equal."""
   return max(scores, key=lambda x: statistics.mean(scores[x]["one_shot"]))
 
@@ -276,42 +275,30 @@ def warning(row: Row) -> str:
   )
 
 
-def _title(dataset: str, seeds: int) -> str:
-  kind = jax.devices()[0].device_kind
-  return f"{dataset}, {seeds} seeds, last epoch, on {kind}"
-
-
 def _write(output: pathlib.Path, rows: list[Row], title: str) -> None:
-  head = (
-      "method",
-      "kNN",
-      "one-shot",
-      "five-shot",
-      "best stage",
-      "one-shot there",
-      "gain over untrained",
-      "batch",
-      "epochs",
-      "steps",
-      "seconds",
-      "MiB per step",
-  )
-  lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
-  lines += [_line(row) for row in rows]
+  rule = "|" + " --- |" * (_HEAD.count("|") - 1)
+  lines = [_HEAD, rule, *map(_line, rows)]
   text = f"{title} (mean ± standard deviation)\n\n" + "\n".join(lines) + "\n"
   (output / "methods.md").write_text(text)
   with (output / "methods.csv").open("w", newline="") as file:
     writer = csv.writer(file)
-    costs = Row._fields[3:]
-    writer.writerow(("name", "seed", "stage", *SCORES, *costs))
+    writer.writerow(("name", "seed", "stage", *SCORES, *_COSTS))
     for row in rows:
-      cost = [getattr(row, name) for name in costs]
-      writer.writerows(_tidy(row.name, row.scores, cost))
+      costs = [getattr(row, name) for name in _COSTS]
+      writer.writerows(_by_seed(row.name, row.scores, costs))
       if row.untrained is not None:
-        writer.writerows(_tidy(f"untrained {row.name}", row.untrained, []))
+        name = f"untrained {row.name}"
+        writer.writerows(_by_seed(name, row.untrained, []))
   figures.bars(
       [row.name for row in rows],
       {name: [row.scores["pooled"][name] for row in rows] for name in SCORES},
-      str(output / "methods.png"),
+      output / "methods.png",
       title=title,
   )
+
+
+def _by_seed(name, scores, costs):
+  """Yields a line of the CSV per stage and seed."""
+  for stage, columns in scores.items():
+    for seed, values in enumerate(zip(*columns.values())):
+      yield name, seed, stage, *values, *costs

@@ -4,6 +4,7 @@ The step is the one that training compiles, augmentation included, on random
 images that live on the device.
 """
 
+from collections.abc import Callable
 import math
 import statistics
 import tempfile
@@ -12,17 +13,20 @@ from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+import jax.numpy as jnp
 import numpy as np
 
 from jssl import data, experiment
-from jssl.bench import _limits
-from jssl.bench._limits import planned_bytes
-from jssl.bench._timing import seconds_of
+from jssl.bench._timing import median_seconds, seconds_of
 from jssl.config import build, ConfigDict
 
 _WINDOWS = 5
 _WINDOW_SECONDS = 0.5  # The shortest window.
 _CLASSES = ("first", "second")
+# Side of a square matrix product, and bytes of an array: large enough to keep
+# every core busy; the first of each is small enough for a laptop.
+_SIDES = {"cpu": 2048, "other": 8192}
+_BYTES = {"cpu": 2**28, "other": 2**31}
 
 
 def measure(
@@ -52,23 +56,20 @@ def measure(
   """
   exp = random_experiment(config)
   dispatch = experiment.make_call(exp)
-  resident, state = exp.pipeline.resident(), experiment.initial_state(exp)
+  cold, warm, compiled = _compile(exp, dispatch)
+  windows, host, recompiles = _time(make_calls(exp, dispatch), profile)
+  memory = _memory(compiled)  # Without that of what follows.
   steps = exp.steps_per_call
-  call = next(exp.pipeline.batches(0, exp.total_steps, steps))
-  one = next(exp.pipeline.batches(0, exp.total_steps, 1))
-  with tempfile.TemporaryDirectory() as folder:
-    cold, warm, compiled = _compile(dispatch, folder, state, resident, one)
-    cost = compiled.cost_analysis()
-    state, windows, host, recompiles = _time(
-        dispatch, state, resident, call, profile
-    )
   seconds = statistics.median(windows) / steps
+  cost = compiled.cost_analysis()
   flops, traffic = cost.get("flops"), cost.get("bytes accessed")
   dtype = build.precision(config.precision)
+  peak, bandwidth = _limits(dtype)
   fractions = {
-      "fraction_of_peak": flops / seconds / _limits.flops_per_second(dtype),
-      "fraction_of_bandwidth": traffic / seconds / _limits.bytes_per_second(),
+      "fraction_of_peak": flops / seconds / peak,
+      "fraction_of_bandwidth": traffic / seconds / bandwidth,
   }
+  bound = max(fractions, key=lambda name: fractions[name])
   return {
       "images_per_second": config.batch_size / seconds,
       "seconds_per_step": seconds,
@@ -76,12 +77,8 @@ def measure(
       "flops_per_step": flops,
       "bytes_per_step": traffic,
       **fractions,
-      "bound": (
-          max(fractions, key=lambda name: fractions[name]).removeprefix(
-              "fraction_of_"
-          )
-      ),
-      **_memory(compiled),
+      "bound": bound.removeprefix("fraction_of_"),
+      **memory,
       "compile_seconds": cold,
       "warm_compile_seconds": warm,
       "host_seconds_per_dispatch": host,
@@ -116,14 +113,57 @@ def random_experiment(config: ConfigDict) -> experiment.Experiment:
   return experiment.from_images(config, images, images)
 
 
-def _compile(dispatch, folder, state, resident, call):
-  """Compiles a step without and with the compilation cache in a folder."""
+def make_calls(
+    exp: experiment.Experiment, dispatch: Callable[..., Any]
+) -> Callable[[], Any]:
+  """Makes a function that takes a few steps, on the same batches every time.
+
+  Args:
+    exp: The experiment.
+    dispatch: See `jssl.experiment.make_call`.
+
+  Returns:
+    A function that takes `exp.steps_per_call` steps from where the last call
+    ended, and returns the state and metrics.
+  """
+  resident, state = exp.pipeline.resident(), experiment.initial_state(exp)
+  call = next(exp.pipeline.batches(0, exp.total_steps, exp.steps_per_call))
+
+  def run():
+    nonlocal state
+    state, metrics = dispatch(state, resident, call.inputs)
+    return state, metrics
+
+  return run
+
+
+def planned_bytes(compiled: Any) -> int | None:
+  """Returns the bytes a compiled program needs; None if they are not known."""
+  plan = compiled.memory_analysis()
+  if plan is None:
+    return None
+  return (
+      plan.argument_size_in_bytes
+      + plan.output_size_in_bytes
+      + plan.temp_size_in_bytes
+      - plan.alias_size_in_bytes
+  )
+
+
+def _compile(exp, dispatch):
+  """Compiles a step without and with the compilation cache on disk."""
+  resident, state = exp.pipeline.resident(), experiment.initial_state(exp)
+  call = next(exp.pipeline.batches(0, exp.total_steps, 1))
   names = (
       "jax_compilation_cache_dir",
       "jax_persistent_cache_min_compile_time_secs",
   )
   before = [getattr(jax.config, name) for name in names]
-  _configure(names, (folder, 0.0))
+
+  def configure(values):
+    for name, value in zip(names, values):
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
   def compile_step():
     jax.clear_caches()
@@ -131,49 +171,54 @@ def _compile(dispatch, folder, state, resident, call):
     compiled = dispatch.lower(state, resident, call.inputs).compile()
     return time.perf_counter() - start, compiled
 
-  try:
-    cold, _ = compile_step()
-    warm, compiled = compile_step()
-  finally:
-    _configure(names, before)
+  with tempfile.TemporaryDirectory() as folder:
+    configure((folder, 0.0))
+    try:
+      cold, _ = compile_step()
+      warm, compiled = compile_step()
+    finally:
+      configure(before)
   return cold, warm, compiled
 
 
-def _configure(names, values):
-  for name, value in zip(names, values):
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-
-
-def _time(dispatch, state, resident, call, profile):
-  """Returns the state, seconds and host seconds per call, and recompiles."""
+def _time(run, profile):
+  """Returns seconds and host seconds per call, and the number of recompiles."""
   compiled = []
 
   def note(event, *_, **__):
     if "backend_compile" in event:
       compiled.append(event)
 
-  def run_calls(count):
-    nonlocal state
-    for _ in range(count):
-      state, metrics = dispatch(state, resident, call.inputs)
-    return state, metrics
-
-  jax.block_until_ready(run_calls(1))
+  jax.block_until_ready(run())
   jax.monitoring.register_event_duration_secs_listener(note)
-  count = math.ceil(_WINDOW_SECONDS / seconds_of(lambda: run_calls(1)))
+  count = math.ceil(_WINDOW_SECONDS / seconds_of(run))
   windows, host = [], []
   for _ in range(_WINDOWS):
-    windows.append(seconds_of(lambda: run_calls(count)) / count)
+    windows.append(seconds_of(run, calls=count))
     start = time.perf_counter()
-    result = run_calls(1)
+    result = run()
     host.append(time.perf_counter() - start)
     jax.block_until_ready(result)
   recompiles = len(compiled)
   if profile is not None:
     with jax.profiler.trace(profile):
-      jax.block_until_ready(run_calls(count))
-  return state, windows, statistics.median(host), recompiles
+      seconds_of(run, calls=count)
+  return windows, statistics.median(host), recompiles
+
+
+def _limits(dtype):
+  """Measures operations per second of this type, and bytes per second.
+
+  Of a large matrix product, and read and written by an update of an array.
+  """
+  kind = "cpu" if jax.default_backend() == "cpu" else "other"
+  side, size = _SIDES[kind], _BYTES[kind]
+  x, y = jnp.ones((side, side), dtype), jnp.zeros((size // 4,), jnp.float32)
+  product, change = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
+  return (
+      2 * side**3 / median_seconds(lambda: product(x, x), calls=3),
+      2 * size / median_seconds(lambda: change(y), calls=3),
+  )
 
 
 def _memory(compiled):

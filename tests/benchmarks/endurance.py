@@ -8,7 +8,6 @@ compares the first third with the last. The last line is a JSON object.
 
 from collections.abc import Iterator
 import contextlib
-import json
 import pathlib
 import statistics
 import tempfile
@@ -38,7 +37,6 @@ def main(argv: list[str]) -> None:
   with cli.plain_errors():
     result = measure(cli.required(_CONFIG), steps=_STEPS.value)
   show(result)
-  print(json.dumps(result))
 
 
 class Sample(NamedTuple):

@@ -3,7 +3,6 @@
 python tests/benchmarks/imports.py
 """
 
-import json
 import statistics
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 from absl import app
 
 from jssl import cli
+from jssl.bench._timing import show
 
 _WITHOUT = "import jax, flax, optax"
 _RUNS = 7
@@ -42,4 +42,4 @@ def _seconds(code):
 
 
 if __name__ == "__main__":
-  app.run(lambda _: print(json.dumps(measure())), flags_parser=cli.parse)
+  app.run(lambda _: show(measure()), flags_parser=cli.parse)

@@ -12,7 +12,6 @@ The last line is a JSON object.
 from collections.abc import Callable
 import functools
 import importlib
-import json
 import statistics
 import time
 from typing import Any
@@ -50,7 +49,6 @@ def main(argv: list[str]) -> None:
     name = lookup("the benchmark", "".join(argv[1:]), measures)
     result = measures[name](cli.required(_CONFIG, example=_EXAMPLE))
   show(result)
-  print(json.dumps(result))
 
 
 def compare_views(config: ConfigDict) -> dict[str, Any]:

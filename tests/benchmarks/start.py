@@ -5,7 +5,6 @@
 Arguments are those of `python -m jssl.train`, without --workdir.
 """
 
-import json
 import os
 import pathlib
 import subprocess
@@ -18,6 +17,7 @@ from absl import app
 from ml_collections import config_flags
 
 from jssl import cli
+from jssl.bench._timing import show
 
 _POLL_SECONDS = 0.05
 _LIMIT_SECONDS = 600
@@ -80,6 +80,6 @@ def _wait_for_row(process, metrics, start):
 if __name__ == "__main__":
   config_flags.DEFINE_config_file("config", None, cli.CONFIG_HELP)
   app.run(
-      lambda _: print(json.dumps(measure(sys.argv[1:]))),
+      lambda _: show(measure(sys.argv[1:])),
       flags_parser=cli.parse,
   )
