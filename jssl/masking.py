@@ -304,13 +304,10 @@ def context_and_targets(
       lambda key: random_block(key, grid, shape, limit=size, to_edges=to_edges)
   )(jax.random.split(blocks_key, targets))
   start = _place(place_key, grid, context_shape, to_edges)
-  inside = jnp.ones(grid, bool)
-  for axis, length in enumerate(grid):
-    place = jnp.arange(length) - start[axis]
-    along = (place >= 0) & (place < context_shape[axis])
-    inside &= jnp.expand_dims(along, 1 - axis)
+  place = jnp.indices(grid).reshape(2, total) - start[:, None]
+  inside = jnp.all((place >= 0) & (place < context_shape[:, None]), axis=0)
   # What remains after 0, 1, ..., K targets; the last that is enough is used.
-  remaining = [inside.reshape(-1)]
+  remaining = [inside]
   for index, valid in zip(*blocks, strict=True):
     hidden = jnp.zeros(total, bool).at[index].max(valid)
     remaining.append(remaining[-1] & ~hidden)

@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import pathlib
+import pydoc
 import re
 
 import pytest
@@ -172,7 +173,8 @@ def test_a_docstring_explains_every_argument(name):
     assert entry, argument
     if ", " in entry[1]:
       page = re.search(r"See\s+`([\w.]+)`", entry[2])[1]
-      assert f"\n- `{argument}`: " in importlib.import_module(page).__doc__
+      text_of_page = pydoc.locate(page).__doc__
+      assert re.search(rf"\n *(- `{argument}`|{argument}): ", text_of_page)
   assert "\nReturns:\n" in text or text.startswith("Returns")
 
 

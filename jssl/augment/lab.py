@@ -43,9 +43,7 @@ def rgb_to_lab(image: jax.Array) -> jax.Array:
   matrix = (_XYZ_FROM_RGB / _WHITE[:, None]).T.astype(np.float32)
   xyz = jnp.matmul(linear, matrix, precision=jax.lax.Precision.HIGHEST)
   f = jnp.where(
-      xyz > _LINEAR,
-      jnp.cbrt(jnp.maximum(xyz, _LINEAR)),
-      7.787 * xyz + 16 / 116,
+      xyz > _LINEAR, jnp.cbrt(jnp.maximum(xyz, _LINEAR)), 7.787 * xyz + 16 / 116
   )
   x, y, z = jnp.moveaxis(f, -1, 0)
   return jnp.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)

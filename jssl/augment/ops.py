@@ -63,10 +63,7 @@ def shift_brightness(image: jax.Array, delta: float | jax.Array) -> jax.Array:
 
 
 def adjust_contrast(
-    image: jax.Array,
-    factor: float | jax.Array,
-    *,
-    per_channel: bool = False,
+    image: jax.Array, factor: float | jax.Array, *, per_channel: bool = False
 ) -> jax.Array:
   """Moves each value away from the mean of the whole image.
 
@@ -400,9 +397,7 @@ def channel_means(image: jax.Array) -> jax.Array:
 
 
 def blend(
-    image: jax.Array,
-    target: float | jax.Array,
-    factor: float | jax.Array,
+    image: jax.Array, target: float | jax.Array, factor: float | jax.Array
 ) -> jax.Array:
   """Returns factor * image + (1 - factor) * target, clipped to [0, 1]."""
   return jnp.clip(factor * image + (1.0 - factor) * target, 0.0, 1.0)

@@ -162,8 +162,7 @@ def sample_crop_box(
   fits = jnp.all((tries > 0) & (tries <= extent), axis=1)
   found = jnp.any(fits)
   fallback = jnp.minimum(
-      extent,
-      jnp.round(jnp.stack([extent[1] / ratio[0], extent[0] * ratio[1]])),
+      extent, jnp.round(jnp.stack([extent[1] / ratio[0], extent[0] * ratio[1]]))
   )
   sides = jnp.where(found, tries[jnp.argmax(fits)], fallback)
   room = extent - sides

@@ -1,8 +1,20 @@
 """The methods, by name.
 
-A method is made over a backbone of `jssl.nets`. Recipes of its views are
-`(key, image, *, extent) -> view` (see `jssl.augment`), by default at the size
-of the images; a recipe that is None is the same as that of the first view.
+Many methods take:
+
+- `net`: A backbone of `jssl.nets`.
+- `augment`: The recipe of the views, `(key, image, *, extent) -> view` (see
+  `jssl.augment`), by default at the size of the images: the paper's, or a crop
+  and a flip for methods that rotate, cut or hide parts of the image themselves.
+- `second_augment`: The recipe of the second view if it differs from that of the
+  first, `augment`; None for the same.
+- `dim`: Length of the embeddings.
+- `temperature`: Divisor of the cosine similarities, above 0.
+- `joint_statistics`: Whether BatchNorm takes its statistics from all views
+  together (in the backbone, from all views of one size), or from each view. The
+  default is that of the authors' code.
+- `axis_name`: Axis that the batch is split over, or None. Negatives, and
+  statistics in a loss, are those of the global batch.
 
 Each is a file with its equation and a figure of its data flow, in which no
 gradient flows along dotted edges:

@@ -1,12 +1,10 @@
 """Networks and scales of methods that predict an image from an image."""
 
-from collections.abc import Sequence
 import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jssl.methods import _branch
 from jssl.nets import BatchNorm, ConvDecoder, stage_names
@@ -45,33 +43,3 @@ class Autoencoder(nn.Module):
         name="decoder",
     )
     return decoder(features[stage_names(features)[-1]], train=train)
-
-
-def from_image(
-    images: jax.Array,
-    *,
-    mean: float | Sequence[float] = 0.5,
-    std: float | Sequence[float] = 0.25,
-) -> jax.Array:
-  """Maps images in [0, 1] to the range that decoders predict.
-
-  Args:
-    images: `[..., C]`.
-    mean: Subtracted from the images: a number, or one per channel.
-    std: Divides the result, likewise.
-
-  Returns:
-    `[..., C]`, by default in [-2, 2].
-  """
-  return (images - jnp.asarray(mean)) / jnp.asarray(std)
-
-
-def to_image(
-    prediction: jax.Array,
-    *,
-    mean: float | Sequence[float] = 0.5,
-    std: float | Sequence[float] = 0.25,
-) -> jax.Array:
-  """Maps a prediction to an image in [0, 1], the inverse of `from_image`."""
-  pixels = jnp.asarray(mean) + jnp.asarray(std) * prediction
-  return jnp.clip(pixels, 0.0, 1.0)

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from jssl.nets import ViT
+from jssl.nets.norm import normalize_images
+from jssl.nets.patches import patchify
 
 
 def check(net: nn.Module, method: str, *, partial: bool = False) -> None:
@@ -59,3 +61,9 @@ def encode_some(
   _, height, width, _ = patches.shape
   tokens = net.blocks(tokens, valid=valid, train=train)[-1]
   return tokens, (height, width)
+
+
+def pixels_of(net: ViT, images: jax.Array) -> jax.Array:
+  """Returns the patches `[B, T, P * P * C]` of images as the net sees them."""
+  pixels = normalize_images(images, net.mean, net.std)
+  return patchify(pixels, net.patch_size)

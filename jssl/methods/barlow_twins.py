@@ -46,16 +46,11 @@ def barlow_twins(
   """Makes Barlow Twins over a backbone.
 
   Args:
-    net: A backbone of `jssl.nets`.
-    augment: The recipe of the first view; by default the paper's.
-    second_augment: The recipe of the second view, None for the same.
+    net, augment, second_augment, joint_statistics, axis_name: See
+      `jssl.methods`.
     dim: Width of the projector's layers, and length of the embeddings.
     projector_layers: Number of layers of the projector.
     off_diagonal_weight: Weight of the redundancy term, lambda.
-    joint_statistics: Whether BatchNorm takes its statistics from both views
-      together, or from each view, as in the authors' code.
-    axis_name: Axis that the batch is split over, or None. The correlations are
-      those of the global batch.
 
   Returns:
     The method. Its metric is "feature_std" (see `embeddings.feature_std`).

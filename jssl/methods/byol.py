@@ -56,16 +56,11 @@ def byol(
   """Makes BYOL over a backbone.
 
   Args:
-    net: A backbone of `jssl.nets`.
-    augment: The recipe of the first view; by default the paper's.
-    second_augment: The recipe of the second view, None for the same.
-    dim: Length of the embeddings.
+    net, augment, second_augment, dim, joint_statistics, axis_name: See
+      `jssl.methods`.
     hidden_dim: Width of the hidden layer of projector and predictor.
     momentum: EMA decay of the target, in [0, 1]: a constant, or a function of
       the step. The paper raises it from 0.996 to 1 along a cosine.
-    joint_statistics: Whether BatchNorm takes its statistics from both views
-      together, or from each view, as in the authors' code.
-    axis_name: Axis that the batch is split over, or None.
 
   Returns:
     The method. Its views are `[2, B, H, W, C]`; its metric "feature_std" (see

@@ -83,8 +83,7 @@ def colorization(
   colors of the training images.
 
   Args:
-    net: A backbone of `jssl.nets`.
-    augment: The recipe; by default a crop and a flip.
+    net, augment, axis_name: See `jssl.methods`.
     loss: "classification" of the ab plane's bins, or "regression" of a and b.
     bin_size: Side of a bin; 10 in the paper.
     stride: Side of the image over that of the prediction; 4 in the paper.
@@ -94,7 +93,6 @@ def colorization(
     decode_temperature: Temperature of the annealed mean, above 0: 1 gives the
       mean of the predicted distribution, values towards 0 its mode.
     decoder_width: See `nets.ConvDecoder`.
-    axis_name: Axis that the batch is split over, or None.
 
   Returns:
     The method. Its metric "chance_loss" is the loss of the best prediction that
@@ -189,13 +187,7 @@ def colorization(
     return Pictures(task.inputs, image(predicted), image(task.target))
 
   return Method(
-      views,
-      init,
-      loss_of,
-      update,
-      encode,
-      pictures,
-      needs=frozenset({"color"}),
+      views, init, loss_of, update, encode, pictures, needs=frozenset({"color"})
   )
 
 

@@ -30,6 +30,7 @@ from jssl import losses
 from jssl.augment import checks, image_keys
 from jssl.method import Method, Pictures
 from jssl.methods import _one_net, _reconstruction, _views
+from jssl.nets.norm import denormalize_images, normalize_images
 
 
 def denoising(
@@ -46,11 +47,9 @@ def denoising(
   `nets.ConvDecoder.mix`): without it, features hardly combine distant pixels.
 
   Args:
-    net: A backbone of `jssl.nets`.
-    augment: The recipe; by default a crop and a flip.
+    net, augment, axis_name: See `jssl.methods`.
     noise: Standard deviation of the Gaussian noise, of images in [0, 1].
     decoder_width: See `nets.ConvDecoder`.
-    axis_name: Axis that the batch is split over, or None.
 
   Returns:
     The method. Its loss is the squared error of images scaled to [-2, 2]; the
@@ -73,16 +72,14 @@ def denoising(
 
   def criterion(prediction, task):
     everything = jnp.ones(task.target.shape[:3])
-    error = lambda x: losses.masked_mse(
-        x, _reconstruction.from_image(task.target), everything
-    )
-    noisy = _reconstruction.from_image(task.inputs)
+    target, noisy = map(normalize_images, (task.target, task.inputs))
+    error = lambda x: losses.masked_mse(x, target, everything)
     return error(prediction), {"chance_loss": error(noisy)}
 
   def pictures(prediction, task):
     return Pictures(
         jnp.clip(task.inputs, 0.0, 1.0),
-        _reconstruction.to_image(prediction),
+        denormalize_images(prediction),
         task.target,
     )
 

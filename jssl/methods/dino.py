@@ -96,7 +96,7 @@ def dino(
   """Makes DINO over a backbone.
 
   Args:
-    net: A backbone of `jssl.nets`.
+    net, joint_statistics, axis_name: See `jssl.methods`.
     augment: The recipe of the first global view; by default the paper's colors.
     second_augment: The recipe of the second global view, None for the same.
     local_augment: The recipe of the local views, which only the student sees.
@@ -119,10 +119,6 @@ def dino(
     center_momentum: EMA decay of the centre, in [0, 1].
     frozen_steps: For how many steps the prototypes (and their lengths) are
       frozen: an epoch in the paper.
-    joint_statistics: Whether BatchNorm takes its statistics from all crops
-      together (in the backbone from those of one size), as in the authors'
-      code, or from each view.
-    axis_name: Axis that the batch is split over, or None.
 
   Returns:
     The method; it encodes by its teacher. Its views are the two global ones and

@@ -66,38 +66,24 @@ class ContextPredictor(nn.Module):
 
   Attributes:
     net: A vision transformer.
-    width: See `TransformerDecoder`.
-    depth: See `TransformerDecoder`.
-    heads: See `TransformerDecoder`.
+    predictor: A `TransformerDecoder`.
   """
 
   net: Any
-  width: int
-  depth: int
-  heads: int
+  predictor: nn.Module
 
-  @nn.compact
   def __call__(self, views: Views, *, train: bool = False) -> jax.Array:
     """Predicts features of the targets, float32 `[B, K, M, D]`."""
     images, context, targets = views
     encoded, grid = _transformers.encode_some(
         self.net, images, context.indices, valid=context.valid, train=train
     )
-    predictor = TransformerDecoder(
-        self.net.width,
-        width=self.width,
-        depth=self.depth,
-        heads=self.heads,
-        weight_init=self.net.weight_init,
-        dtype=self.net.dtype,
-        name="predictor",
-    )
     # Blocks do not see each other: each is in a sequence of its own.
     shape = targets.indices.shape
     repeat = lambda x: jnp.repeat(x, shape[1], axis=0)
     hidden = jax.tree.map(lambda x: x.reshape(-1, shape[2]), targets)
     context = jax.tree.map(repeat, context)
-    prediction = predictor(
+    prediction = self.predictor(
         repeat(encoded),
         context.indices,
         hidden.indices,
@@ -131,12 +117,9 @@ def ijepa(
     net: A `ViT` of `jssl.nets`.
     augment: The recipe; by default a crop and a flip. The paper only crops.
     targets: Number of target blocks.
-    target_scale: See `masking.context_and_targets`.
-    target_aspect: See `masking.context_and_targets`.
-    context_scale: See `masking.context_and_targets`.
-    context_limit: See `masking.context_and_targets`.
-    min_keep: See `masking.context_and_targets`.
-    to_edges: See `masking.random_block`.
+    target_scale, target_aspect, context_scale, context_limit, min_keep: See
+      `jssl.masking.context_and_targets`.
+    to_edges: See `jssl.masking.random_block`.
     predictor_width: Width of the predictor's tokens.
     predictor_depth: Number of its blocks.
     predictor_heads: Number of its attention heads.
@@ -155,9 +138,15 @@ def ijepa(
   """
   _transformers.check(net, "ijepa", partial=True)
   momentum = ema.as_schedule(momentum)
-  module = ContextPredictor(
-      net, predictor_width, predictor_depth, predictor_heads
+  predictor = TransformerDecoder(
+      net.width,
+      width=predictor_width,
+      depth=predictor_depth,
+      heads=predictor_heads,
+      weight_init=net.weight_init,
+      dtype=net.dtype,
   )
+  module = ContextPredictor(net, predictor)
 
   def views(key, batch):
     image_key, mask_key, shape_key = jax.random.split(key, 3)

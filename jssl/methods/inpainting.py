@@ -35,6 +35,7 @@ from jssl import losses, masking
 from jssl.augment import image_keys
 from jssl.method import Method, Pictures
 from jssl.methods import _one_net, _reconstruction, _views
+from jssl.nets.norm import denormalize_images, normalize_images
 
 _HOLES = {
     "center": lambda key, size, share: masking.center(size, share=share),
@@ -73,8 +74,7 @@ def inpainting(
   implemented: the paper trained the features that it evaluates without it.
 
   Args:
-    net: A backbone of `jssl.nets`.
-    augment: The recipe; by default a crop and a flip.
+    net, augment, axis_name: See `jssl.methods`.
     hole: "center" (the central square), "squares" (four that may overlap), or
       "region" (of random outline).
     share: Fraction of the image that is hidden; at most that, for squares.
@@ -82,7 +82,6 @@ def inpainting(
       predicted too; 7 in the paper, for holes of 64.
     overlap_weight: Weight of the rim; 10 in the paper.
     decoder_width: See `nets.ConvDecoder`.
-    axis_name: Axis that the batch is split over, or None.
 
   Returns:
     The method. Its loss is the weighted squared error of images scaled to [-2,
@@ -114,7 +113,7 @@ def inpainting(
 
   def criterion(prediction, task):
     images, hidden = task.target
-    target = _reconstruction.from_image(images)
+    target = normalize_images(images)
     seen = jnp.broadcast_to(~hidden[..., None], images.shape)
     color = jnp.mean(target, axis=(1, 2), keepdims=True, where=seen)
     color = jnp.broadcast_to(color, images.shape)
@@ -130,11 +129,9 @@ def inpainting(
 
   def pictures(prediction, task):
     images, hidden = task.target
-    painted = _reconstruction.to_image(prediction)
+    painted = denormalize_images(prediction)
     return Pictures(
-        task.inputs,
-        jnp.where(hidden[..., None], painted, images),
-        images,
+        task.inputs, jnp.where(hidden[..., None], painted, images), images
     )
 
   return _one_net.make(

@@ -55,7 +55,7 @@ def jigsaw(
   and some images are gray.
 
   Args:
-    net: A backbone of `jssl.nets`.
+    net, axis_name: See `jssl.methods`.
     augment: The recipe of the image that is cut; by default a crop and a flip.
     permutations: Number of orders, 2 to 1,000.
     puzzles: Number of orders drawn for each image at a step. The net encodes
@@ -68,7 +68,6 @@ def jigsaw(
     hidden_dim: Width of the classifier's hidden layer; 4096 in the paper.
     dropout: Dropout rate of that layer, in [0, 1); 0.5 in the code of
       Kolesnikov et al. (2019).
-    axis_name: Axis that the batch is split over, or None.
 
   Returns:
     The method. Its metrics are "accuracy" and "chance_loss", the logarithm of

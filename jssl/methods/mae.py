@@ -25,7 +25,6 @@ Reference:
   He et al., Masked Autoencoders Are Scalable Vision Learners, 2022.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -35,9 +34,10 @@ import jax.numpy as jnp
 from jssl import losses, masking
 from jssl.augment import image_keys
 from jssl.method import Method, Pictures
-from jssl.methods import _one_net, _reconstruction, _transformers, _views
+from jssl.methods import _one_net, _transformers, _views
 from jssl.nets import TransformerDecoder
-from jssl.nets.patches import grid_of, patchify, standardize, unpatchify
+from jssl.nets.norm import denormalize_images
+from jssl.nets.patches import grid_of, standardize, unpatchify
 
 
 class Inputs(NamedTuple):
@@ -101,7 +101,7 @@ def mae(
 
   Args:
     net: A `ViT` of `jssl.nets`.
-    augment: The recipe; by default a crop and a flip.
+    augment, axis_name: See `jssl.methods`.
     mask_ratio: Fraction of the patches that is hidden, in (0, 1).
     normalize: Whether the targets are standardised patches, which the paper
       found to give better features. In reconstructions a patch gets the
@@ -110,7 +110,6 @@ def mae(
     decoder_width: Width of the decoder's tokens.
     decoder_depth: Number of its blocks.
     decoder_heads: Number of its attention heads.
-    axis_name: Axis that the batch is split over, or None.
 
   Returns:
     The method. Its loss is the squared error of hidden patches, of pixels as
@@ -122,9 +121,6 @@ def mae(
   """
   _transformers.check(net, "mae", partial=True)
   masking.hidden_count(10**6, mask_ratio)
-  moments = {"mean": net.mean, "std": net.std}
-  from_image = functools.partial(_reconstruction.from_image, **moments)
-  to_image = functools.partial(_reconstruction.to_image, **moments)
   module = MaskedAutoencoder(net, decoder_width, decoder_depth, decoder_heads)
 
   def views(key, batch):
@@ -136,7 +132,7 @@ def mae(
     split = jax.vmap(lambda key: masking.random_split(key, total, hidden))(
         image_keys(mask_key, batch)
     )
-    return _one_net.Task(Inputs(images, split), None)
+    return _one_net.Task(Inputs(images, split))
 
   def take(patches, index):
     return jnp.take_along_axis(patches, index[..., None], axis=1)
@@ -145,7 +141,7 @@ def mae(
     images, split = task.inputs
     # Normalised per channel first, as in the authors' code: the mean and
     # deviation of a patch are over all its channels.
-    patches = patchify(from_image(images), net.patch_size)
+    patches = _transformers.pixels_of(net, images)
     target = take(patches, split.hidden)
     if normalize:
       target = standardize(target)
@@ -162,7 +158,7 @@ def mae(
 
   def pictures(prediction, task):
     images, split = task.inputs
-    patches = patchify(from_image(images), net.patch_size)
+    patches = _transformers.pixels_of(net, images)
     if normalize:
       visible = take(patches, split.visible)
       moments = jnp.stack([visible.mean(-1), visible.std(-1, ddof=1)], axis=-1)
@@ -177,9 +173,10 @@ def mae(
         images.shape[1:],
     )
     is_hidden = put(jnp.ones_like(prediction)) > 0
+    painted = denormalize_images(put(prediction), net.mean, net.std)
     return Pictures(
         jnp.where(is_hidden, 0.5, images),
-        jnp.where(is_hidden, to_image(put(prediction)), images),
+        jnp.where(is_hidden, painted, images),
         images,
     )
 

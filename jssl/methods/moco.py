@@ -90,9 +90,7 @@ def moco(
   """Makes Momentum Contrast over a backbone.
 
   Args:
-    net: A backbone of `jssl.nets`.
-    augment: The recipe of both views; by default the paper's.
-    dim: Length of the embeddings.
+    net, augment, dim, temperature, axis_name: See `jssl.methods`.
     hidden_layers: Number of hidden layers of the head: 0 in v1, 1 in v2.
     hidden_dim: Width of each of them, 0 for that of the features, as in the
       paper; 2048 in solo-learn.
@@ -100,11 +98,9 @@ def moco(
       twice the global batch if symmetric).
     momentum: EMA decay of the key encoder, in [0, 1]: a constant, or a function
       of the step.
-    temperature: Divisor of the cosine similarities, above 0.
     symmetric: Whether each view is the query once, at twice the cost.
     shuffle: Whether BatchNorm groups the keys differently from the queries
       (ShuffleBN), so that statistics do not reveal the positive.
-    axis_name: Axis that the batch is split over, or None.
 
   Returns:
     The method. Its views are two batches of images; its metrics "accuracy" (of
@@ -199,8 +195,5 @@ def moco(
 
 moco_v1 = moco
 moco_v2 = functools.partial(
-    moco,
-    augment=_views.MOCO_V2,
-    hidden_layers=1,
-    temperature=0.2,
+    moco, augment=_views.MOCO_V2, hidden_layers=1, temperature=0.2
 )

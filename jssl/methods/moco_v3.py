@@ -59,10 +59,8 @@ def moco_v3(
   """Makes MoCo v3 over a backbone; the defaults are those for transformers.
 
   Args:
-    net: A backbone of `jssl.nets`.
-    augment: The recipe of the first view; by default the paper's.
-    second_augment: The recipe of the second view, None for the same.
-    dim: Length of the embeddings.
+    net, augment, second_augment, dim, joint_statistics, axis_name: See
+      `jssl.methods`.
     hidden_dim: Width of the hidden layers of projector and predictor.
     projector_layers: Number of layers of the projector: 3 in the paper for
       transformers, 2 for ResNets.
@@ -74,9 +72,6 @@ def moco_v3(
       for transformers, 1 for ResNets.
     freeze_patch: Whether the patch projection of a transformer keeps its
       initial values, which the paper found to be stable; ResNets have none.
-    joint_statistics: Whether BatchNorm takes its statistics from both views
-      together, or from each view, as in the authors' code.
-    axis_name: Axis that the batch is split over, or None.
 
   Returns:
     The method. Its views are `[2, B, H, W, C]`; its metrics "chance_loss" (4 T
@@ -89,11 +84,7 @@ def moco_v3(
   checks.check_temperature(temperature)
   decay = ema.as_schedule(momentum)
   head = functools.partial(
-      _branch.head,
-      net,
-      last_scale=False,
-      last_shift=False,
-      axis_name=axis_name,
+      _branch.head, net, last_scale=False, last_shift=False, axis_name=axis_name
   )
   widths = (hidden_dim,) * (projector_layers - 1) + (dim,)
   projector = head(widths, last_norm=True)

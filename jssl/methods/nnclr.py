@@ -57,13 +57,6 @@ class Carried(NamedTuple):
   queue: Queue
 
 
-class Fresh(NamedTuple):
-  """What the loss passes to the update: statistics, and new support."""
-
-  batch_stats: Any
-  projections: jax.Array
-
-
 def nnclr(
     net: nn.Module,
     *,
@@ -80,17 +73,12 @@ def nnclr(
   """Makes NNCLR over a backbone.
 
   Args:
-    net: A backbone of `jssl.nets`.
-    augment: The recipe of both views; by default the paper's.
-    dim: Length of the embeddings.
+    net, augment, dim, temperature, joint_statistics, axis_name: See
+      `jssl.methods`.
     hidden_dim: Width of the projector's hidden layers.
     projector_layers: Number of layers of the projector.
     predictor_dim: Width of the predictor's hidden layer.
     queue_size: Size of the support set, a multiple of the global batch.
-    temperature: Divisor of the cosine similarities, above 0.
-    joint_statistics: Whether BatchNorm takes its statistics from both views
-      together, or from each view.
-    axis_name: Axis that the batch is split over, or None.
 
   Returns:
     The method. Its views are `[2, B, H, W, C]`; its metrics "chance_loss" (log
@@ -144,7 +132,7 @@ def nnclr(
             projections[0], axis_name=axis_name
         ),
     }
-    fresh = Fresh(
+    fresh = (
         parallel.pmean(batch_stats, axis_name),
         parallel.all_gather(projections[0], axis_name),
     )
@@ -152,8 +140,9 @@ def nnclr(
 
   def update(params, carried, fresh, step):
     del step
-    support = queue.push(carried.queue, fresh.projections)
-    return params, Carried(fresh.batch_stats, support)
+    batch_stats, projections = fresh
+    support = queue.push(carried.queue, projections)
+    return params, Carried(batch_stats, support)
 
   return Method(views, init, loss, update, _branch.encoder(net))
 

@@ -50,17 +50,10 @@ def relative_position(
   random color channels.
 
   Args:
-    net: A backbone of `jssl.nets`.
+    net, axis_name: See `jssl.methods`.
     augment: The recipe of the image that is cut; by default a crop and a flip.
-    tile_size: Side of a tile, None for 64 / 75 of a third of the image.
-    channel_shift: Largest shift of a tile's color channels, in pixels.
-    grayscale_probability: Probability that the image is gray; the default is
-      that of Kolesnikov et al. (2019).
-    dim: Width of a tile's projection.
-    hidden_dim: Width of the classifier's hidden layer; 4096 in the paper.
-    dropout: Dropout rate of that layer, in [0, 1); 0.5 in the code of
-      Kolesnikov et al. (2019).
-    axis_name: Axis that the batch is split over, or None.
+    tile_size, channel_shift, grayscale_probability, dim, hidden_dim, dropout:
+      See `jssl.methods.jigsaw`.
 
   Returns:
     The method. Its metrics are "accuracy" and "chance_loss", log 8.

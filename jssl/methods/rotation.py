@@ -42,9 +42,8 @@ def rotation(
   those of one rotation alone would reveal it.
 
   Args:
-    net: A backbone of `jssl.nets`.
+    net, axis_name: See `jssl.methods`.
     augment: The recipe, of square views; by default a crop and a flip.
-    axis_name: Axis that the batch is split over, or None.
 
   Returns:
     The method. Its metrics are "accuracy" and "chance_loss", log 4.

@@ -43,11 +43,7 @@ from jssl.losses import checks
 from jssl.method import Method
 from jssl.methods import _branch, _one_net, _views
 
-_LOSSES = {
-    "nt_xent": losses.nt_xent,
-    "dcl": losses.dcl,
-    "dclw": losses.dclw,
-}
+_LOSSES = {"nt_xent": losses.nt_xent, "dcl": losses.dcl, "dclw": losses.dclw}
 
 
 def simclr(
@@ -65,19 +61,14 @@ def simclr(
   """Makes SimCLR over a backbone.
 
   Args:
-    net: A backbone of `jssl.nets`.
-    augment: The recipe of both views; by default the paper's.
-    dim: Length of the embeddings.
+    net, augment, dim, temperature, joint_statistics, axis_name: See
+      `jssl.methods`.
     hidden_dim: Width of the projector's hidden layers, None for the width of
       the features.
     hidden_layers: Number of hidden layers: 1 in v1, 2 in v2.
-    temperature: Divisor of the cosine similarities, above 0.
     loss: "nt_xent" (the paper's), "dcl" (without the positive in the
       denominator) or "dclw" (which also gives hard positives a larger weight).
       Negatives are the images of the global batch.
-    joint_statistics: Whether BatchNorm takes its statistics from both views
-      together, as in the authors' code, or from each view.
-    axis_name: Axis that the batch is split over, or None.
 
   Returns:
     The method. Its metrics are "feature_std" (see `embeddings.feature_std`) and

@@ -21,7 +21,6 @@ Reference:
   Xie et al., SimMIM: A Simple Framework for Masked Image Modeling, 2022.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -31,9 +30,10 @@ import jax.numpy as jnp
 from jssl import losses, masking
 from jssl.augment import image_keys
 from jssl.method import Method, Pictures
-from jssl.methods import _one_net, _reconstruction, _transformers, _views
+from jssl.methods import _one_net, _transformers, _views
 from jssl.nets import vit
-from jssl.nets.patches import grid_of, patchify, unpatchify
+from jssl.nets.norm import denormalize_images
+from jssl.nets.patches import grid_of, unpatchify
 
 # Uniform in +-1 / sqrt(fan in): PyTorch's default, as the authors' decoder has.
 _DECODER_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -94,12 +94,11 @@ def simmim(
 
   Args:
     net: A `ViT` of `jssl.nets`.
-    augment: The recipe; by default a crop and a flip.
+    augment, axis_name: See `jssl.methods`.
     mask_ratio: Fraction of the squares that is masked, in (0, 1); their number
       is rounded up.
     mask_unit: Side of the squares in patches: 2 in the paper, which is 32
       pixels.
-    axis_name: Axis that the batch is split over, or None.
 
   Returns:
     The method. Its loss is the absolute error of masked pixels, as the net
@@ -111,9 +110,6 @@ def simmim(
   """
   _transformers.check(net, "simmim")
   masking.hidden_count(10**6, mask_ratio)
-  moments = {"mean": net.mean, "std": net.std}
-  from_image = functools.partial(_reconstruction.from_image, **moments)
-  to_image = functools.partial(_reconstruction.to_image, **moments)
 
   def views(key, batch):
     image_key, mask_key = jax.random.split(key)
@@ -124,11 +120,11 @@ def simmim(
             key, grid, ratio=mask_ratio, unit=mask_unit
         )
     )(image_keys(mask_key, batch))
-    return _one_net.Task(Inputs(images, hidden), None)
+    return _one_net.Task(Inputs(images, hidden))
 
   def criterion(prediction, task):
     images, hidden = task.inputs
-    target = patchify(from_image(images), net.patch_size)
+    target = _transformers.pixels_of(net, images)
     mask = hidden.reshape(target.shape[:2])
     pixels = target.reshape(*mask.shape, -1, images.shape[-1])
     color = jnp.mean(
@@ -141,13 +137,12 @@ def simmim(
 
   def pictures(prediction, task):
     images, hidden = task.inputs
-    painted = to_image(unpatchify(prediction, images.shape[1:]))
+    painted = unpatchify(prediction, images.shape[1:])
+    painted = denormalize_images(painted, net.mean, net.std)
     size = net.patch_size
     mask = jnp.repeat(jnp.repeat(hidden, size, axis=1), size, axis=2)[..., None]
     return Pictures(
-        jnp.where(mask, 0.5, images),
-        jnp.where(mask, painted, images),
-        images,
+        jnp.where(mask, 0.5, images), jnp.where(mask, painted, images), images
     )
 
   return _one_net.make(

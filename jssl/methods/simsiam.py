@@ -48,15 +48,11 @@ def simsiam(
   """Makes SimSiam over a backbone.
 
   Args:
-    net: A backbone of `jssl.nets`.
-    augment: The recipe of both views; by default the paper's.
+    net, augment, joint_statistics, axis_name: See `jssl.methods`.
     dim: Width of the projector's layers, and length of the embeddings.
     projector_layers: Number of layers of the projector; 2 in the paper for
       CIFAR.
     predictor_dim: Width of the predictor's hidden layer, a bottleneck.
-    joint_statistics: Whether BatchNorm takes its statistics from both views
-      together, or from each view, as in the authors' code.
-    axis_name: Axis that the batch is split over, or None.
 
   Returns:
     The method. Its metric is "feature_std" (see `embeddings.feature_std`). The

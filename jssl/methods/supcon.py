@@ -45,14 +45,9 @@ def supcon(
   """Makes SupCon over a backbone; it learns from labels, unlike the others.
 
   Args:
-    net: A backbone of `jssl.nets`.
-    augment: The recipe of both views; by default the paper's.
-    dim: Length of the embeddings.
+    net, augment, dim, temperature, joint_statistics, axis_name: See
+      `jssl.methods`.
     hidden_layers: Hidden layers of the projector, each as wide as the features.
-    temperature: Divisor of the cosine similarities, above 0.
-    joint_statistics: Whether BatchNorm takes its statistics from both views
-      together, as in the authors' code, or from each view.
-    axis_name: Axis that the batch is split over, or None.
 
   Returns:
     The method. Its metric is "feature_std" (see `embeddings.feature_std`).

@@ -61,13 +61,6 @@ class Carried(NamedTuple):
   queue: Queue | None
 
 
-class Fresh(NamedTuple):
-  """What the loss passes to the update: statistics, and all projections."""
-
-  batch_stats: Any
-  projections: jax.Array | None
-
-
 def swav(
     net: nn.Module,
     *,
@@ -89,11 +82,10 @@ def swav(
   """Makes SwAV over a backbone.
 
   Args:
-    net: A backbone of `jssl.nets`.
+    net, dim, joint_statistics, axis_name: See `jssl.methods`.
     augment: The recipe of the two global views; by default SimCLR's.
     local_augment: The recipe of the local views.
     local_views: Number of local views: 6 in the paper.
-    dim: Length of the embeddings.
     hidden_dim: Width of the projector's hidden layer.
     prototypes: Number of clusters.
     temperature: Divisor of the similarities that predict a cluster, above 0.
@@ -105,10 +97,6 @@ def swav(
     queue_start_steps: Number of steps before the queue starts to fill; it is
       used once it is full.
     frozen_steps: For how many steps the prototypes are frozen.
-    joint_statistics: Whether BatchNorm takes its statistics from all crops
-      together (in the backbone from those of one size), as in the authors'
-      code, or from each view.
-    axis_name: Axis that the batch is split over, or None.
 
   Returns:
     The method. Its views are the two global ones and the local ones (or None);
@@ -168,7 +156,7 @@ def swav(
       pushed = jax.vmap(lambda z: parallel.all_gather(z, axis_name))(
           projections[:2]
       )
-    fresh = Fresh(parallel.pmean(batch_stats, axis_name), pushed)
+    fresh = (parallel.pmean(batch_stats, axis_name), pushed)
     return value, Aux(fresh, metrics)
 
   def assign(scores, centers, stored, step):
@@ -176,10 +164,7 @@ def swav(
     scores, centers = jax.lax.stop_gradient((scores, centers))
     sinkhorn = jax.vmap(
         lambda scores: losses.sinkhorn(
-            scores,
-            epsilon=epsilon,
-            iterations=iterations,
-            axis_name=axis_name,
+            scores, epsilon=epsilon, iterations=iterations, axis_name=axis_name
         )
     )
     codes = sinkhorn(scores)
@@ -201,10 +186,10 @@ def swav(
     del step
     # As the paper does before each forward pass.
     params = {**params, "prototypes": l2_normalize(params["prototypes"])}
-    stored = carried.queue
+    (batch_stats, pushed), stored = fresh, carried.queue
     if stored is not None:
-      stored = jax.vmap(queue.push)(stored, fresh.projections)
-    return params, Carried(fresh.batch_stats, stored)
+      stored = jax.vmap(queue.push)(stored, pushed)
+    return params, Carried(batch_stats, stored)
 
   return Method(
       views,
@@ -219,7 +204,5 @@ def swav(
 def _scores(projections, centers):
   """Cosine similarities to the prototypes, `[V, B, P]`."""
   return jnp.matmul(
-      l2_normalize(projections),
-      centers.T,
-      precision=jax.lax.Precision.HIGHEST,
+      l2_normalize(projections), centers.T, precision=jax.lax.Precision.HIGHEST
   )

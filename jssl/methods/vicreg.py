@@ -55,18 +55,13 @@ def vicreg(
   """Makes VICReg over a backbone.
 
   Args:
-    net: A backbone of `jssl.nets`.
-    augment: The recipe of the first view; by default the paper's.
-    second_augment: The recipe of the second view, None for the same.
+    net, augment, second_augment, joint_statistics, axis_name: See
+      `jssl.methods`.
     dim: Width of the expander's layers, and length of the embeddings.
     projector_layers: Number of layers of the projector, the paper's expander.
     invariance: Weight of the squared distance of the views.
     variance: Weight of the hinge that keeps standard deviations above 1.
     covariance: Weight of the squared covariances.
-    joint_statistics: Whether BatchNorm takes its statistics from both views
-      together, or from each view, as in the authors' code.
-    axis_name: Axis that the batch is split over, or None. Variances and
-      covariances are those of the global batch.
 
   Returns:
     The method. Its metric is "feature_std" (see `embeddings.feature_std`).

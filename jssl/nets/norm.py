@@ -180,8 +180,8 @@ def _grouped(x, count):
 
 def normalize_images(
     images: jax.Array,
-    mean: float | Sequence[float],
-    std: float | Sequence[float],
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.25,
 ) -> jax.Array:
   """Shifts and scales images by the statistics of their data set.
 
@@ -206,3 +206,12 @@ def normalize_images(
           f" per channel (config.net.{name})."
       )
   return (images - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def denormalize_images(
+    images: jax.Array,
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.25,
+) -> jax.Array:
+  """Inverts `normalize_images`, and clips to [0, 1]."""
+  return jnp.clip(jnp.asarray(mean) + jnp.asarray(std) * images, 0.0, 1.0)

@@ -161,10 +161,7 @@ class Block(nn.Module):
       )
     else:
       out = self.channels
-      convs = (
-          three(strides=self.stride, name="conv_1"),
-          three(name="conv_2"),
-      )
+      convs = (three(strides=self.stride, name="conv_1"), three(name="conv_2"))
     y = x
     for i, layer in enumerate(convs, start=1):
       last = i == len(convs)

@@ -171,14 +171,10 @@ class ViT(nn.Module):
 
   def setup(self) -> None:
     """Checks the arguments and makes the layers."""
-    if self.pooling not in _POOLINGS:
-      raise ValueError(
-          f"pooling is {self.pooling!r}; expected one of {_POOLINGS}."
-      )
-    if self.positions not in _POSITIONS:
-      raise ValueError(
-          f"positions is {self.positions!r}; expected one of {_POSITIONS}."
-      )
+    for name, known in (("pooling", _POOLINGS), ("positions", _POSITIONS)):
+      value = getattr(self, name)
+      if value not in known:
+        raise ValueError(f"{name} is {value!r}; expected one of {known}.")
     init = weight_init_of(self.weight_init)
     if self.width % self.heads:
       raise ValueError(
@@ -456,7 +452,8 @@ class Block(nn.Module):
   def _dense(self, width, *, name, last=False):
     init = self.weight_init.linear
     if last and self.weight_init.by_depth:
-      init = _divided(init, (2 * self.index) ** 0.5)
+      divisor = (2 * self.index) ** 0.5
+      init = lambda *arguments: self.weight_init.linear(*arguments) / divisor
     return nn.Dense(width, dtype=self.dtype, kernel_init=init, name=name)
 
   def _scaled(self, name, x):
@@ -464,10 +461,6 @@ class Block(nn.Module):
       return x
     start = nn.initializers.constant(self.layer_scale)
     return x * self.param(name, start, x.shape[-1:]).astype(self.dtype)
-
-
-def _divided(init, divisor):
-  return lambda *arguments: init(*arguments) / divisor
 
 
 def weight_init_of(name: str) -> WeightInit:

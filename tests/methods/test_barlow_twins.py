@@ -12,7 +12,7 @@ from jssl.methods._one_net import Task
 from jssl.methods.barlow_twins import barlow_twins
 from jssl.methods.vicreg import vicreg
 from jssl.step import init_state, make_step
-import siamese_case as case
+import siamese_case
 
 DIM = 6
 FEATURES = 8 * 8 * 3  # Of an image's pixels.
@@ -27,7 +27,7 @@ SETTINGS = {
 
 def _method(name, **arguments):
   arguments = dict(dim=DIM, second_augment=None) | arguments
-  return case.make(name, **SETTINGS[name] | arguments)
+  return siamese_case.make(name, **SETTINGS[name] | arguments)
 
 
 def _barlow_twins(a, b, *, off_diagonal_weight):
@@ -59,33 +59,37 @@ def _vicreg(a, b, *, invariance, variance, covariance):
 
 @each_method
 def test_the_loss_is_that_of_the_projections_of_two_views(name):
-  method, views = _method(name), Task(case.views())
-  params, carried = case.start(method, views)
-  project = functools.partial(case.project, params, carried.batch_stats)
-  z = [np.asarray(project(view), np.float64) for view in case.views()]
+  method, views = _method(name), Task(siamese_case.views())
+  params, carried = siamese_case.start(method, views)
+  project = functools.partial(siamese_case.project, params, carried.batch_stats)
+  z = [np.asarray(project(view), np.float64) for view in siamese_case.views()]
   slow = {"barlow_twins": _barlow_twins, "vicreg": _vicreg}[name]
   expected = slow(*z, **SETTINGS[name])
   for setting in SETTINGS[name]:  # None of them is idle.
     changed = SETTINGS[name] | {setting: 0.0}
     assert abs(slow(*z, **changed) - expected) > 1e-2 * expected
-  loss = jax.jit(lambda *inputs: method.loss(*inputs, case.KEYS, 0))
+  loss = jax.jit(lambda *inputs: method.loss(*inputs, siamese_case.KEYS, 0))
   value, aux = loss(params, carried, views)
-  np.testing.assert_allclose(value, expected, rtol=case.TOLERANCE)
+  np.testing.assert_allclose(value, expected, rtol=siamese_case.TOLERANCE)
   np.testing.assert_allclose(
-      aux.metrics["feature_std"], case.spread(z[0]), rtol=case.TOLERANCE
+      aux.metrics["feature_std"],
+      siamese_case.spread(z[0]),
+      rtol=siamese_case.TOLERANCE,
   )
 
 
 @each_method
 def test_the_head_ends_in_a_layer_without_bias(name):
-  shapes = functools.partial(case.shapes, views=Task(case.views()))
+  shapes = functools.partial(
+      siamese_case.shapes, views=Task(siamese_case.views())
+  )
   assert shapes(_method(name)) == {
       "projector": {
-          "layer_1": case.linear(FEATURES, DIM),
-          "norm_1": case.norm(DIM),
-          "layer_2": case.linear(DIM, DIM),
-          "norm_2": case.norm(DIM),
-          "layer_3": case.linear(DIM, DIM),
+          "layer_1": siamese_case.linear(FEATURES, DIM),
+          "norm_1": siamese_case.norm(DIM),
+          "layer_2": siamese_case.linear(DIM, DIM),
+          "norm_2": siamese_case.norm(DIM),
+          "layer_3": siamese_case.linear(DIM, DIM),
       }
   }
   projector = shapes(_method(name, projector_layers=2))["projector"]

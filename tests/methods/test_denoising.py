@@ -9,13 +9,13 @@ import pytest
 from jssl.method import Keys
 from jssl.methods import _one_net
 from jssl.methods.denoising import denoising
-import painting_case as case
+import painting_case
 import tiny
 
 KEY = jax.random.key(0)
 KEYS = Keys(jax.random.key(1), jax.random.key(2))
 SIDE = 16
-_images = functools.partial(case.images, side=SIDE)
+_images = functools.partial(painting_case.images, side=SIDE)
 
 
 def _method(net=tiny.Net(), **arguments):
@@ -60,7 +60,7 @@ def test_noise_differs_from_step_to_step_and_by_place_in_the_batch():
 
 
 def test_the_loss_is_the_error_of_all_pixels_in_quarters(monkeypatch):
-  criterion = case.criterion(monkeypatch, _method)
+  criterion = painting_case.criterion(monkeypatch, _method)
   images, noisy, prediction = (_images(2, seed) for seed in range(3))
   value, metrics = jax.jit(criterion)(
       4 * prediction - 2, _one_net.Task(noisy, images)
@@ -93,7 +93,7 @@ def test_without_noise_the_net_sees_what_it_paints():
 @pytest.mark.slow
 def test_it_cleans_digits_that_it_has_not_seen():
   method = _method(tiny.resnet())
-  params, carried, views = case.train_on_digits(method)
+  params, carried, views = painting_case.train_on_digits(method)
   value, aux = jax.jit(method.loss)(params, carried, views, KEYS, 0)
   # 0.10 of the noise were left.
   assert value < 0.25 * aux.metrics["chance_loss"]

@@ -11,9 +11,9 @@ import pytest
 from jssl.masking import Patches
 from jssl.method import Keys
 from jssl.methods import METHODS
-from jssl.nets import ViT
+from jssl.nets import TransformerDecoder, ViT
 from jssl.nets.patches import patchify, unpatchify
-import siamese_case as case
+import siamese_case
 import tiny
 
 # The package shows the constructor under the module's name.
@@ -38,12 +38,16 @@ def _start():
   )
   views = method.views(jax.random.key(0), BATCH)
   # A student and a target that differ, with norms that do not start at 1.
-  return method, views, *case.start(method, views)
+  return method, views, *siamese_case.start(method, views)
 
 
 @functools.cache
 def _predict():
-  module = ijepa_file.ContextPredictor(tiny.vit(), 16, 1, 2)
+  net = tiny.vit()
+  predictor = TransformerDecoder(
+      net.width, width=16, depth=1, heads=2, weight_init=net.weight_init
+  )
+  module = ijepa_file.ContextPredictor(net, predictor)
   return jax.jit(lambda params, views: module.apply({"params": params}, views))
 
 
@@ -108,7 +112,7 @@ def test_patches_that_fill_up_change_neither_loss_nor_gradient(pooling):
   targets = jnp.array([[[4, 8], [10, 14]]]) + jnp.zeros((4, 1, 1), int)
   whole = lambda x: Patches(x, jnp.ones(x.shape, bool))
   plain = views._replace(context=whole(context), targets=whole(targets))
-  params, carried = case.start(method, plain)
+  params, carried = siamese_case.start(method, plain)
 
   def filled(patches, more, number):
     index = jnp.full((*patches.shape[:-1], more), number)

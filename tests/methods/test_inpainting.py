@@ -10,14 +10,14 @@ import pytest
 from jssl.method import Keys
 from jssl.methods import _one_net
 from jssl.methods.inpainting import inpainting, Target
-import painting_case as case
+import painting_case
 import tiny
 
 KEY = jax.random.key(0)
 KEYS = Keys(jax.random.key(1), jax.random.key(2))
 HOLES = ("center", "squares", "region")
 SIDE = 16
-_images = functools.partial(case.images, side=SIDE)
+_images = functools.partial(painting_case.images, side=SIDE)
 
 each_hole = pytest.mark.parametrize("hole", HOLES)
 
@@ -86,7 +86,7 @@ def test_the_loss_is_of_the_hole_and_its_rim(overlap, weight, monkeypatch):
   images, hidden = map(np.asarray, task.target)
   prediction = 4 * _images(3, seed=2) - 2
   make = functools.partial(_method, overlap=overlap, overlap_weight=weight)
-  criterion = case.criterion(monkeypatch, make)
+  criterion = painting_case.criterion(monkeypatch, make)
   value, metrics = jax.jit(criterion)(prediction, task)
   # Images count alike, however large their holes are.
   assert len(set(hidden.sum(axis=(1, 2)))) > 1
@@ -107,7 +107,7 @@ def test_gradient_comes_from_the_hole_and_its_rim_alone(overlap, monkeypatch):
   images = _images(1)
   task = _one_net.Task(images, Target(images, jnp.asarray(hidden)))
   make = functools.partial(_method, overlap=overlap)
-  criterion = case.criterion(monkeypatch, make)
+  criterion = painting_case.criterion(monkeypatch, make)
   # Off by the same everywhere: what differs are the weights.
   loss = lambda shift: criterion(4 * images - 2 + shift, task)[0]
   gradient = jax.jit(jax.grad(loss))(np.ones_like(images))[0]
@@ -139,7 +139,7 @@ def test_pictures_keep_what_is_seen():
 @pytest.mark.slow
 def test_it_paints_digits_that_it_has_not_seen():
   method = _method(tiny.resnet())
-  params, carried, views = case.train_on_digits(method)
+  params, carried, views = painting_case.train_on_digits(method)
   _, aux = jax.jit(method.loss)(params, carried, views, KEYS, 0)
   # 0.20 of what the mean color gets were reached.
   assert aux.metrics["hidden_error"] < 0.4 * aux.metrics["hidden_chance"]

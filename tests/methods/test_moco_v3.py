@@ -12,7 +12,7 @@ from jssl import optim
 from jssl.methods.moco_v3 import moco_v3
 from jssl.nets import ViT
 from jssl.step import init_state, make_step
-import siamese_case as case
+import siamese_case
 import tiny
 
 FEATURES = 8 * 8 * 3  # Of an image's pixels.
@@ -31,16 +31,16 @@ class Patches(nn.Module):
 
 
 @functools.cache
-def _method(net=case.Pixels(), **arguments):
+def _method(net=siamese_case.Pixels(), **arguments):
   settings = dict(
       dim=6, hidden_dim=16, temperature=TEMPERATURE, second_augment=None
   )
-  return case.make("moco_v3", net, **settings | arguments)
+  return siamese_case.make("moco_v3", net, **settings | arguments)
 
 
 def _cross_entropy(queries, keys):
   """Algorithm 1's `ctr`, query by query."""
-  logits = case.unit(queries) @ case.unit(keys).T / TEMPERATURE
+  logits = siamese_case.unit(queries) @ siamese_case.unit(keys).T / TEMPERATURE
   total = 0.0
   for i, row in enumerate(logits):
     total += jnp.log(jnp.sum(jnp.exp(row))) - row[i]
@@ -55,44 +55,51 @@ def _cross_entropy(queries, keys):
 )
 def test_the_loss_finds_the_targets_projections_by_predictions(arguments):
   """Algorithm 1, in value and gradient, with another net as target."""
-  method, views = _method(**arguments), case.views()
-  params, carried = case.start(method, views)
+  method, views = _method(**arguments), siamese_case.views()
+  params, carried = siamese_case.start(method, views)
   targets = [
-      case.project(carried.target_params, carried.target_batch_stats, view)
+      siamese_case.project(
+          carried.target_params, carried.target_batch_stats, view
+      )
       for view in views
   ]
 
   def by_hand(params):
     first, second = [
-        case.predict(params, carried.batch_stats, view) for view in views
+        siamese_case.predict(params, carried.batch_stats, view)
+        for view in views
     ]
     value = _cross_entropy(first, targets[1])
     return value + _cross_entropy(second, targets[0]), first
 
   def loss(params):
-    return method.loss(params, carried, views, case.KEYS, 0)
+    return method.loss(params, carried, views, siamese_case.KEYS, 0)
 
   (expected, first), gradient = jax.jit(
       jax.value_and_grad(by_hand, has_aux=True)
   )(params)
   (value, aux), actual = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-  np.testing.assert_allclose(value, expected, rtol=case.TOLERANCE)
-  tiny.assert_trees_close(actual, gradient, case.TOLERANCE)
+  np.testing.assert_allclose(value, expected, rtol=siamese_case.TOLERANCE)
+  tiny.assert_trees_close(actual, gradient, siamese_case.TOLERANCE)
   for part in ("net", "projector", "predictor"):
     leaves = jax.tree.leaves(actual[part])
     assert max(np.max(np.abs(leaf)) for leaf in leaves) > 1e-3
   np.testing.assert_allclose(
-      aux.metrics["feature_std"], case.spread(first), rtol=case.TOLERANCE
+      aux.metrics["feature_std"],
+      siamese_case.spread(first),
+      rtol=siamese_case.TOLERANCE,
   )
 
 
 def test_equal_images_are_at_chance():
-  method, views = _method(), jnp.ones_like(case.views())
-  params, carried = case.start(method, views)
-  value, aux = jax.jit(method.loss)(params, carried, views, case.KEYS, 0)
-  chance = 4 * TEMPERATURE * np.log(case.BATCH)
+  method, views = _method(), jnp.ones_like(siamese_case.views())
+  params, carried = siamese_case.start(method, views)
+  value, aux = jax.jit(method.loss)(
+      params, carried, views, siamese_case.KEYS, 0
+  )
+  chance = 4 * TEMPERATURE * np.log(siamese_case.BATCH)
   assert aux.metrics["chance_loss"] == pytest.approx(chance, rel=1e-6)
-  np.testing.assert_allclose(value, chance, rtol=case.TOLERANCE)
+  np.testing.assert_allclose(value, chance, rtol=siamese_case.TOLERANCE)
 
 
 @pytest.mark.slow
@@ -104,7 +111,7 @@ def test_the_patch_projection_stays_as_it_was_drawn(net, freeze_patch):
   method = _method(net, momentum=0.9, freeze_patch=freeze_patch)
   # By its decay alone it would move.
   optimizer = optim.sgd(0.5, weight_decay=0.1)
-  batch = case.batch()
+  batch = siamese_case.batch()
   start = state = jax.jit(
       lambda: init_state(method, optimizer, jax.random.key(0), batch)
   )()
@@ -136,20 +143,22 @@ def test_the_patch_projection_stays_as_it_was_drawn(net, freeze_patch):
 
 def test_heads_have_neither_last_bias_nor_a_trained_last_norm():
   layer = lambda number, inputs: {
-      f"layer_{number}": case.linear(inputs, 16),
-      f"norm_{number}": case.norm(16),
+      f"layer_{number}": siamese_case.linear(inputs, 16),
+      f"norm_{number}": siamese_case.norm(16),
   }
-  predictor = layer(1, 6) | {"layer_2": case.linear(16, 6)}
-  assert case.shapes(_method(), case.views()) == {
+  predictor = layer(1, 6) | {"layer_2": siamese_case.linear(16, 6)}
+  assert siamese_case.shapes(_method(), siamese_case.views()) == {
       "projector": (
-          layer(1, FEATURES) | layer(2, 16) | {"layer_3": case.linear(16, 6)}
+          layer(1, FEATURES)
+          | layer(2, 16)
+          | {"layer_3": siamese_case.linear(16, 6)}
       ),
       "predictor": predictor,
   }
   # The ResNets' predictor ends without that norm, and has no bias either.
   method = _method(projector_layers=2, predictor_norm=False)
-  assert case.shapes(method, case.views()) == {
-      "projector": layer(1, FEATURES) | {"layer_2": case.linear(16, 6)},
+  assert siamese_case.shapes(method, siamese_case.views()) == {
+      "projector": layer(1, FEATURES) | {"layer_2": siamese_case.linear(16, 6)},
       "predictor": predictor,
   }
 
@@ -157,7 +166,9 @@ def test_heads_have_neither_last_bias_nor_a_trained_last_norm():
 @pytest.mark.parametrize("predictor_norm", [True, False])
 def test_a_norm_without_parameters_ends_the_heads(predictor_norm):
   method = _method(predictor_norm=predictor_norm)
-  _, carried = jax.eval_shape(method.init, jax.random.key(0), case.views())
+  _, carried = jax.eval_shape(
+      method.init, jax.random.key(0), siamese_case.views()
+  )
   assert set(carried.batch_stats["projector"]) == {"norm_1", "norm_2", "norm_3"}
   expected = {"norm_1", "norm_2"} if predictor_norm else {"norm_1"}
   assert set(carried.batch_stats["predictor"]) == expected

@@ -11,7 +11,7 @@ from jssl import augment, optim
 from jssl.method import Keys
 from jssl.methods.rotation import rotation
 from jssl.step import init_state, make_step
-import siamese_case as case
+import siamese_case
 import tiny
 
 KEYS = Keys(jax.random.key(1), jax.random.key(2))
@@ -73,7 +73,7 @@ def test_views_are_exact_turns_of_one_view_of_each_image():
 
 
 def test_statistics_are_of_all_rotations_together():
-  method = rotation(case.Dropping(), augment=tiny.plain)
+  method = rotation(siamese_case.Dropping(), augment=tiny.plain)
   task = method.views(jax.random.key(0), {"image": _gradient(6)})
   params, carried = method.init(jax.random.key(0), task)
   _, aux = method.loss(params, carried, task, KEYS, 0)
@@ -83,10 +83,12 @@ def test_statistics_are_of_all_rotations_together():
   mixture = np.concatenate(mixture).reshape(24, -1)
   # From 0 and 1, as one update: the variance of rotations is in it.
   np.testing.assert_allclose(
-      actual["mean"], 0.1 * mixture.mean(axis=0), rtol=case.TOLERANCE
+      actual["mean"], 0.1 * mixture.mean(axis=0), rtol=siamese_case.TOLERANCE
   )
   np.testing.assert_allclose(
-      actual["var"], 0.9 + 0.1 * mixture.var(axis=0), rtol=case.TOLERANCE
+      actual["var"],
+      0.9 + 0.1 * mixture.var(axis=0),
+      rtol=siamese_case.TOLERANCE,
   )
   # One rotation alone would give others, by far.
   alone = images.reshape(6, -1)
@@ -94,7 +96,7 @@ def test_statistics_are_of_all_rotations_together():
 
 
 def test_the_loss_is_the_cross_entropy_of_four_classes():
-  method = rotation(case.Pixels(), augment=tiny.plain)
+  method = rotation(siamese_case.Pixels(), augment=tiny.plain)
   task = method.views(jax.random.key(0), {"image": _gradient(2)})
   params, carried = method.init(jax.random.key(0), task)
   (layer,) = params["projector"].values()

@@ -9,7 +9,7 @@ import pytest
 
 from jssl import augment
 from jssl.methods import _branch, _one_net, _views, METHODS
-import siamese_case as case
+import siamese_case
 import tiny
 
 TWO_RECIPES = ["byol", "moco_v3", "barlow_twins", "vicreg"]
@@ -37,9 +37,11 @@ def _brighter(key, image, *, extent=None):
 
 @pytest.mark.parametrize("name", TWO_RECIPES)
 def test_each_view_has_its_recipe(name):
-  method = case.make(name, augment=_darker, second_augment=_brighter, dim=6)
-  views = _images(method.views(jax.random.key(0), case.batch()))
-  images = case.batch()["image"] / 255.0
+  method = siamese_case.make(
+      name, augment=_darker, second_augment=_brighter, dim=6
+  )
+  views = _images(method.views(jax.random.key(0), siamese_case.batch()))
+  images = siamese_case.batch()["image"] / 255.0
   np.testing.assert_allclose(views[0], 0.5 * images, atol=1e-6)
   np.testing.assert_allclose(views[1], 0.5 + 0.5 * images, atol=1e-6)
 
@@ -47,11 +49,11 @@ def test_each_view_has_its_recipe(name):
 @pytest.mark.parametrize("name", [*TWO_RECIPES, *ONE_RECIPE])
 def test_two_views_of_one_recipe_differ(name):
   second = dict(second_augment=None) if name in TWO_RECIPES else {}
-  method = case.make(name, augment=tiny.recipe, dim=6, **second)
-  views = _images(method.views(jax.random.key(0), case.batch()))
-  noise = views - case.batch()["image"] / 255.0
+  method = siamese_case.make(name, augment=tiny.recipe, dim=6, **second)
+  views = _images(method.views(jax.random.key(0), siamese_case.batch()))
+  noise = views - siamese_case.batch()["image"] / 255.0
   # Drawn for each view and each image alone.
-  flat = np.asarray(noise).reshape(2 * case.BATCH, -1)
+  flat = np.asarray(noise).reshape(2 * siamese_case.BATCH, -1)
   assert np.max(np.abs(np.corrcoef(flat) - np.eye(len(flat)))) < 0.4
   np.testing.assert_allclose(flat.std(axis=1), 0.1, rtol=0.25)
 
@@ -84,35 +86,39 @@ def made():
     metrics = {"labels": jnp.sum(task.target)}
     return jnp.mean(z[0]) + 10 * jnp.mean(z[1]), metrics
 
-  task = _one_net.Task(case.views(), jnp.arange(case.BATCH))
+  task = _one_net.Task(siamese_case.views(), jnp.arange(siamese_case.BATCH))
   method = _one_net.make(branch, lambda key, batch: task, criterion)
-  return method, *case.start(method, task)
+  return method, *siamese_case.start(method, task)
 
 
 def test_the_criterion_sees_all_views_and_the_labels(made):
   method, params, carried = made
   task = method.views(None, None)
-  value, aux = jax.jit(method.loss)(params, carried, task, case.KEYS, 0)
+  value, aux = jax.jit(method.loss)(params, carried, task, siamese_case.KEYS, 0)
   swapped = task._replace(inputs=task.inputs[::-1])
-  other, _ = jax.jit(method.loss)(params, carried, swapped, case.KEYS, 0)
+  other, _ = jax.jit(method.loss)(
+      params, carried, swapped, siamese_case.KEYS, 0
+  )
   projections = [_project(params, view) for view in task.inputs]
   first, second = [jnp.mean(z) for z in projections]
   np.testing.assert_allclose(value, first + 10 * second, atol=1e-5)
   np.testing.assert_allclose(other, second + 10 * first, atol=1e-5)
-  assert aux.metrics["labels"] == sum(range(case.BATCH))
+  assert aux.metrics["labels"] == sum(range(siamese_case.BATCH))
 
 
 @pytest.mark.parametrize(
     "name", ["simclr", "simsiam", "barlow_twins", "vicreg", "supcon"]
 )
 def test_the_standard_deviation_of_the_first_view_is_a_metric(name):
-  method = case.make(name, dim=6, joint_statistics=False)
-  task = _one_net.Task(case.views(), jnp.arange(case.BATCH) % 3)
-  params, carried = case.start(method, task)
-  _, aux = jax.jit(method.loss)(params, carried, task, case.KEYS, 0)
-  projection = case.project(params, carried.batch_stats, case.views()[0])
+  method = siamese_case.make(name, dim=6, joint_statistics=False)
+  task = _one_net.Task(siamese_case.views(), jnp.arange(siamese_case.BATCH) % 3)
+  params, carried = siamese_case.start(method, task)
+  _, aux = jax.jit(method.loss)(params, carried, task, siamese_case.KEYS, 0)
+  projection = siamese_case.project(
+      params, carried.batch_stats, siamese_case.views()[0]
+  )
   np.testing.assert_allclose(
-      aux.metrics["feature_std"], case.spread(projection), rtol=1e-4
+      aux.metrics["feature_std"], siamese_case.spread(projection), rtol=1e-4
   )
 
 
@@ -128,14 +134,14 @@ def _project(params, images):
 def test_the_new_statistics_are_carried_and_nothing_else_changes(made):
   method, params, carried = made
   views = method.views(None, None)
-  _, aux = jax.jit(method.loss)(params, carried, views, case.KEYS, 0)
+  _, aux = jax.jit(method.loss)(params, carried, views, siamese_case.KEYS, 0)
   same, new = method.update(params, carried, aux.fresh, 0)
   assert same is params
   assert jax.tree.structure(new) == jax.tree.structure(carried)
   old = carried.batch_stats["net"]["BatchNorm_0"]["mean"]
   kernel = params["net"]["Conv_0"]["kernel"]
   outputs = jax.lax.conv_general_dilated(
-      case.views().reshape(-1, 8, 8, 3) - 0.5,
+      siamese_case.views().reshape(-1, 8, 8, 3) - 0.5,
       kernel,
       (2, 2),
       "SAME",
@@ -150,7 +156,7 @@ def test_the_new_statistics_are_carried_and_nothing_else_changes(made):
 
 def test_features_are_those_of_running_statistics(made):
   method, params, carried = made
-  images = case.views()[0]
+  images = siamese_case.views()[0]
   variables = {
       "params": params["net"],
       "batch_stats": carried.batch_stats["net"],
@@ -167,10 +173,10 @@ def test_features_are_those_of_running_statistics(made):
 
 
 def test_a_net_without_statistics_has_features_too():
-  method = case.make("simclr", dim=6)
-  task = _one_net.Task(case.views())
-  params, carried = case.start(method, task)
-  pooled = method.encode(params, carried, case.views()[0])["pooled"]
-  pixels = case.views()[0].reshape(case.BATCH, -1) - 0.5
+  method = siamese_case.make("simclr", dim=6)
+  task = _one_net.Task(siamese_case.views())
+  params, carried = siamese_case.start(method, task)
+  pooled = method.encode(params, carried, siamese_case.views()[0])["pooled"]
+  pixels = siamese_case.views()[0].reshape(siamese_case.BATCH, -1) - 0.5
   expected = pixels * params["net"]["weight"]
   np.testing.assert_allclose(pooled, expected, rtol=1e-5)

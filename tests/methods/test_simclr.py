@@ -10,7 +10,7 @@ import pytest
 
 from jssl.methods._one_net import Task
 from jssl.methods.simclr import simclr
-import siamese_case as case
+import siamese_case
 
 TEMPERATURE = 0.3
 FEATURES = 8 * 8 * 3  # Of an image's pixels.
@@ -18,29 +18,29 @@ FEATURES = 8 * 8 * 3  # Of an image's pixels.
 
 def _method(**arguments):
   settings = dict(dim=6, hidden_dim=16, temperature=TEMPERATURE)
-  return case.make("simclr", **settings | arguments)
+  return siamese_case.make("simclr", **settings | arguments)
 
 
 @functools.cache
 def _start():
-  return case.start(_method(), Task(case.views()))
+  return siamese_case.start(_method(), Task(siamese_case.views()))
 
 
 @functools.cache
 def _loss(**arguments):
   method = _method(**arguments)
-  return jax.jit(lambda *inputs: method.loss(*inputs, case.KEYS, 0))
+  return jax.jit(lambda *inputs: method.loss(*inputs, siamese_case.KEYS, 0))
 
 
 def _candidates(joint):
   """Unit projections of both views, one below the other, in float64."""
   params, carried = _start()
-  project = functools.partial(case.project, params, carried.batch_stats)
+  project = functools.partial(siamese_case.project, params, carried.batch_stats)
   if joint:  # Normalised together.
-    z = np.asarray(project(jnp.concatenate(case.views())))
+    z = np.asarray(project(jnp.concatenate(siamese_case.views())))
   else:
-    z = np.concatenate([project(view) for view in case.views()])
-  return case.unit(z.astype(np.float64))
+    z = np.concatenate([project(view) for view in siamese_case.views()])
+  return siamese_case.unit(z.astype(np.float64))
 
 
 def _by_hand(loss, joint):
@@ -69,31 +69,33 @@ def _by_hand(loss, joint):
 @pytest.mark.parametrize("loss", ["nt_xent", "dcl", "dclw"])
 def test_the_loss_is_that_of_the_projections_of_two_views(loss, joint):
   own = {} if joint else dict(joint_statistics=False)  # Joint by default.
-  value, aux = _loss(loss=loss, **own)(*_start(), Task(case.views()))
-  np.testing.assert_allclose(value, _by_hand(loss, joint), rtol=case.TOLERANCE)
+  value, aux = _loss(loss=loss, **own)(*_start(), Task(siamese_case.views()))
+  np.testing.assert_allclose(
+      value, _by_hand(loss, joint), rtol=siamese_case.TOLERANCE
+  )
   assert ("chance_loss" in aux.metrics) == (loss == "nt_xent")
 
 
 def test_equal_images_are_at_chance():
-  same = jnp.ones_like(case.views())
+  same = jnp.ones_like(siamese_case.views())
   value, aux = _loss(loss="nt_xent")(*_start(), Task(same))
-  chance = math.log(2 * case.BATCH - 1)
+  chance = math.log(2 * siamese_case.BATCH - 1)
   assert aux.metrics["chance_loss"] == pytest.approx(chance, rel=1e-6)
-  np.testing.assert_allclose(value, chance, rtol=case.TOLERANCE)
+  np.testing.assert_allclose(value, chance, rtol=siamese_case.TOLERANCE)
 
 
 def test_the_heads_of_both_versions_end_in_a_norm():
-  shapes = lambda **arguments: case.shapes(
-      _method(hidden_dim=None, **arguments), Task(case.views())
+  shapes = lambda **arguments: siamese_case.shapes(
+      _method(hidden_dim=None, **arguments), Task(siamese_case.views())
   )
   wide = {
-      "layer_1": case.linear(FEATURES, FEATURES),
-      "norm_1": case.norm(FEATURES),
+      "layer_1": siamese_case.linear(FEATURES, FEATURES),
+      "norm_1": siamese_case.norm(FEATURES),
   }
   assert shapes() == {
       "projector": {
           **wide,
-          "layer_2": case.linear(FEATURES, 6),
+          "layer_2": siamese_case.linear(FEATURES, 6),
           "norm_2": {"scale": (6,)},
       }
   }
@@ -101,9 +103,9 @@ def test_the_heads_of_both_versions_end_in_a_norm():
       "projector": (
           wide
           | {
-              "layer_2": case.linear(FEATURES, FEATURES),
-              "norm_2": case.norm(FEATURES),
-              "layer_3": case.linear(FEATURES, 6),
+              "layer_2": siamese_case.linear(FEATURES, FEATURES),
+              "norm_2": siamese_case.norm(FEATURES),
+              "layer_3": siamese_case.linear(FEATURES, 6),
               "norm_3": {"scale": (6,)},  # As in the authors' code.
           }
       )
@@ -111,9 +113,11 @@ def test_the_heads_of_both_versions_end_in_a_norm():
 
 
 def test_the_hidden_layers_can_be_narrower():
-  shapes = case.shapes(_method(), Task(case.views()))["projector"]
-  assert shapes["layer_1"] == case.linear(FEATURES, 16)
-  assert shapes["layer_2"] == case.linear(16, 6)
+  shapes = siamese_case.shapes(_method(), Task(siamese_case.views()))[
+      "projector"
+  ]
+  assert shapes["layer_1"] == siamese_case.linear(FEATURES, 16)
+  assert shapes["layer_2"] == siamese_case.linear(16, 6)
 
 
 def test_defaults_are_those_of_the_paper():

@@ -9,7 +9,7 @@ import pytest
 
 from jssl.methods._one_net import Task
 from jssl.methods.supcon import supcon
-import siamese_case as case
+import siamese_case
 
 TEMPERATURE = 0.3
 FEATURES = 8 * 8 * 3  # Of an image's pixels.
@@ -17,28 +17,34 @@ FEATURES = 8 * 8 * 3  # Of an image's pixels.
 
 @functools.cache
 def _method(**arguments):
-  return case.make("supcon", **dict(dim=6, temperature=TEMPERATURE) | arguments)
+  return siamese_case.make(
+      "supcon", **dict(dim=6, temperature=TEMPERATURE) | arguments
+  )
 
 
 @functools.cache
 def _start():
-  return case.start(_method(), Task(case.views(), case.batch()["label"]))
+  return siamese_case.start(
+      _method(), Task(siamese_case.views(), siamese_case.batch()["label"])
+  )
 
 
 @functools.cache
 def _loss():
-  method, start, images = _method(), _start(), case.views()
+  method, start, images = _method(), _start(), siamese_case.views()
   return jax.jit(
-      lambda label: method.loss(*start, Task(images, label), case.KEYS, 0)[0]
+      lambda label: method.loss(
+          *start, Task(images, label), siamese_case.KEYS, 0
+      )[0]
   )
 
 
 def _by_hand(label):
   """Equation 2, anchor by anchor, in float64."""
   params, carried = _start()
-  project = functools.partial(case.project, params, carried.batch_stats)
-  z = np.concatenate([project(view) for view in case.views()])
-  z = np.asarray(case.unit(z.astype(np.float64)))
+  project = functools.partial(siamese_case.project, params, carried.batch_stats)
+  z = np.concatenate([project(view) for view in siamese_case.views()])
+  z = np.asarray(siamese_case.unit(z.astype(np.float64)))
   label, total = np.tile(label, 2), 0.0
   for i in range(len(z)):
     others = [a for a in range(len(z)) if a != i]
@@ -50,18 +56,20 @@ def _by_hand(label):
 
 
 def test_the_loss_follows_the_labels():
-  label = case.batch()["label"]
+  label = siamese_case.batch()["label"]
   other = np.roll(label, 1)
   expected, expected_of_other = _by_hand(label), _by_hand(other)
   assert abs(expected - expected_of_other) > 0.01
-  np.testing.assert_allclose(_loss()(label), expected, rtol=case.TOLERANCE)
   np.testing.assert_allclose(
-      _loss()(other), expected_of_other, rtol=case.TOLERANCE
+      _loss()(label), expected, rtol=siamese_case.TOLERANCE
+  )
+  np.testing.assert_allclose(
+      _loss()(other), expected_of_other, rtol=siamese_case.TOLERANCE
   )
 
 
 def test_labels_go_with_the_views():
-  batch = case.batch()
+  batch = siamese_case.batch()
   task = jax.jit(_method().views)(jax.random.key(0), batch)
   np.testing.assert_array_equal(task.target, batch["label"])
   assert task.inputs.shape == (2, *batch["image"].shape)
@@ -69,7 +77,7 @@ def test_labels_go_with_the_views():
 
 
 def test_a_batch_without_labels_is_refused():
-  batch = case.batch()
+  batch = siamese_case.batch()
   del batch["label"]
   with pytest.raises(ValueError, match="no labels, and supcon"):
     _method().views(jax.random.key(0), batch)
@@ -77,18 +85,18 @@ def test_a_batch_without_labels_is_refused():
 
 def test_the_head_has_biases_and_no_norm():
   biased = lambda inputs, outputs: {
-      **case.linear(inputs, outputs),
+      **siamese_case.linear(inputs, outputs),
       "bias": (outputs,),
   }
-  views = Task(case.views(), case.batch()["label"])
-  assert case.shapes(_method(), views) == {
+  views = Task(siamese_case.views(), siamese_case.batch()["label"])
+  assert siamese_case.shapes(_method(), views) == {
       "projector": {
           "layer_1": biased(FEATURES, FEATURES),
           "layer_2": biased(FEATURES, 6),
       }
   }
   assert _start()[1].batch_stats == {}
-  projector = case.shapes(_method(hidden_layers=0), views)["projector"]
+  projector = siamese_case.shapes(_method(hidden_layers=0), views)["projector"]
   assert projector == {"layer_1": biased(FEATURES, 6)}
 
 

@@ -9,7 +9,7 @@ import pytest
 from jssl import optim
 from jssl.method import Keys
 from jssl.step import init_state, make_step
-import siamese_case as case
+import siamese_case
 import tiny
 
 # When a momentum schedule is read, as against the number of the step. MoCo v3's
@@ -26,15 +26,17 @@ def _momentum(step):
 
 
 @functools.cache
-def _method(name, net=case.Pixels(), momentum=_momentum):
-  return case.make(
+def _method(name, net=siamese_case.Pixels(), momentum=_momentum):
+  return siamese_case.make(
       name, net, dim=6, hidden_dim=16, momentum=momentum, second_augment=None
   )
 
 
 @functools.cache
 def _initial(name):
-  return init_state(_method(name), OPTIMIZER, jax.random.key(0), case.batch())
+  return init_state(
+      _method(name), OPTIMIZER, jax.random.key(0), siamese_case.batch()
+  )
 
 
 def _without_predictor(tree):
@@ -67,7 +69,7 @@ def test_it_follows_the_online_net_after_the_optimizer(name):
   target = state.carried.target_params
   for i in range(3):
     before = state.params
-    state, _ = step(state, case.batch(seed=i))
+    state, _ = step(state, siamese_case.batch(seed=i))
     kept = _momentum(i + AHEAD[name])
     target = jax.tree.map(
         lambda x, y: kept * x + (1 - kept) * y,
@@ -83,9 +85,9 @@ def test_it_follows_the_online_net_after_the_optimizer(name):
 
 @each_method
 def test_its_statistics_are_its_own(name):
-  method, views = _method(name), case.views()
-  params, carried = case.start(method, views)
-  _, aux = jax.jit(method.loss)(params, carried, views, case.KEYS, 0)
+  method, views = _method(name), siamese_case.views()
+  params, carried = siamese_case.start(method, views)
+  _, aux = jax.jit(method.loss)(params, carried, views, siamese_case.KEYS, 0)
   _, new = jax.jit(method.update)(params, carried, aux.fresh, 0)
 
   def first_norm(params, old):
@@ -104,31 +106,31 @@ def test_its_statistics_are_its_own(name):
       (new.target_batch_stats, target),
   ):
     mean = stats["projector"]["norm_1"]["mean"]
-    np.testing.assert_allclose(mean, expected, atol=case.TOLERANCE)
+    np.testing.assert_allclose(mean, expected, atol=siamese_case.TOLERANCE)
   assert "predictor" in new.batch_stats
 
 
 @each_method
 def test_it_drops_nothing(name):
-  method = _method(name, case.Dropping(0.5))
-  params, carried = case.start(method, case.views())
+  method = _method(name, siamese_case.Dropping(0.5))
+  params, carried = siamese_case.start(method, siamese_case.views())
   loss = jax.jit(method.loss)
   (one, first), (other, second) = [
-      loss(params, carried, case.views(), Keys(key, key), 0)
+      loss(params, carried, siamese_case.views(), Keys(key, key), 0)
       for key in jax.random.split(jax.random.key(0))
   ]
   assert abs(one - other) > 1e-3  # The online net does.
   (online, target), (other_online, other_target) = first.fresh, second.fresh
   tiny.assert_trees_close(target, other_target, 0)
   with pytest.raises(AssertionError):
-    tiny.assert_trees_close(online, other_online, case.TOLERANCE)
+    tiny.assert_trees_close(online, other_online, siamese_case.TOLERANCE)
 
 
 @each_method
 def test_features_are_the_online_nets_by_running_statistics(name):
   net = tiny.Net()
-  method, images = _method(name, net), case.views()[0]
-  params, carried = case.start(method, case.views())
+  method, images = _method(name, net), siamese_case.views()[0]
+  params, carried = siamese_case.start(method, siamese_case.views())
   variables = {
       "params": params["net"],
       "batch_stats": carried.batch_stats["net"],
@@ -139,7 +141,7 @@ def test_features_are_the_online_nets_by_running_statistics(name):
     np.testing.assert_allclose(
         encode(params, carried, part)["pooled"],
         expected[: len(part)],
-        rtol=case.TOLERANCE,
+        rtol=siamese_case.TOLERANCE,
         atol=1e-6,
     )
 

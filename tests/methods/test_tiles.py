@@ -12,7 +12,7 @@ from jssl import augment, optim
 from jssl.methods import _one_net, _tiles, METHODS
 from jssl.methods._permutations import load
 from jssl.step import init_state, make_step
-import siamese_case as case
+import siamese_case
 import tiny
 
 SIDE, CELL, TILE = 30, 10, 8
@@ -257,17 +257,17 @@ def test_all_tiles_of_an_image_lose_their_colors_or_none(name, probability):
 
 @each_method
 def test_heads_see_one_tile_each_then_all(name):
-  method = _method(name, case.Pixels())
+  method = _method(name, siamese_case.Pixels())
   task = jax.eval_shape(method.views, jax.random.key(0), {"image": _noise(1)})
   labels, count = CELLS[name].shape
-  assert case.shapes(method, task) == {
+  assert siamese_case.shapes(method, task) == {
       "projector": {
-          "layer_1": case.linear(TILE * TILE * 3, 16) | {"bias": (16,)}
+          "layer_1": siamese_case.linear(TILE * TILE * 3, 16) | {"bias": (16,)}
       },
       "classifier": {
-          "layer_1": case.linear(16 * count, 64),
-          "norm_1": case.norm(64),
-          "layer_2": case.linear(64, labels) | {"bias": (labels,)},
+          "layer_1": siamese_case.linear(16 * count, 64),
+          "norm_1": siamese_case.norm(64),
+          "layer_2": siamese_case.linear(64, labels) | {"bias": (labels,)},
       },
   }
 
@@ -297,13 +297,15 @@ def test_defaults_are_those_of_revisiting_self_supervised(name):
 @each_method
 def test_the_classifier_drops_activations_in_training_alone(name):
   def logits(dropout, train, seed=0):
-    method = _method(name, case.Pixels(), dropout=dropout, augment=tiny.plain)
+    method = _method(
+        name, siamese_case.Pixels(), dropout=dropout, augment=tiny.plain
+    )
     task = method.views(jax.random.key(0), {"image": _noise(4)})
     params, carried = method.init(jax.random.key(1), task)
     if not train:
       pooled = method.encode(params, carried, _noise(4))["pooled"]
       return np.asarray(pooled)
-    keys = case.KEYS._replace(local=jax.random.key(seed))
+    keys = siamese_case.KEYS._replace(local=jax.random.key(seed))
     return float(method.loss(params, carried, task, keys, 0)[0])
 
   assert logits(0.0, True, 1) == logits(0.0, True, 2)
