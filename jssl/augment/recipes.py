@@ -50,12 +50,7 @@ def moco_v1(
   official code: crop, grayscale, jitter, flip.
 
   Args:
-    key: See the module.
-    image: See the module.
-    size: See the module.
-    extent: See the module.
-    scale: See the module.
-    method: See the module.
+    key, image, size, extent, scale, method: See `jssl.augment.recipes`.
 
   Returns:
     The view.
@@ -94,13 +89,9 @@ def moco_v2(
   smaller change of hue.
 
   Args:
-    key: See the module.
-    image: See the module.
-    size: See the module.
-    extent: See the module.
-    scale: See the module; (0.08, 1.0) is usual for CIFAR.
+    key, image, size, extent, method: See `jssl.augment.recipes`.
+    scale: See `jssl.augment.recipes`; (0.08, 1.0) is usual for CIFAR.
     blur_probability: How often to blur; 0 is usual for CIFAR.
-    method: See the module.
 
   Returns:
     The view.
@@ -114,16 +105,9 @@ def moco_v2(
     >>> jax.jit(recipe)(jax.random.key(1), image).shape
     (24, 24, 3)
   """
-  return _standard(
-      key,
-      image,
-      size,
-      extent=extent,
-      scale=scale,
-      jitter=(0.4, 0.4, 0.4, 0.1),
-      blur_probability=blur_probability,
-      method=method,
-  )
+  crop_key, *keys = jax.random.split(key, 5)
+  image = _crop(crop_key, image, size, scale, extent, method)
+  return _distort(keys, image, (0.4, 0.4, 0.4, 0.1), blur_probability)
 
 
 def simclr(
@@ -144,17 +128,13 @@ def simclr(
   crops are bicubic.
 
   Args:
-    key: See the module.
-    image: See the module.
-    size: See the module.
-    extent: See the module.
-    scale: See the module.
+    key, image, size, extent, scale, method: See `jssl.augment.recipes`.
     strength: Strength of the color jitter; in the paper 1 for ImageNet and 0.5
       for CIFAR.
     blur_probability: How often to blur; in the paper 0 for CIFAR.
-    method: See the module.
-    operations: See the module. The paper's own are "simclr"; its first version
-      adds brightness as "byol" does. SwAV and others use "torchvision".
+    operations: See `jssl.augment.recipes`. The paper's own are "simclr"; its
+      first version adds brightness as "byol" does. SwAV and others use
+      "torchvision".
 
   Returns:
     The view.
@@ -168,17 +148,10 @@ def simclr(
     >>> jax.jit(recipe)(jax.random.key(1), image).shape
     (24, 24, 3)
   """
-  return _standard(
-      key,
-      image,
-      size,
-      extent=extent,
-      scale=scale,
-      jitter=tuple(strength * x for x in (0.8, 0.8, 0.8, 0.2)),
-      blur_probability=blur_probability,
-      method=method,
-      operations=operations,
-  )
+  crop_key, *keys = jax.random.split(key, 5)
+  image = _crop(crop_key, image, size, scale, extent, method, operations)
+  jitter = tuple(strength * x for x in (0.8, 0.8, 0.8, 0.2))
+  return _distort(keys, image, jitter, blur_probability, operations)
 
 
 def byol(
@@ -201,15 +174,10 @@ def byol(
   operations; crops are bicubic in all of them except MoCo v3.
 
   Args:
-    key: See the module.
-    image: See the module.
-    size: See the module.
-    extent: See the module.
-    scale: See the module.
+    key, image, size, extent, scale, method: See `jssl.augment.recipes`.
     blur_probability: How often to blur.
     solarize_probability: How often to invert the values above 0.5.
-    method: See the module.
-    operations: See the module. The paper's own are "byol".
+    operations: See `jssl.augment.recipes`. The paper's own are "byol".
 
   Returns:
     The view.
@@ -225,17 +193,14 @@ def byol(
     >>> jax.jit(recipe)(jax.random.key(1), image).shape
     (24, 24, 3)
   """
-  return _standard(
-      key,
-      image,
-      size,
-      extent=extent,
-      scale=scale,
-      jitter=(0.4, 0.4, 0.2, 0.1),
-      blur_probability=blur_probability,
-      solarize_probability=solarize_probability,
-      method=method,
-      operations=operations,
+  crop_key, *keys = jax.random.split(key, 5)
+  image = _crop(crop_key, image, size, scale, extent, method, operations)
+  jitter = (0.4, 0.4, 0.2, 0.1)
+  image = _distort(keys, image, jitter, blur_probability, operations)
+  # The papers flip last, with the same result.
+  solarize_key = jax.random.fold_in(key, 5)
+  return random_ops.random_solarize(
+      solarize_key, image, probability=solarize_probability
   )
 
 
@@ -252,13 +217,10 @@ def crop_and_flip(
   """The augmentation of MAE (He et al., 2022), and of pretext tasks.
 
   Args:
-    key: See the module.
-    image: See the module.
-    size: See the module.
-    extent: See the module.
-    scale: See the module; SimMIM takes
+    key, image, size, extent: See `jssl.augment.recipes`.
+    scale: See `jssl.augment.recipes`; SimMIM takes
       (0.67, 1.0) and I-JEPA (0.3, 1.0).
-    method: See the module; MAE takes "bicubic".
+    method: See `jssl.augment.recipes`; MAE takes "bicubic".
     flip_probability: How often to flip; I-JEPA takes 0.
 
   Returns:
@@ -293,10 +255,7 @@ def pad_crop_and_flip(
   not square.
 
   Args:
-    key: See the module.
-    image: See the module.
-    size: See the module.
-    extent: See the module.
+    key, image, size, extent: See `jssl.augment.recipes`.
     padding: Black pixels added at each edge, which is the largest shift.
 
   Returns:
@@ -329,11 +288,9 @@ def multi_crop(
   """Several views of one image by one recipe, such as SwAV's local crops.
 
   Args:
-    key: See the module.
-    image: See the module.
+    key, image, extent: See `jssl.augment.recipes`.
     recipe: A function (key, image, *, extent) -> view.
     count: Number of views.
-    extent: See the module.
 
   Returns:
     float32 [count, h, w, C].
@@ -371,10 +328,8 @@ def digits(
   crop, which would turn one digit into another.
 
   Args:
-    key: See the module.
+    key, size, extent: See `jssl.augment.recipes`.
     image: float [H, W, C] in [0, 1], light strokes on black.
-    size: See the module.
-    extent: See the module.
     scale: Range of the digit's size in the view; above 1 its edges are cut.
     shear: Largest slant, in degrees; 0 treats both axes alike.
 
@@ -420,7 +375,7 @@ def evaluation(
     size: Static side of the result.
     crop_fraction: Side of the square relative to the picture's shorter side, in
       (0, 1]. ImageNet's "resize to 256, crop 224" is 0.875.
-    extent: See the module.
+    extent: See `jssl.augment.recipes`.
 
   Returns:
     float32 [size, size, C].
@@ -470,22 +425,9 @@ def _crop(key, image, size, scale, extent, method, operations="torchvision"):
   return image if method == "bilinear" else jnp.clip(image, 0.0, 1.0)
 
 
-def _standard(
-    key,
-    image,
-    size,
-    *,
-    extent,
-    scale,
-    jitter,
-    blur_probability,
-    solarize_probability=0.0,
-    method="bilinear",
-    operations="torchvision",
-):
-  """SimCLR's augmentation, with settings that other methods change."""
-  crop_key, jitter_key, gray_key, blur_key, flip_key = jax.random.split(key, 5)
-  image = _crop(crop_key, image, size, scale, extent, method, operations)
+def _distort(keys, image, jitter, blur_probability, operations="torchvision"):
+  """Jitters colors, grays, blurs and flips a square view, each at random."""
+  jitter_key, gray_key, blur_key, flip_key = keys
   brightness, contrast, saturation, hue = jitter
   image = random_ops.random_color_jitter(
       jitter_key,
@@ -501,12 +443,9 @@ def _standard(
   image = random_ops.random_gaussian_blur(
       blur_key,
       image,
-      kernel_size=blur_kernel_size(size),
+      kernel_size=blur_kernel_size(len(image)),
       probability=blur_probability,
       padding="edge" if operations == "torchvision" else "zero",
-  )
-  image = random_ops.random_solarize(
-      jax.random.fold_in(key, 5), image, probability=solarize_probability
   )
   return random_ops.random_flip(flip_key, image)
 
