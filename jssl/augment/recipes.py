@@ -89,9 +89,9 @@ def moco_v2(
   smaller change of hue.
 
   Args:
-    key, image, size, extent, method: See `jssl.augment.recipes`.
     scale: See `jssl.augment.recipes`; (0.08, 1.0) is usual for CIFAR.
     blur_probability: How often to blur; 0 is usual for CIFAR.
+    key, image, size, extent, method: See `jssl.augment.recipes`.
 
   Returns:
     The view.
@@ -128,13 +128,13 @@ def simclr(
   crops are bicubic.
 
   Args:
-    key, image, size, extent, scale, method: See `jssl.augment.recipes`.
     strength: Strength of the color jitter; in the paper 1 for ImageNet and 0.5
       for CIFAR.
     blur_probability: How often to blur; in the paper 0 for CIFAR.
     operations: See `jssl.augment.recipes`. The paper's own are "simclr"; its
       first version adds brightness as "byol" does. SwAV and others use
       "torchvision".
+    key, image, size, extent, scale, method: See `jssl.augment.recipes`.
 
   Returns:
     The view.
@@ -174,10 +174,10 @@ def byol(
   operations; crops are bicubic in all of them except MoCo v3.
 
   Args:
-    key, image, size, extent, scale, method: See `jssl.augment.recipes`.
     blur_probability: How often to blur.
     solarize_probability: How often to invert the values above 0.5.
     operations: See `jssl.augment.recipes`. The paper's own are "byol".
+    key, image, size, extent, scale, method: See `jssl.augment.recipes`.
 
   Returns:
     The view.
@@ -217,11 +217,11 @@ def crop_and_flip(
   """The augmentation of MAE (He et al., 2022), and of pretext tasks.
 
   Args:
-    key, image, size, extent: See `jssl.augment.recipes`.
     scale: See `jssl.augment.recipes`; SimMIM takes
       (0.67, 1.0) and I-JEPA (0.3, 1.0).
     method: See `jssl.augment.recipes`; MAE takes "bicubic".
     flip_probability: How often to flip; I-JEPA takes 0.
+    key, image, size, extent: See `jssl.augment.recipes`.
 
   Returns:
     The view.
@@ -255,8 +255,8 @@ def pad_crop_and_flip(
   not square.
 
   Args:
-    key, image, size, extent: See `jssl.augment.recipes`.
     padding: Black pixels added at each edge, which is the largest shift.
+    key, image, size, extent: See `jssl.augment.recipes`.
 
   Returns:
     The view.
@@ -288,9 +288,9 @@ def multi_crop(
   """Several views of one image by one recipe, such as SwAV's local crops.
 
   Args:
-    key, image, extent: See `jssl.augment.recipes`.
     recipe: A function (key, image, *, extent) -> view.
     count: Number of views.
+    key, image, extent: See `jssl.augment.recipes`.
 
   Returns:
     float32 [count, h, w, C].
@@ -328,10 +328,10 @@ def digits(
   crop, which would turn one digit into another.
 
   Args:
-    key, size, extent: See `jssl.augment.recipes`.
     image: float [H, W, C] in [0, 1], light strokes on black.
     scale: Range of the digit's size in the view; above 1 its edges are cut.
     shear: Largest slant, in degrees; 0 treats both axes alike.
+    key, size, extent: See `jssl.augment.recipes`.
 
   Returns:
     The view.

@@ -43,14 +43,14 @@ def barlow_twins(
     joint_statistics: bool = False,
     axis_name: str | None = None,
 ) -> Method:
-  """Makes Barlow Twins over a backbone.
+  """Makes Barlow Twins; correlations are those of the global batch.
 
   Args:
-    net, augment, second_augment, joint_statistics, axis_name: See
-      `jssl.methods`.
     dim: Width of the projector's layers, and length of the embeddings.
     projector_layers: Number of layers of the projector.
     off_diagonal_weight: Weight of the redundancy term, lambda.
+    net, augment, second_augment, joint_statistics, axis_name: See
+      `jssl.methods`.
 
   Returns:
     The method. Its metric is "feature_std" (see `embeddings.feature_std`).

@@ -56,11 +56,11 @@ def byol(
   """Makes BYOL over a backbone.
 
   Args:
-    net, augment, second_augment, dim, joint_statistics, axis_name: See
-      `jssl.methods`.
     hidden_dim: Width of the hidden layer of projector and predictor.
     momentum: EMA decay of the target, in [0, 1]: a constant, or a function of
       the step. The paper raises it from 0.996 to 1 along a cosine.
+    net, augment, second_augment, dim, joint_statistics, axis_name: See
+      `jssl.methods`.
 
   Returns:
     The method. Its views are `[2, B, H, W, C]`; its metric "feature_std" (see

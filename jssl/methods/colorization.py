@@ -83,7 +83,6 @@ def colorization(
   colors of the training images.
 
   Args:
-    net, augment, axis_name: See `jssl.methods`.
     loss: "classification" of the ab plane's bins, or "regression" of a and b.
     bin_size: Side of a bin; 10 in the paper.
     stride: Side of the image over that of the prediction; 4 in the paper.
@@ -93,6 +92,7 @@ def colorization(
     decode_temperature: Temperature of the annealed mean, above 0: 1 gives the
       mean of the predicted distribution, values towards 0 its mode.
     decoder_width: See `nets.ConvDecoder`.
+    net, augment, axis_name: See `jssl.methods`.
 
   Returns:
     The method. Its metric "chance_loss" is the loss of the best prediction that

@@ -47,9 +47,9 @@ def denoising(
   `nets.ConvDecoder.mix`): without it, features hardly combine distant pixels.
 
   Args:
-    net, augment, axis_name: See `jssl.methods`.
     noise: Standard deviation of the Gaussian noise, of images in [0, 1].
     decoder_width: See `nets.ConvDecoder`.
+    net, augment, axis_name: See `jssl.methods`.
 
   Returns:
     The method. Its loss is the squared error of images scaled to [-2, 2]; the

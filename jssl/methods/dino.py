@@ -93,10 +93,9 @@ def dino(
     joint_statistics: bool = True,
     axis_name: str | None = None,
 ) -> Method:
-  """Makes DINO over a backbone.
+  """Makes DINO, by default without local views.
 
   Args:
-    net, joint_statistics, axis_name: See `jssl.methods`.
     augment: The recipe of the first global view; by default the paper's colors.
     second_augment: The recipe of the second global view, None for the same.
     local_augment: The recipe of the local views, which only the student sees.
@@ -119,6 +118,7 @@ def dino(
     center_momentum: EMA decay of the centre, in [0, 1].
     frozen_steps: For how many steps the prototypes (and their lengths) are
       frozen: an epoch in the paper.
+    net, joint_statistics, axis_name: See `jssl.methods`.
 
   Returns:
     The method; it encodes by its teacher. Its views are the two global ones and

@@ -74,7 +74,6 @@ def inpainting(
   implemented: the paper trained the features that it evaluates without it.
 
   Args:
-    net, augment, axis_name: See `jssl.methods`.
     hole: "center" (the central square), "squares" (four that may overlap), or
       "region" (of random outline).
     share: Fraction of the image that is hidden; at most that, for squares.
@@ -82,6 +81,7 @@ def inpainting(
       predicted too; 7 in the paper, for holes of 64.
     overlap_weight: Weight of the rim; 10 in the paper.
     decoder_width: See `nets.ConvDecoder`.
+    net, augment, axis_name: See `jssl.methods`.
 
   Returns:
     The method. Its loss is the weighted squared error of images scaled to [-2,

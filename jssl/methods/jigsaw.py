@@ -47,7 +47,7 @@ def jigsaw(
     dropout: float = 0.5,
     axis_name: str | None = None,
 ) -> Method:
-  """Makes the jigsaw puzzle over a backbone.
+  """Makes the jigsaw puzzle of nine tiles.
 
   Nine tiles are put in one of many orders that are as different as possible,
   and the net classifies which. Against shortcuts, tiles have gaps, random
@@ -55,7 +55,6 @@ def jigsaw(
   and some images are gray.
 
   Args:
-    net, axis_name: See `jssl.methods`.
     augment: The recipe of the image that is cut; by default a crop and a flip.
     permutations: Number of orders, 2 to 1,000.
     puzzles: Number of orders drawn for each image at a step. The net encodes
@@ -68,6 +67,7 @@ def jigsaw(
     hidden_dim: Width of the classifier's hidden layer; 4096 in the paper.
     dropout: Dropout rate of that layer, in [0, 1); 0.5 in the code of
       Kolesnikov et al. (2019).
+    net, axis_name: See `jssl.methods`.
 
   Returns:
     The method. Its metrics are "accuracy" and "chance_loss", the logarithm of

@@ -101,7 +101,6 @@ def mae(
 
   Args:
     net: A `ViT` of `jssl.nets`.
-    augment, axis_name: See `jssl.methods`.
     mask_ratio: Fraction of the patches that is hidden, in (0, 1).
     normalize: Whether the targets are standardised patches, which the paper
       found to give better features. In reconstructions a patch gets the
@@ -110,6 +109,7 @@ def mae(
     decoder_width: Width of the decoder's tokens.
     decoder_depth: Number of its blocks.
     decoder_heads: Number of its attention heads.
+    augment, axis_name: See `jssl.methods`.
 
   Returns:
     The method. Its loss is the squared error of hidden patches, of pixels as

@@ -87,10 +87,9 @@ def moco(
     shuffle: bool = True,
     axis_name: str | None = None,
 ) -> Method:
-  """Makes Momentum Contrast over a backbone.
+  """Makes Momentum Contrast; the defaults are those of version 1.
 
   Args:
-    net, augment, dim, temperature, axis_name: See `jssl.methods`.
     hidden_layers: Number of hidden layers of the head: 0 in v1, 1 in v2.
     hidden_dim: Width of each of them, 0 for that of the features, as in the
       paper; 2048 in solo-learn.
@@ -101,6 +100,7 @@ def moco(
     symmetric: Whether each view is the query once, at twice the cost.
     shuffle: Whether BatchNorm groups the keys differently from the queries
       (ShuffleBN), so that statistics do not reveal the positive.
+    net, augment, dim, temperature, axis_name: See `jssl.methods`.
 
   Returns:
     The method. Its views are two batches of images; its metrics "accuracy" (of

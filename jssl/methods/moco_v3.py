@@ -59,8 +59,6 @@ def moco_v3(
   """Makes MoCo v3 over a backbone; the defaults are those for transformers.
 
   Args:
-    net, augment, second_augment, dim, joint_statistics, axis_name: See
-      `jssl.methods`.
     hidden_dim: Width of the hidden layers of projector and predictor.
     projector_layers: Number of layers of the projector: 3 in the paper for
       transformers, 2 for ResNets.
@@ -72,6 +70,8 @@ def moco_v3(
       for transformers, 1 for ResNets.
     freeze_patch: Whether the patch projection of a transformer keeps its
       initial values, which the paper found to be stable; ResNets have none.
+    net, augment, second_augment, dim, joint_statistics, axis_name: See
+      `jssl.methods`.
 
   Returns:
     The method. Its views are `[2, B, H, W, C]`; its metrics "chance_loss" (4 T

@@ -70,15 +70,15 @@ def nnclr(
     joint_statistics: bool = False,
     axis_name: str | None = None,
 ) -> Method:
-  """Makes NNCLR over a backbone.
+  """Makes NNCLR, whose positives are nearest neighbours in a queue.
 
   Args:
-    net, augment, dim, temperature, joint_statistics, axis_name: See
-      `jssl.methods`.
     hidden_dim: Width of the projector's hidden layers.
     projector_layers: Number of layers of the projector.
     predictor_dim: Width of the predictor's hidden layer.
     queue_size: Size of the support set, a multiple of the global batch.
+    net, augment, dim, temperature, joint_statistics, axis_name: See
+      `jssl.methods`.
 
   Returns:
     The method. Its views are `[2, B, H, W, C]`; its metrics "chance_loss" (log

@@ -43,17 +43,17 @@ def relative_position(
     dropout: float = 0.5,
     axis_name: str | None = None,
 ) -> Method:
-  """Makes context prediction over a backbone.
+  """Makes context prediction, of the eight neighbours of a central tile.
 
   The net sees the central tile and one of its eight neighbours. Defences
   against shortcuts are those of `jssl.methods.jigsaw`, instead of the paper's
   random color channels.
 
   Args:
-    net, axis_name: See `jssl.methods`.
     augment: The recipe of the image that is cut; by default a crop and a flip.
     tile_size, channel_shift, grayscale_probability, dim, hidden_dim, dropout:
       See `jssl.methods.jigsaw`.
+    net, axis_name: See `jssl.methods`.
 
   Returns:
     The method. Its metrics are "accuracy" and "chance_loss", log 8.

@@ -42,8 +42,8 @@ def rotation(
   those of one rotation alone would reveal it.
 
   Args:
-    net, axis_name: See `jssl.methods`.
     augment: The recipe, of square views; by default a crop and a flip.
+    net, axis_name: See `jssl.methods`.
 
   Returns:
     The method. Its metrics are "accuracy" and "chance_loss", log 4.

@@ -58,17 +58,17 @@ def simclr(
     joint_statistics: bool = True,
     axis_name: str | None = None,
 ) -> Method:
-  """Makes SimCLR over a backbone.
+  """Makes SimCLR; negatives are the images of the global batch.
 
   Args:
-    net, augment, dim, temperature, joint_statistics, axis_name: See
-      `jssl.methods`.
     hidden_dim: Width of the projector's hidden layers, None for the width of
       the features.
     hidden_layers: Number of hidden layers: 1 in v1, 2 in v2.
     loss: "nt_xent" (the paper's), "dcl" (without the positive in the
       denominator) or "dclw" (which also gives hard positives a larger weight).
       Negatives are the images of the global batch.
+    net, augment, dim, temperature, joint_statistics, axis_name: See
+      `jssl.methods`.
 
   Returns:
     The method. Its metrics are "feature_std" (see `embeddings.feature_std`) and

@@ -94,11 +94,11 @@ def simmim(
 
   Args:
     net: A `ViT` of `jssl.nets`.
-    augment, axis_name: See `jssl.methods`.
     mask_ratio: Fraction of the squares that is masked, in (0, 1); their number
       is rounded up.
     mask_unit: Side of the squares in patches: 2 in the paper, which is 32
       pixels.
+    augment, axis_name: See `jssl.methods`.
 
   Returns:
     The method. Its loss is the absolute error of masked pixels, as the net

@@ -45,14 +45,14 @@ def simsiam(
     joint_statistics: bool = False,
     axis_name: str | None = None,
 ) -> Method:
-  """Makes SimSiam over a backbone.
+  """Makes SimSiam, without negatives and without an EMA target.
 
   Args:
-    net, augment, joint_statistics, axis_name: See `jssl.methods`.
     dim: Width of the projector's layers, and length of the embeddings.
     projector_layers: Number of layers of the projector; 2 in the paper for
       CIFAR.
     predictor_dim: Width of the predictor's hidden layer, a bottleneck.
+    net, augment, joint_statistics, axis_name: See `jssl.methods`.
 
   Returns:
     The method. Its metric is "feature_std" (see `embeddings.feature_std`). The

@@ -45,9 +45,9 @@ def supcon(
   """Makes SupCon over a backbone; it learns from labels, unlike the others.
 
   Args:
+    hidden_layers: Hidden layers of the projector, each as wide as the features.
     net, augment, dim, temperature, joint_statistics, axis_name: See
       `jssl.methods`.
-    hidden_layers: Hidden layers of the projector, each as wide as the features.
 
   Returns:
     The method. Its metric is "feature_std" (see `embeddings.feature_std`).

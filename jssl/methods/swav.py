@@ -79,10 +79,9 @@ def swav(
     joint_statistics: bool = True,
     axis_name: str | None = None,
 ) -> Method:
-  """Makes SwAV over a backbone.
+  """Makes SwAV, by default without local views and without a queue.
 
   Args:
-    net, dim, joint_statistics, axis_name: See `jssl.methods`.
     augment: The recipe of the two global views; by default SimCLR's.
     local_augment: The recipe of the local views.
     local_views: Number of local views: 6 in the paper.
@@ -97,6 +96,7 @@ def swav(
     queue_start_steps: Number of steps before the queue starts to fill; it is
       used once it is full.
     frozen_steps: For how many steps the prototypes are frozen.
+    net, dim, joint_statistics, axis_name: See `jssl.methods`.
 
   Returns:
     The method. Its views are the two global ones and the local ones (or None);

@@ -52,16 +52,16 @@ def vicreg(
     joint_statistics: bool = False,
     axis_name: str | None = None,
 ) -> Method:
-  """Makes VICReg over a backbone.
+  """Makes VICReg; variances and covariances are those of the global batch.
 
   Args:
-    net, augment, second_augment, joint_statistics, axis_name: See
-      `jssl.methods`.
     dim: Width of the expander's layers, and length of the embeddings.
     projector_layers: Number of layers of the projector, the paper's expander.
     invariance: Weight of the squared distance of the views.
     variance: Weight of the hinge that keeps standard deviations above 1.
     covariance: Weight of the squared covariances.
+    net, augment, second_augment, joint_statistics, axis_name: See
+      `jssl.methods`.
 
   Returns:
     The method. Its metric is "feature_std" (see `embeddings.feature_std`).

@@ -25,11 +25,11 @@ def sgd(
   """SGD with weight decay, also of biases and norms, within the gradient.
 
   Args:
-    learning_rate, momentum, weight_decay, clip_norm, clip_per_parameter: See
-      `jssl.optim`.
     nesterov: Whether to use Nesterov momentum, as RotNet's code.
     constant_rate: Names at the top of the tree whose parameters keep the first
       step's learning rate, such as SimSiam's predictor.
+    learning_rate, momentum, weight_decay, clip_norm, clip_per_parameter: See
+      `jssl.optim`.
 
   Returns:
     An optax optimizer.
@@ -80,12 +80,12 @@ def lars(
   applies it before.
 
   Args:
-    learning_rate, weight_decay, momentum, clip_norm, clip_per_parameter: See
-      `jssl.optim`.
     trust_coefficient: Norm of a step relative to the parameter's, at a learning
       rate of 1 and without momentum; at least 0.
     vector_scale: Learning-rate scale for biases and norms; at least 0. See
       configs/barlow_twins.py.
+    learning_rate, weight_decay, momentum, clip_norm, clip_per_parameter: See
+      `jssl.optim`.
 
   Returns:
     An optax optimizer.
@@ -143,9 +143,9 @@ def larc(
   either norm is 0 a parameter is neither scaled nor decayed.
 
   Args:
+    trust_coefficient: Multiplies the trust ratio; at least 0.
     learning_rate, weight_decay, momentum, clip_norm, clip_per_parameter: See
       `jssl.optim`.
-    trust_coefficient: Multiplies the trust ratio; at least 0.
 
   Returns:
     An optax optimizer.
@@ -202,14 +202,14 @@ def adamw(
   have more dimensions, are, as in DINO's code.
 
   Args:
-    learning_rate, weight_decay, clip_norm, clip_per_parameter: See
-      `jssl.optim`.
     b1: Decay of the running mean of gradients, in [0, 1).
     b2: Decay of the running mean of squared gradients, in [0, 1); 0.95 in MAE.
     exclude_vectors: Whether biases and norms are not decayed; MoCo v3's code
       decays them too.
     exclude_names: Names of other parameters that are not decayed, such as
       SimMIM's class token.
+    learning_rate, weight_decay, clip_norm, clip_per_parameter: See
+      `jssl.optim`.
 
   Returns:
     An optax optimizer.

@@ -44,13 +44,13 @@ def cosine(
   """Linear warm-up, then half a cosine.
 
   Args:
-    peak, epochs, steps_per_epoch: See `jssl.optim`; `peak` is the value after
-      the warm-up.
     warmup_epochs: Length of the warm-up.
     start: The value at the first step of a warm-up, at least 0.
     end: The value from the last step on, at least 0. It may be above `peak`:
       BYOL raises its EMA decay from 0.996 to 1, DINO its weight decay from 0.04
       to 0.4.
+    peak, epochs, steps_per_epoch: See `jssl.optim`; `peak` is the value after
+      the warm-up.
 
   Returns:
     The value as a function of the step.
@@ -95,11 +95,11 @@ def linear(
   """A straight line from one value to another, then constant.
 
   Args:
-    peak, epochs, steps_per_epoch: See `jssl.optim`; `peak` is the value at the
-      end of the line and after it, and may be below `start`.
     start: The value at step 0, at least 0.
     warmup_epochs: Length of the line; 0 for `peak` at once, None for the whole
       training.
+    peak, epochs, steps_per_epoch: See `jssl.optim`; `peak` is the value at the
+      end of the line and after it, and may be below `start`.
 
   Returns:
     The value as a function of the step.
@@ -141,13 +141,13 @@ def staircase(
   """Multiplies the learning rate by a factor at given times, as in MoCo v1.
 
   Args:
-    peak, epochs, steps_per_epoch: See `jssl.optim`; `peak` is the learning rate
-      before the first drop.
     drops: When the learning rate drops, as fractions of the training; MoCo v1
       drops at 120 and 160 of 200 epochs.
     factor: Multiplies the learning rate at each drop, at least 0.
     warmup_epochs: Length of a linear warm-up.
     start: The learning rate at the first step of a warm-up, at least 0.
+    peak, epochs, steps_per_epoch: See `jssl.optim`; `peak` is the learning rate
+      before the first drop.
 
   Returns:
     The learning rate as a function of the step.
