@@ -51,8 +51,9 @@ def relative_position(
 
   Args:
     augment: The recipe of the image that is cut; by default a crop and a flip.
-    tile_size, channel_shift, grayscale_probability, dim, hidden_dim, dropout:
-      See `jssl.methods.jigsaw`.
+    dim: Width of a tile's projection.
+    tile_size, channel_shift, grayscale_probability, hidden_dim, dropout: See
+      `jssl.methods.jigsaw`.
     net, axis_name: See `jssl.methods`.
 
   Returns:
