@@ -42,15 +42,6 @@ class Crops(NamedTuple):
     return tuple(x for x in self if x is not None)
 
 
-def check_local_views(count: int, recipe: Recipe | None) -> None:
-  """Raises ValueError unless local views have a recipe."""
-  if count < 0 or (count > 0 and recipe is None):
-    raise ValueError(
-        f"local_views is {count} with local_augment {recipe}; expected 0, or a"
-        " positive number of local views and their recipe."
-    )
-
-
 def one(
     key: jax.Array, batch: dict[str, jax.Array], recipe: Recipe
 ) -> jax.Array:
@@ -85,35 +76,39 @@ def two(
 
 
 def multi_crop(
-    key: jax.Array,
-    batch: dict[str, jax.Array],
-    global_recipes: tuple[Recipe, Recipe | None],
+    recipe: Recipe,
+    second_recipe: Recipe | None,
     local_recipe: Recipe | None,
     local_views: int,
-) -> Crops:
-  """Makes two global and some local crops of each image.
+) -> Callable[[jax.Array, dict[str, jax.Array]], Crops]:
+  """Makes the `Method.views` of two global and some local crops per image.
 
   Args:
-    key: A PRNG key.
-    batch: See `Method.views`.
-    global_recipes: Recipes of both global crops, as in `two`.
+    recipe: Recipe of the first global crop.
+    second_recipe: Recipe of the second global crop, None for the same.
     local_recipe: Recipe of the local crops.
     local_views: Number of local crops.
+
+  Raises:
+    ValueError: If local crops lack a recipe, or their number is negative.
   """
-  global_key, local_key = jax.random.split(key)
-  local_crops = None
-  if local_recipe and local_views:
-    local_crops = _several(local_key, batch, local_recipe, local_views)
-  return Crops(two(global_key, batch, *global_recipes), local_crops)
+  if local_views < 0 or (local_views > 0 and local_recipe is None):
+    raise ValueError(
+        f"local_views is {local_views} with local_augment {local_recipe};"
+        " expected 0, or a positive number of local views and their recipe."
+    )
+
+  def views(key, batch):
+    global_key, local_key = jax.random.split(key)
+    local_crops = None
+    if local_views:
+      local_crops = _several(local_key, batch, local_recipe, local_views)
+    return Crops(two(global_key, batch, recipe, second_recipe), local_crops)
+
+  return views
 
 
-def _several(
-    key: jax.Array, batch: dict[str, jax.Array], recipe: Recipe, count: int
-) -> jax.Array:
+def _several(key, batch, recipe, count):
   """Makes views of each image by one recipe, `[count, B, H, W, C]`."""
-  views = one(
-      key,
-      batch,
-      functools.partial(augment.multi_crop, recipe=recipe, count=count),
-  )
-  return jnp.swapaxes(views, 0, 1)
+  each = functools.partial(augment.multi_crop, recipe=recipe, count=count)
+  return jnp.swapaxes(one(key, batch, each), 0, 1)

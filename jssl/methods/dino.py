@@ -129,15 +129,13 @@ def dino(
     ValueError: If a temperature, a momentum or a count is out of range.
   """
   checks.check_temperature(student_temperature, name="student_temperature")
-  divisor = (
-      teacher_temperature
-      if callable(teacher_temperature)
-      else optax.constant_schedule(teacher_temperature)
-  )
+  divisor = teacher_temperature
+  if not callable(divisor):
+    divisor = optax.constant_schedule(teacher_temperature)
   checks.check_temperature(float(divisor(0)), name="teacher_temperature")
   momentum = ema.as_schedule(momentum)
   ema.as_schedule(center_momentum)
-  _views.check_local_views(local_views, local_augment)
+  views = _views.multi_crop(augment, second_augment, local_augment, local_views)
   projector = MLP(
       (hidden_dim,) * (projector_layers - 1) + (dim,),
       norm=functools.partial(BatchNorm, axis_name=axis_name)
@@ -148,11 +146,6 @@ def dino(
       dtype=_branch.dtype_of(net),
   )
   branch = _branch.Branch(net, projector, joint=joint_statistics)
-
-  def views(key, batch):
-    return _views.multi_crop(
-        key, batch, (augment, second_augment), local_augment, local_views
-    )
 
   def init(key, views):
     branch_key, prototype_key = jax.random.split(key)

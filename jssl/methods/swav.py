@@ -108,17 +108,12 @@ def swav(
   """
   checks.check_temperature(temperature)
   checks.check_temperature(epsilon, name="epsilon")
-  _views.check_local_views(local_views, local_augment)
+  views = _views.multi_crop(augment, None, local_augment, local_views)
   branch = _branch.Branch(
       net,
       _branch.head(net, (hidden_dim, dim), axis_name=axis_name),
       joint=joint_statistics,
   )
-
-  def views(key, batch):
-    return _views.multi_crop(
-        key, batch, (augment, None), local_augment, local_views
-    )
 
   def init(key, views):
     branch_key, prototype_key, queue_key = jax.random.split(key, 3)

@@ -77,8 +77,15 @@ WEIGHT_INITS = {
         _NORMAL,
     ),
     "mae": WeightInit(_XAVIER, _XAVIER, _XAVIER_PATCH, _NORMAL, _NORMAL),
-    "ijepa": WeightInit(*[_NORMAL] * 5),
-    "simmim": WeightInit(*[_cut_normal] * 5, by_depth=True),
+    "ijepa": WeightInit(_NORMAL, _NORMAL, _NORMAL, _NORMAL, _NORMAL),
+    "simmim": WeightInit(
+        _cut_normal,
+        _cut_normal,
+        _cut_normal,
+        _cut_normal,
+        _cut_normal,
+        by_depth=True,
+    ),
 }
 
 

@@ -1,5 +1,7 @@
 """The views that methods share."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,9 +65,8 @@ def test_two_views_by_two_recipes_are_each_by_its_own():
 
 
 def test_multi_crop_makes_global_and_local_views():
-  global_crops, local_crops = _views.multi_crop(
-      KEY, _batch(), (_draw, None), _draw_small, 3
-  )
+  views = _views.multi_crop(_draw, None, _draw_small, 3)
+  global_crops, local_crops = views(KEY, _batch())
   assert global_crops.shape == (2, BATCH, 1, 1, 1)
   assert local_crops.shape == (3, BATCH, 1, 1, 1)
   assert np.all(global_crops < 1) and np.all(local_crops >= 2)
@@ -78,9 +79,8 @@ def test_multi_crop_makes_global_and_local_views():
       )
       == 30
   )
-  global_crops, local_crops = _views.multi_crop(
-      KEY, _batch(), (_image, _negative), None, 0
-  )
+  views = _views.multi_crop(_image, _negative, None, 0)
+  global_crops, local_crops = views(KEY, _batch())
   assert local_crops is None
   np.testing.assert_array_equal(global_crops[0], -global_crops[1])
 
@@ -90,11 +90,9 @@ def test_multi_crop_makes_global_and_local_views():
     [
         lambda batch: _views.two(KEY, batch, _draw),
         lambda batch: _views.two(KEY, batch, _draw, _draw_small),
-        lambda batch: _views.multi_crop(
-            KEY, batch, (_draw, None), _draw_small, 3
-        ),
-        lambda batch: _views.multi_crop(
-            KEY, batch, (_draw, _draw_small), _draw_small, 1
+        functools.partial(_views.multi_crop(_draw, None, _draw_small, 3), KEY),
+        functools.partial(
+            _views.multi_crop(_draw, _draw_small, _draw_small, 1), KEY
         ),
     ],
 )
@@ -111,7 +109,7 @@ def test_draws_depend_on_the_place_in_the_global_batch_alone(make):
 
 def test_every_recipe_gets_the_extent():
   expected = _batch()["extent"]
-  views = _views.multi_crop(KEY, _batch(), (_extent, None), _extent, 2)
+  views = _views.multi_crop(_extent, None, _extent, 2)(KEY, _batch())
   for view in (*views.global_crops, *views.local_crops):
     np.testing.assert_array_equal(view[:, 0, 0], expected)
   for view in _views.two(KEY, _batch(), _extent, _extent):
@@ -121,9 +119,9 @@ def test_every_recipe_gets_the_extent():
 @pytest.mark.parametrize("count, recipe", [(2, None), (-1, _draw), (-1, None)])
 def test_local_views_without_a_recipe_are_refused(count, recipe):
   with pytest.raises(ValueError, match=f"local_views is {count} .*recipe"):
-    _views.check_local_views(count, recipe)
-  _views.check_local_views(0, None)
-  _views.check_local_views(2, _draw)
+    _views.multi_crop(_draw, None, recipe, count)
+  _views.multi_crop(_draw, None, None, 0)
+  _views.multi_crop(_draw, None, _draw, 2)
 
 
 def test_the_default_views_are_those_of_byol_at_the_images_size(monkeypatch):
