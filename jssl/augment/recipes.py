@@ -105,9 +105,10 @@ def moco_v2(
     >>> jax.jit(recipe)(jax.random.key(1), image).shape
     (24, 24, 3)
   """
-  crop_key, *keys = jax.random.split(key, 5)
+  crop_key, *keys = _keys(key)
   image = _crop(crop_key, image, size, scale, extent, method)
-  return _distort(keys, image, (0.4, 0.4, 0.4, 0.1), blur_probability)
+  jitter = (0.4, 0.4, 0.4, 0.1)
+  return _distort(keys, image, size, jitter, blur_probability)
 
 
 def simclr(
@@ -148,10 +149,12 @@ def simclr(
     >>> jax.jit(recipe)(jax.random.key(1), image).shape
     (24, 24, 3)
   """
-  crop_key, *keys = jax.random.split(key, 5)
+  crop_key, *keys = _keys(key)
   image = _crop(crop_key, image, size, scale, extent, method, operations)
   jitter = tuple(strength * x for x in (0.8, 0.8, 0.8, 0.2))
-  return _distort(keys, image, jitter, blur_probability, operations)
+  return _distort(
+      keys, image, size, jitter, blur_probability, operations=operations
+  )
 
 
 def byol(
@@ -193,14 +196,17 @@ def byol(
     >>> jax.jit(recipe)(jax.random.key(1), image).shape
     (24, 24, 3)
   """
-  crop_key, *keys = jax.random.split(key, 5)
+  crop_key, *keys = _keys(key)
   image = _crop(crop_key, image, size, scale, extent, method, operations)
   jitter = (0.4, 0.4, 0.2, 0.1)
-  image = _distort(keys, image, jitter, blur_probability, operations)
-  # The papers flip last, with the same result.
-  solarize_key = jax.random.fold_in(key, 5)
-  return random_ops.random_solarize(
-      solarize_key, image, probability=solarize_probability
+  return _distort(
+      keys,
+      image,
+      size,
+      jitter,
+      blur_probability,
+      solarize_probability,
+      operations=operations,
   )
 
 
@@ -425,9 +431,23 @@ def _crop(key, image, size, scale, extent, method, operations="torchvision"):
   return image if method == "bilinear" else jnp.clip(image, 0.0, 1.0)
 
 
-def _distort(keys, image, jitter, blur_probability, operations="torchvision"):
-  """Jitters colors, grays, blurs and flips a square view, each at random."""
-  jitter_key, gray_key, blur_key, flip_key = keys
+def _keys(key):
+  """Keys of the crop and of the operations of `_distort`."""
+  return *jax.random.split(key, 5), jax.random.fold_in(key, 5)
+
+
+def _distort(
+    keys,
+    image,
+    size,
+    jitter,
+    blur_probability,
+    solarize_probability=0.0,
+    *,
+    operations="torchvision",
+):
+  """Jitters colors, grays, blurs, solarizes and flips a view, at random."""
+  jitter_key, gray_key, blur_key, flip_key, solarize_key = keys
   brightness, contrast, saturation, hue = jitter
   image = random_ops.random_color_jitter(
       jitter_key,
@@ -443,9 +463,12 @@ def _distort(keys, image, jitter, blur_probability, operations="torchvision"):
   image = random_ops.random_gaussian_blur(
       blur_key,
       image,
-      kernel_size=blur_kernel_size(len(image)),
+      kernel_size=blur_kernel_size(size),
       probability=blur_probability,
       padding="edge" if operations == "torchvision" else "zero",
+  )
+  image = random_ops.random_solarize(
+      solarize_key, image, probability=solarize_probability
   )
   return random_ops.random_flip(flip_key, image)
 
