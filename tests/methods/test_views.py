@@ -127,20 +127,25 @@ def test_local_views_without_a_recipe_are_refused(count, recipe):
 def test_the_default_views_are_those_of_byol_at_the_images_size(monkeypatch):
   seen = []
 
-  def show(key, image, size, **settings):
-    seen.append((size, settings.pop("extent"), settings))
+  def crop(key, image, size, scale, extent, method, operations):
+    del key
+    seen.append((size, scale, extent, method, operations))
     return image
 
-  monkeypatch.setattr(recipes, "_standard", show)
+  def distort(keys, image, size, jitter, blur, solarize, *, operations):
+    del keys
+    seen.append((size, jitter, blur, solarize, operations))
+    return image
+
+  monkeypatch.setattr(recipes, "_crop", crop)
+  monkeypatch.setattr(recipes, "_distort", distort)
   image = jnp.zeros((12, 12, 3))
   _views.FIRST_VIEW(KEY, image)
   _views.SECOND_VIEW(KEY, image, extent=5)
-  paper = dict(
-      scale=(0.08, 1.0),
-      jitter=(0.4, 0.4, 0.2, 0.1),
-      method="bilinear",
-      operations="torchvision",
-  )
-  first = paper | dict(blur_probability=1.0, solarize_probability=0.0)
-  second = paper | dict(blur_probability=0.1, solarize_probability=0.2)
-  assert seen == [(12, None, first), (12, 5, second)]
+  jitter = (0.4, 0.4, 0.2, 0.1)
+  assert seen == [
+      (12, (0.08, 1.0), None, "bilinear", "torchvision"),
+      (12, jitter, 1.0, 0.0, "torchvision"),
+      (12, (0.08, 1.0), 5, "bilinear", "torchvision"),
+      (12, jitter, 0.1, 0.2, "torchvision"),
+  ]
