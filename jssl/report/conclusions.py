@@ -20,9 +20,8 @@ def finished(summary: dict[str, Any], *, classes: int) -> str:
   Returns:
     A sentence.
   """
-  untrained, pixels = (
-      summary["baselines"][name] for name in ("untrained", "raw_pixels")
-  )
+  baselines = summary["baselines"]
+  untrained, pixels = baselines["untrained"], baselines["raw_pixels"]
   images = summary.get("images", {}).get("test")
   if images is not None and images < quality.ENOUGH_IMAGES:
     return (
@@ -32,13 +31,11 @@ def finished(summary: dict[str, Any], *, classes: int) -> str:
     )
   collapsed = quality.collapse_warning({"rank": summary["rank"]}) is not None
   if summary["knn"] is None or classes < 2:
-    reason = (
-        "there is only one class" if classes == 1 else "there are no labels"
-    )
+    cause = "is only one class" if classes == 1 else "are no labels"
     start = "The features have collapsed" if collapsed else "Trained"
     return (
-        f"{start}; {reason}, so there is no kNN accuracy. The effective rank of"
-        f" the features is {summary['rank']:.1f}, compared with"
+        f"{start}; there {cause}, so there is no kNN accuracy. The effective"
+        f" rank of the features is {summary['rank']:.1f}, compared with"
         f" {untrained['rank']:.1f} for the untrained net and"
         f" {pixels['rank']:.1f} for raw pixels."
     )

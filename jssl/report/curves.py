@@ -32,6 +32,10 @@ _POINTS = 400
 _STYLES = ("-", "--", ":", "-.")
 # Placeholders in an SVG for colors of the page, see `_themed`.
 _INK = "#010203"
+_INKED = (
+    "text.color axes.edgecolor axes.labelcolor grid.color xtick.color"
+    " ytick.color".split()
+)
 _LINES = tuple(f"#0102{i:02x}" for i in range(16, 24))
 
 
@@ -101,11 +105,7 @@ class Panel:
         "svg.hashsalt": self.title,  # Ids differ among the panels of a page.
         "text.parse_math": False,
         "font.size": 11,
-        **dict.fromkeys(
-            ("text.color", "axes.edgecolor", "axes.labelcolor", "grid.color"),
-            _INK,
-        ),
-        **dict.fromkeys(("xtick.color", "ytick.color"), _INK),
+        **dict.fromkeys(_INKED, _INK),
     }
     # The stubs accept names of settings only as literals.
     with matplotlib.rc_context(settings):  # type: ignore[arg-type]
@@ -131,16 +131,14 @@ def panels(runs: Mapping[str, Rows]) -> list[Panel]:
   for title, metrics in _PANELS.items():
     if len(runs) == 1:
       (rows,) = runs.values()
-      named = [(name, _points(rows, key)) for key, name in metrics.items()]
+      shown = [(name, rows, key) for key, name in metrics.items()]
     else:
-      key = next(iter(metrics))
-      named = [(name, _points(rows, key)) for name, rows in runs.items()]
+      shown = [(name, rows, next(iter(metrics))) for name, rows in runs.items()]
     # A run has the same color in every panel, also where others have no curve.
-    curves = [
-        Curve(name, points, i)
-        for i, (name, points) in enumerate(named)
-        if points
-    ]
+    curves = []
+    for i, (name, rows, key) in enumerate(shown):
+      if points := [(row["epoch"], row[key]) for row in rows if key in row]:
+        curves.append(Curve(name, points, i))
     if curves:
       found.append(Panel(title, curves))
   return found
@@ -155,14 +153,11 @@ def draw(rows: Rows, file: str | os.PathLike | io.BytesIO) -> None:
   """
   shown = panels({"": rows})
   columns = 3 if len(shown) <= 6 else 4
-  lines = max(1, -(-len(shown) // columns))
+  lines = max(1, math.ceil(len(shown) / columns))
   figure = figures.new(12.8, 2.9 * lines)
-  grid = figure.subplots(lines, columns, squeeze=False)
-  for axes in grid.flat[len(shown) :]:
-    axes.set_axis_off()
-  for axes, panel in zip(grid.flat, shown):
+  for i, panel in enumerate(shown, start=1):
+    axes = figure.add_subplot(lines, columns, i, title=panel.title)
     _plot(axes, panel.curves, colors=[f"C{i}" for i in range(10)])
-    axes.set_title(panel.title)
     if len(panel.curves) > 1:
       axes.legend()
   figures.save(figure, file, dpi=100)
@@ -217,10 +212,6 @@ def _plot(axes, curves, *, colors):
   axes.grid(alpha=0.2)
 
 
-def _points(rows, key):
-  return [(row["epoch"], row[key]) for row in rows if key in row]
-
-
 def _thin(points):
   """Omits points at regular distances; the last one stays."""
   stride = -(-len(points) // _POINTS)
@@ -234,10 +225,11 @@ def _text(value):
 def _themed(svg):
   """Removes what is useless inside HTML, and inserts the page's colors."""
   svg = svg[svg.index("<svg") :]
-  useless = r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->"
+  useless = (
+      r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->"
+      r'| (?:xmlns(?::\w+)?|version)="[^"]*"|(?<=<g) id="[^"]*"'
+  )
   svg = re.sub(useless, "", svg, flags=re.DOTALL)
-  svg = re.sub(r' (?:xmlns(?::\w+)?|version)="[^"]*"', "", svg)
-  svg = re.sub(r'<g id="[^"]*"', "<g", svg)
   opening = re.sub(r' (?:width|height|id)="[^"]*"', "", svg[: svg.index(">")])
   svg = opening + ' aria-hidden="true"' + svg[svg.index(">") :]
   for i, line in enumerate(_LINES):

@@ -71,16 +71,12 @@ class Map:
     named = 1 < len(present) <= _NAMED
     classes = []
     for i, label in enumerate(present):
-      members = np.flatnonzero(self.label == label)
-      middle = np.median(self.xy[members], axis=0).tolist() if named else None
-      classes.append(
-          Class(
-              self.names[label],
-              _color(i, len(present)),
-              [(int(n), *self.xy[n].tolist()) for n in members],
-              middle,
-          )
-      )
+      members = np.flatnonzero(self.label == label).tolist()
+      xy = self.xy[members]
+      points = [(n, x, y) for n, (x, y) in zip(members, xy.tolist())]
+      middle = np.median(xy, axis=0).tolist() if named else None
+      color = _color(i, len(present))
+      classes.append(Class(self.names[label], color, points, middle))
     return classes
 
   @property
@@ -138,7 +134,6 @@ def make_map(split: Split) -> Map | None:
   xy, method = project(features)
   label = data.labels_of(images)
   names = [*images.classes, "unknown class" if images.classes else ""]
-  extents = [None] * len(label) if images.extent is None else images.extent
   return Map(
       method=method,
       xy=_fit(xy),
@@ -146,8 +141,8 @@ def make_map(split: Split) -> Map | None:
       index=split.index,
       names=names,
       images=[
-          thumbnails.shrink(x, extent=extent, size=_THUMBNAIL)
-          for x, extent in zip(images.image, extents)
+          thumbnails.shrink_one(images, i, size=_THUMBNAIL)
+          for i in range(len(label))
       ],
   )
 
@@ -164,11 +159,10 @@ def project(features: np.ndarray) -> tuple[np.ndarray, str]:
   # Slow to import.
   from sklearn.decomposition import PCA
   from sklearn.manifold import TSNE
+  from sklearn.preprocessing import normalize
 
-  norm = np.linalg.norm(features, axis=1, keepdims=True)
-  x = features / np.maximum(norm, 1e-12)
-  components = min(_COMPONENTS, *x.shape)
-  x = PCA(components, random_state=0).fit_transform(x)
+  x = normalize(features)
+  x = PCA(min(_COMPONENTS, *x.shape), random_state=0).fit_transform(x)
   if len(x) < _FEWEST or x.shape[1] < 2 or np.ptp(x[:, 0]) < 1e-6:
     return np.pad(x, ((0, 0), (0, 1)))[:, :2], "principal components"
   tsne = TSNE(

@@ -24,7 +24,7 @@ class FeatureMaps:
   Attributes:
     stage: The stage of the net.
     size: Their height and width.
-    share: Share of the variance that the three colors show, in [0, 1].
+    share: Fraction of the variance that the three colors show, in [0, 1].
     pairs: Each image as the net gets it, and its map.
   """
 
@@ -57,13 +57,11 @@ def make_feature_maps(encoder: Encoder, images: Images) -> FeatureMaps | None:
       extent=images.extent,
       batch_size=len(index),
   )
-  found = _last_map(stages)
-  if found is None:
+  stage = _last_map(stages)
+  colored = to_colors(stages[stage]) if stage else None
+  if colored is None:
     return None
-  stage, x = found
-  colors, share = to_colors(x)
-  if colors is None:
-    return None
+  colors, share = colored
   size = encoder.config.image_size
   crop = jax.jit(prepare, static_argnums=(2, 3))
   fraction = encoder.config.eval.crop_fraction
@@ -75,10 +73,10 @@ def make_feature_maps(encoder: Encoder, images: Images) -> FeatureMaps | None:
       )
       for i, image, color in zip(index, crops, colors)
   ]
-  return FeatureMaps(stage, x.shape[1:3], share, pairs)
+  return FeatureMaps(stage, colors.shape[1:3], share, pairs)
 
 
-def to_colors(x: np.ndarray) -> tuple[np.ndarray | None, float]:
+def to_colors(x: np.ndarray) -> tuple[np.ndarray, float] | None:
   """Projects the features of each position to red, green and blue.
 
   Args:
@@ -86,8 +84,8 @@ def to_colors(x: np.ndarray) -> tuple[np.ndarray | None, float]:
 
   Returns:
     float `[B, h, w, 3]` in [0, 1], each color from its 1st to 99th percentile,
-    None if the features are not finite or do not vary; and the share of the
-    variance that is shown.
+    and the fraction of the variance that is shown; None if the features are not
+    finite or do not vary.
   """
   # Slow to import.
   from sklearn.decomposition import PCA
@@ -95,7 +93,7 @@ def to_colors(x: np.ndarray) -> tuple[np.ndarray | None, float]:
   shape = (*x.shape[:-1], 3)
   x = x.reshape(-1, x.shape[-1])
   if not np.isfinite(x).all() or np.ptp(x, axis=0).max() < 1e-6:
-    return None, 0.0
+    return None
   pca = PCA(min(3, *x.shape), random_state=0)
   x = pca.fit_transform(x)
   x = np.pad(x, ((0, 0), (0, 3 - x.shape[1])))
@@ -106,9 +104,9 @@ def to_colors(x: np.ndarray) -> tuple[np.ndarray | None, float]:
 
 
 def _last_map(stages):
-  """Returns (name, `[B, h, w, D]`) of the last stage of useful size."""
+  """Returns the name of the last stage with a map of useful size, or None."""
   for name in reversed(stage_names(stages)):
     x = stages[name]
     if x.ndim == 4 and min(x.shape[1:3]) >= _SMALLEST:
-      return name, x
+      return name
   return None

@@ -145,7 +145,7 @@ def reconstructions(run: Run, path: str | os.PathLike) -> None:
     ValueError: If the method reconstructs no images.
   """
   encoder, _, test = loaded(run)
-  rows = reconstruct(encoder.method, encoder.params, test)
+  rows = reconstruct(encoder, test)
   if not rows:
     name = run.config.method.name
     raise ValueError(f"{name} reconstructs no images.")
@@ -183,7 +183,7 @@ def neighbours(train: Split, test: Split, path: str | os.PathLike) -> None:
   Raises:
     ValueError: If there are none.
   """
-  rows = [[row.query, *row.nearest] for row in find_nearest(train, test)]
+  rows = find_nearest(train, test)
   if not rows:
     raise ValueError("There are no held-out images to find neighbours of.")
   grid(
@@ -217,8 +217,7 @@ def embedding_map(
   axes = _map_axes(found.xy, side)
   title = title or f"{found.method} of held-out images"
   axes.set_title(title, parse_math=False)
-  _place_images(axes, found, side)
-  _name_classes(axes, found.classes)
+  _draw_classes(axes, found, side)
   save(axes.figure, path)
 
 
@@ -267,8 +266,11 @@ def _show(axes, thumbnail, caption):
     for spine in axes.spines.values():
       spine.set(edgecolor=_WRONG, linewidth=2.5)
   if caption:
-    lines = "\n".join(_shorten(x) for x in thumbnail.caption.splitlines())
-    axes.set_xlabel(lines, fontsize=7, parse_math=False)
+    lines = [
+        x if len(x) <= _LONGEST else "..." + x[3 - _LONGEST :]
+        for x in thumbnail.caption.splitlines()
+    ]
+    axes.set_xlabel("\n".join(lines), fontsize=7, parse_math=False)
 
 
 def _colors(pixels):
@@ -276,45 +278,31 @@ def _colors(pixels):
   return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
 
 
-def _shorten(line):
-  return line if len(line) <= _LONGEST else "..." + line[3 - _LONGEST :]
-
-
 def _map_axes(xy: np.ndarray, side: float) -> Any:
   """Makes axes in the map's proportions, with half an image at each side."""
   low, high = xy.min(axis=0), xy.max(axis=0)
   largest = max((high - low).max(), 1)
   scale = (_WIDTH - side) / (largest + 2 * _MARGIN)  # Points per unit.
-  margin = _MARGIN + side / 2 / scale
-  low, high = low - margin, high + margin
-  missing = max(72 * _NARROWEST / scale - (high - low)[0], 0)
-  low[0], high[0] = low[0] - missing / 2, high[0] + missing / 2
-  width, height = scale * (high - low) / 72
-  figure = new(width, height + 0.5)
-  axes = figure.subplots()
-  axes.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), xticks=[], yticks=[])
+  half = (high - low) / 2 + _MARGIN + side / 2 / scale
+  half[0] = max(half[0], 72 * _NARROWEST / scale / 2)
+  (left, top), (right, bottom) = (low + high) / 2 + [-half, half]
+  width, height = 2 * half * scale / 72
+  axes = new(width, height + 0.5).subplots()
+  axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
   return axes
 
 
-def _place_images(axes, found, side):
+def _draw_classes(axes, found, side):
+  """Draws the image of every point, and the names of classes above them."""
   from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
-  largest = max(max(x.shape[:2]) for x in found.images)
+  zoom = side / max(max(x.shape[:2]) for x in found.images)
   for group in found.classes:
+    frame = {"edgecolor": group.color, "linewidth": 1.2}
     for number, x, y in group.points:
-      image = _colors(found.images[number])
-      axes.add_artist(
-          AnnotationBbox(
-              OffsetImage(image, zoom=side / largest),
-              (x, y),
-              pad=0.1,
-              bboxprops={"edgecolor": group.color, "linewidth": 1.2},
-          )
-      )
-
-
-def _name_classes(axes, classes):
-  for group in classes:
+      image = OffsetImage(_colors(found.images[number]), zoom=zoom)
+      box = AnnotationBbox(image, (x, y), pad=0.1, bboxprops=frame)
+      axes.add_artist(box)
     if group.middle:
       axes.text(
           *group.middle,

@@ -2,33 +2,18 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 
-from jssl.embeddings import l2_normalize
 from jssl.evals.features import Features, labelled
 from jssl.evals.scores import nearest_classes
 from jssl.report import thumbnails
-from jssl.report.run import Split
+from jssl.report.run import spaced, Split
 from jssl.report.thumbnails import Thumbnail
 
 _QUERIES = 12
 _NEIGHBOURS = 5
 _MATRIX = 20  # With more classes, a list of pairs replaces the matrix.
 _PAIRS = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Neighbours:
-  """A held-out image and its nearest training images.
-
-  Attributes:
-    query: The held-out image.
-    nearest: Training images, the nearest first.
-  """
-
-  query: Thumbnail
-  nearest: list[Thumbnail]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +42,7 @@ class Confusion:
   pairs: list[tuple[str, str, int]]
 
 
-def find_nearest(train: Split, test: Split) -> list[Neighbours]:
+def find_nearest(train: Split, test: Split) -> list[list[Thumbnail]]:
   """Finds the training images nearest by cosine to a dozen held-out images.
 
   Args:
@@ -65,22 +50,24 @@ def find_nearest(train: Split, test: Split) -> list[Neighbours]:
     test: Images to choose the dozen from, evenly spaced.
 
   Returns:
-    One for each query; neighbours of another class are marked as wrong.
+    For each of the dozen, its image and the five nearest ones, the nearest
+    first; those of another class are marked as wrong.
   """
-  count = min(_QUERIES, len(test.index))
-  # From the middle of equal parts, since sets are often sorted by class.
-  queries = ((np.arange(count) + 0.5) * len(test.index) / count).astype(int)
-  similarity = _unit(test.features[queries]) @ _unit(train.features).T
+  # Slow to import.
+  from sklearn.metrics.pairwise import cosine_similarity
+
+  queries = spaced(len(test.index), _QUERIES)
+  similarity = cosine_similarity(test.features[queries], train.features)
   order = np.argsort(-similarity, axis=1, kind="stable")[:, :_NEIGHBOURS]
   rows = []
   for query, row, near in zip(queries, similarity, order):
     label = _label(test, query)
-    nearest = []
+    shown = [_thumbnail(test, "test", query)]
     for i in near:
       other = _label(train, i)
       wrong = None not in (label, other) and label != other
-      nearest.append(_thumbnail(train, "training", i, row[i], wrong))
-    rows.append(Neighbours(_thumbnail(test, "test", query), nearest))
+      shown.append(_thumbnail(train, "training", i, f"{row[i]:.2f}", wrong))
+    rows.append(shown)
   return rows
 
 
@@ -127,10 +114,6 @@ def confuse(
   )
 
 
-def _unit(features):
-  return np.asarray(jax.jit(l2_normalize)(features))
-
-
 def _label(split, i):
   """The name of an image's class; None if it is unknown."""
   labels = split.images.label
@@ -139,23 +122,14 @@ def _label(split, i):
   return split.images.classes[labels[i]]
 
 
-def _thumbnail(split, name, i, similarity=None, wrong=False):
+def _thumbnail(split, name, i, similarity="", wrong=False):
   label = _label(split, i)
-  extent = split.images.extent
-  alt = f"{name} image {split.index[i]}"
-  if label is not None:
-    alt += f", class {label}"
-  if similarity is not None:
-    alt += f", cosine {similarity:.2f}"
-  if wrong:
-    alt += ", another class than the query"
-  caption = label or ""
-  if similarity is not None and label is None:
-    caption = f"{similarity:.2f}"
-  return thumbnails.make(
-      split.images.image[i],
-      alt,
-      extent=None if extent is None else extent[i],
-      caption=caption,
-      wrong=wrong,
-  )
+  alt = [
+      f"{name} image {split.index[i]}",
+      label and f"class {label}",
+      similarity and f"cosine {similarity}",
+      wrong and "another class than the query",
+  ]
+  pixels = thumbnails.shrink_one(split.images, i)
+  words = ", ".join(filter(None, alt))
+  return Thumbnail(pixels, words, label or similarity, wrong)

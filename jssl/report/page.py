@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from jssl import files
 from jssl.evals import results
@@ -22,16 +23,10 @@ from jssl.report import (
 from jssl.report.run import loaded, Run, splits
 
 # Parts of a run's page that are left out without images or finite features.
-_NO_IMAGES: dict[str, Any] = {
-    "views": [],
-    "map": None,
-    "neighbours": [],
-    "confusion": None,
-    "reconstructions": [],
-    "feature_maps": None,
-    "train": None,
-    "test": None,
-}
+_OF_IMAGES = (
+    "train test views map neighbours confusion reconstructions"
+    " feature_maps".split()
+)
 
 
 def write(run: Run, path: str | os.PathLike) -> None:
@@ -46,17 +41,16 @@ def write(run: Run, path: str | os.PathLike) -> None:
     OSError: If it cannot be written.
   """
   content = {
-      **_NO_IMAGES,
+      **dict.fromkeys(_OF_IMAGES),
       **_summary(run),
       "missing": run.missing,
       "panels": curves.panels({run.workdir: run.rows}),
-      "facts": tables.facts(run),
+      "description": tables.describe(run),
       "settings": tables.settings(run.config),
       "scores": tables.scores(run.summary) if run.summary else None,
-      "evaluations": [
-          results.tabulate(one)
-          for one in results.read(run.workdir, step=run.step)
-      ],
+      "evaluations": list(
+          map(results.tabulate, results.read(run.workdir, step=run.step))
+      ),
       "last_reconstructions": _drawn_while_training(run.workdir),
   }
   if run.missing is None:
@@ -91,18 +85,13 @@ def write_comparison(runs: Sequence[Run], path: str | os.PathLike) -> None:
 
 def _summary(run: Run) -> dict[str, Any]:
   """The run, its title, and its results in a sentence."""
-  config = run.config
-  return {
-      "run": run,
-      "title": f"{config.method.name} on {config.data.name}",
-      "conclusion": (
-          conclusions.finished(
-              run.summary, classes=len(config.resolved.classes)
-          )
-          if run.summary
-          else conclusions.unfinished(run.step, run.total_steps, run.rows)
-      ),
-  }
+  if run.summary:
+    classes = len(run.config.resolved.classes)
+    conclusion = conclusions.finished(run.summary, classes=classes)
+  else:
+    conclusion = conclusions.unfinished(run.step, run.total_steps, run.rows)
+  title = f"{run.config.method.name} on {run.config.data.name}"
+  return {"run": run, "title": title, "conclusion": conclusion}
 
 
 def _of_images(run: Run) -> dict[str, Any]:
@@ -114,9 +103,7 @@ def _of_images(run: Run) -> dict[str, Any]:
       "test": test,
       "views": views.make_views(encoder.method, train_images),
       "map": embedding_map.make_map(test),
-      "reconstructions": views.reconstruct(
-          encoder.method, encoder.params, test_images
-      ),
+      "reconstructions": views.reconstruct(encoder, test_images),
       "feature_maps": feature_maps.make_feature_maps(encoder, test_images),
   }
   if np.isfinite(train.features).all() and np.isfinite(test.features).all():
@@ -130,13 +117,10 @@ def _of_images(run: Run) -> dict[str, Any]:
 
 def _drawn_while_training(workdir):
   """The last file of reconstructions, for when they cannot be made again."""
-  from PIL import Image
-
   path = pathlib.Path(workdir) / "reconstructions.png"
   if not path.exists():
     return None
-  with Image.open(path) as image:
-    pixels = np.asarray(image.convert("RGB"))
+  pixels = np.asarray(Image.open(path).convert("RGB"))
   return thumbnails.data_uri(pixels, lossless=False)
 
 
@@ -162,10 +146,9 @@ def _short_names(workdirs):
   parts = [pathlib.Path(workdir).absolute().parts for workdir in workdirs]
   common = len(os.path.commonprefix(parts))
   names = ["/".join(path[min(common, len(path) - 1) :]) for path in parts]
-  seen = lambda i: names[: i + 1].count(names[i])
   return [
-      f"{name} ({seen(i)})" if names.count(name) > 1 else name
-      for i, name in enumerate(names)
+      f"{name} ({names[:i].count(name)})" if names.count(name) > 1 else name
+      for i, name in enumerate(names, start=1)
   ]
 
 

@@ -84,15 +84,16 @@ def read(workdir: str | os.PathLike) -> Run:
   Raises:
     FileNotFoundError: If the folder has no run, or no checkpoint yet.
   """
-  settings = config.load_config(os.fspath(workdir))
-  checkpoints = Checkpoints(os.fspath(workdir), read_only=True)
+  workdir = os.fspath(workdir)
+  settings = config.load_config(workdir)
+  checkpoints = Checkpoints(workdir, read_only=True)
   step = checkpoints.latest
   checkpoints.close()
   if step is None:
     raise FileNotFoundError(
         f"{workdir} has no checkpoint, so there is nothing to report yet;"
         " train first, with python -m jssl.train --config=METHOD:DATASET"
-        f" --workdir={shlex.quote(os.fspath(workdir))}."
+        f" --workdir={shlex.quote(workdir)}."
     )
   return _read(workdir, settings, step)
 
@@ -141,6 +142,15 @@ def gather(
   return dataclasses.replace(
       run, encoder=trained, train=train, test=test, features=features
   )
+
+
+def spaced(length: int, count: int) -> list[int]:
+  """Selects at most `count` of `length` images, evenly spaced.
+
+  From the middle of equal parts, as sets are often sorted by class.
+  """
+  count = min(count, length)
+  return [int((i + 0.5) * length / count) for i in range(count)]
 
 
 def loaded(run: Run) -> tuple[Encoder, data.Images, data.Images]:

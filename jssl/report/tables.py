@@ -2,11 +2,11 @@
 
 import collections
 from collections.abc import Sequence
-import dataclasses
 import json
 from typing import Any
 
 from jssl.config import ConfigDict, difference
+from jssl.evals.results import Table
 from jssl.report.run import Run
 
 SCORES = {
@@ -18,39 +18,24 @@ SCORES = {
 _LONGEST = 300  # Characters of a value, such as the names of all classes.
 
 
-@dataclasses.dataclass(frozen=True)
-class Scores:
-  """A table of scores.
+def scores(summary: dict[str, Any]) -> Table:
+  """Makes the table of an encoder, its stages and the baselines.
 
-  Attributes:
-    columns: Names of the scores, without those that no row has.
-    rows: (name of the features, [a text for each column]).
+  Scores that no row has are left out.
   """
-
-  columns: list[str]
-  rows: list[tuple[str, list[str]]]
-
-
-def scores(summary: dict[str, Any]) -> Scores:
-  """Makes the table of an encoder, its stages and the baselines."""
   named = {
       "trained": summary,
       **summary["stages"],
       "untrained net": summary["baselines"]["untrained"],
       "raw pixels": summary["baselines"]["raw_pixels"],
   }
-  keys = [
-      key
-      for key in SCORES
-      if any(row[key] is not None for row in named.values())
+  known = lambda key: any(row[key] is not None for row in named.values())
+  keys = list(filter(known, SCORES))
+  rows = [
+      (name.replace("_", " "), [score(row[key], key) for key in keys])
+      for name, row in named.items()
   ]
-  return Scores(
-      [SCORES[key] for key in keys],
-      [
-          (name.replace("_", " "), [score(row[key], key) for key in keys])
-          for name, row in named.items()
-      ],
-  )
+  return Table("Scores", [SCORES[key] for key in keys], rows, notes=[])
 
 
 def score(value: float | None, key: str) -> str:
@@ -60,12 +45,15 @@ def score(value: float | None, key: str) -> str:
   return f"{value:.1f}" if key == "rank" else f"{value:.3f}"
 
 
-def facts(run: Run) -> list[tuple[str, str]]:
-  """Returns (name, value) pairs that describe a run."""
+def describe(run: Run) -> list[tuple[str, str]]:
+  """Returns (name, value) pairs that describe a run, without unknown ones."""
   config, summary = run.config, run.summary or {}
   test_images = summary.get("images", {}).get("test")
   held_out = "" if test_images is None else f", {test_images:,} held out"
   epochs = run.step * config.epochs / max(run.total_steps, 1)
+  devices = collections.Counter(summary.get("devices", []))
+  peak = summary.get("peak_memory_bytes", {})
+  versions = summary.get("versions", {})
   named = {
       "folder": run.workdir,
       "method": config.method.name,
@@ -78,20 +66,27 @@ def facts(run: Run) -> list[tuple[str, str]]:
       ),
       "time": duration(seconds(run)),
       "images per second": speed(summary),
-      "devices": _counted(summary.get("devices", [])),
-      "peak memory": memory(summary.get("peak_memory_bytes", {})),
+      "devices": ", ".join(f"{n} × {name}" for name, n in devices.items()),
+      "peak memory": ", ".join(
+          f"{peak[name] / 2**30:.2f} GiB on the {name}"
+          for name in ("device", "host")
+          if peak.get(name)
+      ),
       "versions": ", ".join(
-          f"{name} {version}"
-          for name, version in summary.get("versions", {}).items()
+          f"{k} {version}" for k, version in versions.items()
       ),
   }
   return [(name, value) for name, value in named.items() if value]
 
 
 def settings(config: ConfigDict) -> list[tuple[str, str]]:
-  """Returns (key, value) of all entries of a config."""
-  changes = difference(ConfigDict(), config)
-  return [(key, setting(value)) for key, _, value in changes]
+  """Returns (key, value) of all entries of a config, long ones shortened."""
+  rows = []
+  for key, _, value in difference(ConfigDict(), config):
+    text = value if isinstance(value, str) else json.dumps(value)
+    cut = len(text) > _LONGEST
+    rows.append((key, f"{text[:_LONGEST]} ..." if cut else text))
+  return rows
 
 
 def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
@@ -100,12 +95,6 @@ def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
   keys = sorted(set().union(*tables))
   rows = [(key, [table.get(key, "–") for table in tables]) for key in keys]
   return [(key, values) for key, values in rows if len(set(values)) > 1]
-
-
-def setting(value: Any) -> str:
-  """Returns the value of an entry as text, shortened if it is long."""
-  text = value if isinstance(value, str) else json.dumps(value)
-  return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def seconds(run: Run) -> float | None:
@@ -130,16 +119,3 @@ def speed(summary: dict[str, Any]) -> str:
   """Returns images per second as text; "" if unknown."""
   value = summary.get("images_per_second")
   return "" if value is None else f"{value:,.0f}"
-
-
-def memory(peak: dict[str, int | None]) -> str:
-  """Returns a summary's "peak_memory_bytes" as text."""
-  parts = ((peak.get(name), name) for name in ("device", "host"))
-  return ", ".join(
-      f"{size / 2**30:.2f} GiB on the {name}" for size, name in parts if size
-  )
-
-
-def _counted(devices):
-  counts = collections.Counter(devices)
-  return ", ".join(f"{count} × {name}" for name, count in counts.items())

@@ -8,8 +8,11 @@ import io
 import numpy as np
 from PIL import Image
 
+from jssl.data import Images
+
 # Up to this side, a JPEG would be larger than a PNG and show artifacts.
 _LOSSLESS = 48
+_SIDE = 112
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,27 +43,23 @@ class Thumbnail:
 
 
 def make(
-    pixels: np.ndarray,
-    alt: str,
-    *,
-    extent: np.ndarray | None = None,
-    size: int = 112,
-    caption: str = "",
-    wrong: bool = False,
+    pixels: np.ndarray, alt: str, *, size: int = _SIDE, caption: str = ""
 ) -> Thumbnail:
   """Makes a thumbnail of an image.
 
   Args:
     pixels: As in `shrink`.
     alt: See `Thumbnail`.
-    extent: As in `shrink`.
     size: As in `shrink`.
     caption: See `Thumbnail`.
-    wrong: See `Thumbnail`.
   """
-  return Thumbnail(
-      shrink(pixels, extent=extent, size=size), alt, caption, wrong
-  )
+  return Thumbnail(shrink(pixels, size=size), alt, caption)
+
+
+def shrink_one(images: Images, i: int, *, size: int = _SIDE) -> np.ndarray:
+  """Scales the image at position i down, see `shrink`."""
+  extent = None if images.extent is None else images.extent[i]
+  return shrink(images.image[i], size=size, extent=extent)
 
 
 def shrink(
@@ -69,7 +68,8 @@ def shrink(
   """Scales an image down, in its true proportions.
 
   Args:
-    pixels: uint8, or float in [0, 1], `[H, W, C]`, of 1, 3 or 4 channels.
+    pixels: uint8, or float in [0, 1], `[H, W, C]`, of 1, 3 or 4 channels; an
+      image on a canvas is in its top left corner.
     size: Largest side of the result, in pixels. No image is enlarged.
     extent: True (height, width) of an image on a canvas; None if all of
       `pixels` is the image.
@@ -77,30 +77,19 @@ def shrink(
   Returns:
     uint8 `[h, w, C]`.
   """
-  image = _to_pillow(to_uint8(pixels))
-  if extent is not None:  # The image is in the top left corner of its canvas.
-    right, bottom = map(min, extent[::-1], image.size)
-    image = image.crop((0, 0, int(right), int(bottom)))
-  width, height = (float(x) for x in image.size)
-  if extent is not None:
-    height, width = (float(x) for x in extent)
-    # No more pixels than the canvas has.
-    scale = max(image.size) / max(height, width)
-    height, width = height * scale, width * scale
-  scale = min(1.0, size / max(height, width))
+  pixels = np.asarray(pixels)
+  if pixels.dtype != np.uint8:
+    pixels = np.nan_to_num(pixels.astype(np.float32))
+    pixels = np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8)
+  image = _to_pillow(pixels)
+  height, width = map(int, pixels.shape[:2] if extent is None else extent)
+  image = image.crop((0, 0, min(width, image.width), min(height, image.height)))
+  # No more pixels than the canvas has.
+  scale = min(size, max(image.size)) / max(height, width)
   to = max(1, round(scale * width)), max(1, round(scale * height))
   if image.size != to:
     image = image.resize(to, Image.Resampling.LANCZOS)
   return np.asarray(image).reshape(*to[::-1], -1)
-
-
-def to_uint8(pixels: np.ndarray) -> np.ndarray:
-  """Converts float pixels in [0, 1] to uint8; uint8 pixels are kept."""
-  pixels = np.asarray(pixels)
-  if pixels.dtype == np.uint8:
-    return pixels
-  pixels = np.nan_to_num(pixels.astype(np.float32))
-  return np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8)
 
 
 def tile(
@@ -135,12 +124,8 @@ def data_uri(pixels: np.ndarray, *, lossless: bool) -> str:
   """
   image = _to_pillow(pixels)
   file = io.BytesIO()
-  if lossless or image.mode == "RGBA":
-    kind = "png"
-    image.save(file, kind, optimize=True)
-  else:
-    kind = "jpeg"
-    image.save(file, kind, quality=80)
+  kind = "png" if lossless or image.mode == "RGBA" else "jpeg"
+  image.save(file, kind, optimize=True, quality=80)
   text = base64.b64encode(file.getvalue()).decode()
   return f"data:image/{kind};base64,{text}"
 

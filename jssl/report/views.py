@@ -10,8 +10,10 @@ import numpy as np
 
 from jssl import data
 from jssl.data import Images
+from jssl.encoder import Encoder
 from jssl.method import Method
 from jssl.report import thumbnails
+from jssl.report.run import spaced
 from jssl.report.thumbnails import Thumbnail
 
 _IMAGES = 6
@@ -57,8 +59,8 @@ def make_views(method: Method, images: Images) -> list[Views]:
   """
   make = jax.jit(method.views)
   rows = []
-  for position, index in enumerate(_spaced(len(images.image), _IMAGES)):
-    batch = images.batch(np.array([index]))
+  for position, i in enumerate(spaced(len(images.image), _IMAGES)):
+    batch = images.batch(np.array([i]))
     batch["position"] = np.array([position], np.int32)
     draw = lambda seed: _images_in(
         jax.device_get(make(jax.random.key(seed), batch)), method
@@ -70,30 +72,31 @@ def make_views(method: Method, images: Images) -> list[Views]:
     for seed in range(1, math.ceil(_AT_LEAST / found)):
       for name, drawn in draw(seed).items():
         groups[name] += drawn
-    extent = None if images.extent is None else images.extent[index]
-    original = thumbnails.make(
-        images.image[index], f"training image {index}", extent=extent
-    )
-    rows.append(Views(original, _thumbnails(groups)))
+    shown = {
+        name: [
+            thumbnails.make(x, f"{name}, {number}")
+            for number, x in enumerate(drawn[:_AT_MOST], start=1)
+        ]
+        for name, drawn in groups.items()
+    }
+    original = thumbnails.shrink_one(images, i)
+    rows.append(Views(Thumbnail(original, f"training image {i}"), shown))
   return rows
 
 
-def reconstruct(
-    method: Method, params: tuple[Any, Any], images: Images
-) -> list[Reconstruction]:
+def reconstruct(encoder: Encoder, images: Images) -> list[Reconstruction]:
   """Reconstructs ten images by a generative method.
 
   Args:
-    method: The method.
-    params: Its (params, carried).
+    encoder: The encoder.
     images: Held-out images.
 
   Returns:
     One for each image; [] if the method makes none.
   """
-  if method.pictures is None:
+  if encoder.method.pictures is None:
     return []
-  return make_reconstruct(method, images)(*params)
+  return make_reconstruct(encoder.method, images)(*encoder.params)
 
 
 def make_reconstruct(
@@ -130,12 +133,6 @@ def make_reconstruct(
   return reconstruct
 
 
-def _spaced(length, count):
-  """Returns indices in the middle of equal parts, as sets may be sorted."""
-  count = min(count, length)
-  return [int((i + 0.5) * length / count) for i in range(count)]
-
-
 def _images_in(views: Any, method: Method) -> dict[str, list[np.ndarray]]:
   """Returns all images `[H, W, C]` in the views of one image, by name."""
   if method.draw is not None:
@@ -144,41 +141,25 @@ def _images_in(views: Any, method: Method) -> dict[str, list[np.ndarray]]:
   found: dict[str, list[np.ndarray]] = {}
   for path, leaf in jax.tree.leaves_with_path(views):
     if _is_image(leaf):
+      # The innermost name on the path to the leaf; numbers are views.
+      names = [key.name for key in path if hasattr(key, "name")] or ["views"]
       drawn = _in_range(leaf.reshape(-1, *leaf.shape[-3:]))
-      found.setdefault(_name(path), []).extend(drawn)
+      found.setdefault(names[-1].replace("_", " "), []).extend(drawn)
   return found
 
 
 def _is_image(leaf):
-  shape = leaf.shape
   return (
-      len(shape) in (4, 5)
-      and shape[-1] in _CHANNELS
-      and min(shape[-3:-1]) > 1
+      leaf.ndim in (4, 5)
+      and leaf.shape[-1] in _CHANNELS
+      and min(leaf.shape[-3:-1]) > 1
       and np.issubdtype(leaf.dtype, np.floating)
   )
 
 
-def _name(path):
-  """The innermost name on the path to a leaf; numbers are views."""
-  names = [key.name for key in path if hasattr(key, "name")]
-  return names[-1].replace("_", " ") if names else "views"
-
-
 def _in_range(x):
   """Clips to [0, 1], or rescales images of a very different range."""
-  outside = np.mean((x < 0) | (x > 1))
-  if outside > 0.2:
+  if np.mean((x < 0) | (x > 1)) > 0.2:
     low, high = np.percentile(x, (1, 99))
     x = (x - low) / max(high - low, 1e-6)
   return np.clip(x, 0.0, 1.0)
-
-
-def _thumbnails(groups):
-  return {
-      name: [
-          thumbnails.make(x, f"{name}, {i}")
-          for i, x in enumerate(drawn[:_AT_MOST], start=1)
-      ]
-      for name, drawn in groups.items()
-  }

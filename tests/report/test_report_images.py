@@ -185,7 +185,7 @@ def test_a_thumbnail_shows_its_pixels(channels, side):
 
 def test_floats_out_of_range_and_not_finite_become_pixels():
   pixels = np.array([[[-1.0], [0.5]], [[2.0], [np.nan]]], np.float32)
-  shown = thumbnails.to_uint8(pixels)[..., 0]
+  shown = thumbnails.shrink(pixels, size=2)[..., 0]
   np.testing.assert_array_equal(shown, [[0, 128], [255, 0]])
 
 
@@ -271,26 +271,26 @@ def test_nearest_neighbours_are_in_order_and_wrong_ones_marked():
       dataclasses.replace(_images(5), label=np.array([0, 1, 1, 0, -1])),
   )
   test = _split([[1, 0]], dataclasses.replace(_images(1), label=np.array([0])))
-  (row,) = neighbours.find_nearest(train, test)
-  captions = [p.caption for p in row.nearest]
+  ((_, *nearest),) = neighbours.find_nearest(train, test)
+  captions = [p.caption for p in nearest]
   assert captions == ["cat", "dog", "0.98", "dog", "cat"]
-  assert [p.wrong for p in row.nearest] == [False, True, False, True, False]
-  assert "cosine 1.00" in row.nearest[0].alt
-  assert "another class" in row.nearest[1].alt
-  expected = np.asarray(_decode(row.nearest[3].uri))
+  assert [p.wrong for p in nearest] == [False, True, False, True, False]
+  assert "cosine 1.00" in nearest[0].alt
+  assert "another class" in nearest[1].alt
+  expected = np.asarray(_decode(nearest[3].uri))
   np.testing.assert_array_equal(expected, train.images.image[2])
 
 
 def test_fewer_images_than_neighbours_are_enough():
   train, test = _split(np.eye(2)), _split(np.eye(2)[:1])
-  (row,) = neighbours.find_nearest(train, test)
-  assert len(row.nearest) == 2
+  ((_, *nearest),) = neighbours.find_nearest(train, test)
+  assert len(nearest) == 2
 
 
 def test_queries_are_spread_over_a_sorted_set():
   test = _split(np.eye(60), _images(60))
   rows = neighbours.find_nearest(_split(np.eye(60), _images(60)), test)
-  numbers = [int(row.query.alt.split()[2].strip(",")) for row in rows]
+  numbers = [int(row[0].alt.split()[2].strip(",")) for row in rows]
   assert numbers == [2, 7, 12, 17, 22, 27, 32, 37, 42, 47, 52, 57]
 
 
@@ -351,15 +351,14 @@ def test_every_color_channel_has_its_whole_range():
 
 @pytest.mark.parametrize("value", [1.0, np.nan])
 def test_features_without_variance_have_no_colors(value):
-  colors, _ = feature_maps.to_colors(np.full((2, 4, 4, 3), value))
-  assert colors is None
+  assert feature_maps.to_colors(np.full((2, 4, 4, 3), value)) is None
 
 
 def test_the_last_stage_with_a_large_enough_map_is_shown():
   shapes = {"stage_1": 16, "stage_2": 8, "stage_10": 4, "stage_11": 2}
   stages = {k: np.ones((1, n, n, 3)) for k, n in shapes.items()}
   stages["pooled"] = np.ones((1, 3))
-  assert feature_maps._last_map(stages)[0] == "stage_10"
+  assert feature_maps._last_map(stages) == "stage_10"
   assert feature_maps._last_map({"stage_1": np.ones((1, 2, 2, 3))}) is None
 
 
