@@ -291,7 +291,8 @@ def step_config():
 
 
 @pytest.mark.slow
-def test_a_step_is_timed_and_counted(step_config):
+def test_a_step_is_timed_and_counted(step_config, monkeypatch):
+  monkeypatch.setattr(step, "_WINDOW_SECONDS", 0.05)
   hits = []
   jax.monitoring.register_event_listener(
       lambda event, **_: event.endswith("/cache_hits") and hits.append(event)

@@ -594,6 +594,7 @@ def test_unwritable_pictures_do_not_end_a_run(tmp_path, data_dir, capfd):
   config = of_method("denoising", "digits")
   config.data.data_dir = str(data_dir)
   config.update(epochs=1.0, net={"width": 8})
+  config.optimizer.schedule.warmup_epochs = 0.0
   (tmp_path / "pictures").write_text("a file, where a folder should be")
   assert loop.train(config, str(tmp_path))["steps"] == 22
   assert "pictures could not be written" in capfd.readouterr().err

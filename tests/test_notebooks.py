@@ -37,7 +37,7 @@ SETTINGS = {
     ),
     "building_blocks": dict(steps=4, batch_size=64, queue_size=256, width=8),
     "three_families": dict(
-        epochs=1, batch_size=128, settings=_TINY, dataset="digits"
+        epochs=2, batch_size=128, settings=_TINY, dataset="digits"
     ),
 }
 _MOST_BYTES = 650_000
