@@ -44,8 +44,6 @@ def train(name: str, folder: pathlib.Path) -> None:
 if __name__ == "__main__":
   address, count, index, folder, *names = sys.argv[1:]
   jax.config.update("jax_disable_most_optimizations", True)
-  # The first compiles for all.
-  jax.config.update("jax_share_binary_between_hosts", True)
   jax.distributed.initialize(address, int(count), int(index))
   for name in names:
     train(name, pathlib.Path(folder))
