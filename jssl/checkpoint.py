@@ -37,7 +37,7 @@ class NotSaved(OSError):
   """A checkpoint could not be written; earlier ones are intact."""
 
 
-class _OtherModel(ValueError):
+class OtherModel(ValueError):
   """A checkpoint belongs to another model, or another version of jssl."""
 
 
@@ -129,7 +129,7 @@ class Checkpoints:
       reason = None
       try:
         state = self._read(step, raw, partial)
-      except (MemoryError, PermissionError, _OtherModel):
+      except (MemoryError, PermissionError, OtherModel):
         raise  # An earlier checkpoint would fail, too.
       except Exception as error:  # Damaged files raise nearly any type.
         reason = _reason(error)
@@ -267,9 +267,9 @@ def _checksum_of(arrays):
 
 
 def _check_kind(about, like, path, *, partial):
-  """Raises _OtherModel if a checkpoint's arrays are not those expected."""
+  """Raises OtherModel if a checkpoint's arrays are not those expected."""
   if about["format"] != _FORMAT:
-    raise _OtherModel(
+    raise OtherModel(
         f"{path} has format {about['format']}, but this version of jssl reads"
         f" format {_FORMAT}: use the version that wrote it, or give another"
         " --workdir."
@@ -288,7 +288,7 @@ def _check_kind(about, like, path, *, partial):
         f"{expected.get(name, 'absent')} now"
         for name in wrong[:_NAMED]
     )
-    raise _OtherModel(
+    raise OtherModel(
         f"{path} belongs to another model, or another version of jssl:"
         f" {len(wrong)} arrays differ.{lines}\n{remedy}"
     )

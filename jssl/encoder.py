@@ -82,7 +82,7 @@ def prepare(
 
   Args:
     images: `[B, H, W, C]`, uint8 or float in [0, 1].
-    extent: As for `make_encode`.
+    extent: As for the function that `make_encode` returns.
     size: Height and width of the result.
     crop_fraction: As for `make_encode`.
 

@@ -177,7 +177,7 @@ def run_steps(
   features = None
   resident = exp.pipeline.resident()
   evaluate = _make_evaluate(exp, recorder, workdir, stop)
-  # In steps; at least a row per epoch.
+  # Intervals in steps, with a row per epoch at least.
   log_every = min(exp.config.log.every_steps, exp.steps_per_epoch)
   evaluate_every, save_every = (
       max(1, round(section.every_epochs * exp.steps_per_epoch))

@@ -19,6 +19,7 @@ from jssl.config import (
     load_config,
     lookup,
     of_method,
+    presets,
     save_config,
     settings,
 )
@@ -28,6 +29,19 @@ from jssl.methods import METHODS
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 FILES = sorted(FOLDER.glob("*.py"))
 DATASETS = ("digits", "photos", "cifar10", "imagenet2012", "folder:x")
+
+
+@pytest.mark.parametrize(
+    "section,entry",
+    [
+        (presets.lars, {"nesterov": True}),
+        (presets.adamw, {"momentum": 0.5}),
+        (presets.sgd, {"b1": 0.5}),
+    ],
+)
+def test_a_preset_refuses_settings_of_other_optimizers(section, entry):
+  with pytest.raises(TypeError, match=next(iter(entry))):
+    section(learning_rate=0.1, weight_decay=0.0, **entry)
 
 
 def _config(dataset="digits", name="moco_v2"):

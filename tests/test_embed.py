@@ -390,7 +390,9 @@ def test_a_killed_process_loses_one_batch(
   assert output.read_bytes() == whole["npz"].path.read_bytes()
 
 
-@pytest.mark.parametrize("damage", ["line", "end", "rows", "file", "header"])
+@pytest.mark.parametrize(
+    "damage", ["line", "end", "version", "rows", "file", "header"]
+)
 def test_damaged_rows_are_computed_again(
     trained, photos, whole, tmp_path, damage
 ):
@@ -404,6 +406,11 @@ def test_damaged_rows_are_computed_again(
     journal.write_bytes(journal.read_bytes()[:-5])
   elif damage == "end":  # The next line would be appended to it.
     journal.write_bytes(journal.read_bytes()[:-1])
+  elif damage == "version":  # Made by one with other entries per block.
+    *lines, last = journal.read_text().splitlines()
+    block = json.loads(last)
+    lines.append(json.dumps({"stop": 9, "first": 0, **block}))
+    journal.write_text("\n".join(lines) + "\n")
   elif damage == "rows":
     array = np.lib.format.open_memmap(rows, mode="r+")
     array[17] = 0  # In the third batch, as the second has one row less.
@@ -418,6 +425,19 @@ def test_damaged_rows_are_computed_again(
   compute.compute(resumed, output)
   assert len(after) == left
   assert output.read_bytes() == whole["npz"].path.read_bytes()
+
+
+@pytest.mark.parametrize("count", [3, 2])
+def test_whole_rows_become_a_npy_file_without_a_copy(tmp_path, count):
+  rows = np.lib.format.open_memmap(
+      tmp_path / "rows", mode="w+", dtype=np.float32, shape=(3, 2)
+  )
+  rows[:] = np.arange(6).reshape(3, 2)
+  columns = formats.Columns(list("abc")[:count], np.arange(count), None, ())
+  path = tmp_path / "x.npy"
+  formats.write(path, rows[:count], columns, {})
+  np.testing.assert_array_equal(np.load(path), rows[:count])
+  assert path.samefile(tmp_path / "rows") == (count == len(rows))
 
 
 def test_a_complete_file_is_used_as_it_is(trained, photos, tmp_path):

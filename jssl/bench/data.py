@@ -113,7 +113,8 @@ def detail(
   kept: dict[str, list[float]] = {name: [] for name in _AREAS}
   for place, content in enumerate(encoded):
     extent = jnp.array(data.decode(content)[1])
-    stored = min(_LONGEST, -(-int(extent.max()) // 64) * 64)  # Few to compile.
+    # Few shapes to compile.
+    stored = min(_LONGEST, -(-int(extent.max()) // 64) * 64)
     original, small = (
         data.decode(content, side)[0] for side in (stored, canvas)
     )
@@ -253,7 +254,7 @@ def _detailed_pictures():
       picture = _noise(random, height, width)
     else:
       short, long = sorted((width, height))
-      source = photographs[i // 2 % len(photographs)]  # Wider than high.
+      source = photographs[i // 2 % len(photographs)]  # Wider than tall.
       left = random.integers(0, source.width - long + 1)
       top = random.integers(0, source.height - short + 1)
       picture = source.crop((left, top, left + long, top + short))

@@ -146,8 +146,8 @@ def _config(configs, name, dataset, overrides):
 
 
 def _raw_pixels(exp: Experiment) -> Row:
-  untrained = experiment.encoder(exp, experiment.initial_state(exp))
-  pixels = encoder.raw_pixels(untrained)
+  none = encoder.Encoder(exp.config, exp.method, 0, (), exp.encode)
+  pixels = encoder.raw_pixels(none)
   features = compute_for_scores(pixels, exp.train, exp.test)
   return Row("raw pixels", _by_stage([_summary(exp, features)]))
 

@@ -58,7 +58,7 @@ def measure(
   dispatch = experiment.make_call(exp)
   cold, warm, compiled = _compile(exp, dispatch)
   windows, host, recompiles = _time(make_calls(exp, dispatch), profile)
-  memory = _memory(compiled)  # Without that of what follows.
+  memory = _memory(compiled)  # Before the arrays of the limits are allocated.
   steps = exp.steps_per_call
   seconds = statistics.median(windows) / steps
   cost = compiled.cost_analysis()
@@ -209,7 +209,8 @@ def _time(run, profile):
 def _limits(dtype):
   """Measures operations per second of this type, and bytes per second.
 
-  Of a large matrix product, and read and written by an update of an array.
+  The first is measured on a large matrix product, the second on an update of a
+  large array.
   """
   kind = "cpu" if jax.default_backend() == "cpu" else "other"
   side, size = _SIDES[kind], _BYTES[kind]

@@ -4,10 +4,7 @@ from typing import Any
 
 
 def sgd(
-    *,
-    reference_batch_size: int = 128,
-    nesterov: bool = False,
-    **settings: Any,
+    *, reference_batch_size: int = 128, nesterov: bool = False, **settings: Any
 ) -> dict[str, Any]:
   """Returns an optimizer section: SGD with momentum 0.9, cosine schedule.
 
@@ -19,25 +16,22 @@ def sgd(
       "warmup_epochs" of linear warm-up, the "end" of the schedule, and
       "clip_norm".
   """
-  return _optimizer(
-      "sgd", reference_batch_size, momentum=0.9, nesterov=nesterov, **settings
-  )
+  own = {"name": "sgd", "momentum": 0.9, "nesterov": nesterov}
+  return _optimizer(own, reference_batch_size, **settings)
 
 
 def lars(*, reference_batch_size: int = 256, **settings: Any) -> dict[str, Any]:
-  """Returns an optimizer section: LARS; the settings are those of `sgd`."""
-  return _optimizer(
-      "lars", reference_batch_size, momentum=0.9, vector_scale=1.0, **settings
-  )
+  """Returns an optimizer section: LARS; `settings` are those of `sgd`."""
+  own = {"name": "lars", "momentum": 0.9, "vector_scale": 1.0}
+  return _optimizer(own, reference_batch_size, **settings)
 
 
 def adamw(
     *, reference_batch_size: int = 256, **settings: Any
 ) -> dict[str, Any]:
-  """Returns an optimizer section: AdamW; the settings are those of `sgd`."""
-  return _optimizer(
-      "adamw", reference_batch_size, exclude_vectors=True, **settings
-  )
+  """Returns an optimizer section: AdamW; `settings` are those of `sgd`."""
+  own = {"name": "adamw", "exclude_vectors": True}
+  return _optimizer(own, reference_batch_size, **settings)
 
 
 def staircase(
@@ -121,7 +115,7 @@ def simclr_view(**settings: Any) -> dict[str, Any]:
 
 
 def _optimizer(
-    name,
+    own,
     reference_batch_size,
     *,
     learning_rate,
@@ -129,10 +123,8 @@ def _optimizer(
     warmup_epochs=0.0,
     end=0.0,
     clip_norm=0.0,
-    **more,
 ):
   return {
-      "name": name,
       "learning_rate": learning_rate,
       # The learning rate is for batches of this size, and scaled in proportion
       # to the batch size; 0 to use it as it is.
@@ -149,5 +141,5 @@ def _optimizer(
           "start": 0.0,
           "end": end,
       },
-      **more,
+      **own,
   }

@@ -13,6 +13,9 @@ from jssl.data import reader
 from jssl.data.reader import Batch, empty_batch, Geometry, Reader
 from jssl.data.source import fingerprint, Source
 
+# Its name changes with its form, and so does that of its folder.
+_FILE = "pictures"
+
 
 def cached(
     read: Reader,
@@ -40,7 +43,7 @@ def cached(
     of its batches.
   """
   name = _content_name(source, geometry)
-  path = pathlib.Path(folder).expanduser() / name / "pictures"
+  path = pathlib.Path(folder).expanduser() / name / _FILE
   # One per picture, in one file. A picture that is not cached yet has a height
   # of 0.
   entry = np.dtype([
@@ -79,6 +82,7 @@ def _content_name(source, geometry):
       "canvas": geometry.canvas,
       "layout": geometry.canvas and reader.LAYOUT,
       "channels": geometry.channels,
+      "file": _FILE,
   }
   return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 

@@ -281,9 +281,9 @@ def common_size(source: Source) -> tuple[int, int] | None:
 
 
 def _sizes(source: Source) -> list[tuple[int, int]]:
-  """Returns the size of each picture from its header, or of some that differ.
+  """Returns the sizes in the headers: all, or the first few if these differ.
 
-  A declared size takes the place of them all.
+  If the source declares a size, it is the only one.
   """
   if source.size:
     return [source.size]

@@ -51,7 +51,7 @@ def load_batches(
   Args:
     read: Reads and decodes pictures, see `jssl.data.reader.make_reader`.
     indices: A function from the number of a batch to its pictures.
-    numbers: Numbers of the batches, one after the other.
+    numbers: Consecutive numbers of batches.
     batch_size: Pictures per batch; the last one may have fewer.
     part: Pictures that are decoded in one go.
     workers: Number of processes that decode; 0 for threads of this one; -1

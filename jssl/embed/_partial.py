@@ -76,6 +76,8 @@ def open_partial(
   partial = Partial(rows, journal, _no_pictures())
   end = lines[0][1]
   for block, line_end in lines[1:]:
+    if block.keys() != {*_no_pictures(), "checksum"}:  # Of another version.
+      break
     checksum = block.pop("checksum")
     finished = rows[partial.count :][: len(block["name"])]
     if _checksum(finished) != checksum:

@@ -265,12 +265,13 @@ def _rows(plan, batch):
   whole = batch.whole
   if not whole:
     return np.zeros((0, plan.about["dim"]), np.float32)
+  # All are encoded: choosing some of them would copy the images.
   rows = extract(
       plan.encode,
-      batch.image[whole],
-      extent=None if plan.geometry.canvas is None else batch.extent[whole],
+      batch.image,
+      extent=None if plan.geometry.canvas is None else batch.extent,
       batch_size=plan.batch_size,
-  )
+  )[whole]
   finite = np.isfinite(rows).all(axis=1)
   if not finite.all():
     name = batch.name[whole[int(np.argmin(finite))]]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 import json
+import os
 import pathlib
 import struct
 from typing import Any
@@ -153,8 +154,27 @@ def _write_npy(path, rows, columns, about):
   }
   with atomic(_names_path(path)) as names:
     names.write_text(json.dumps(content) + "\n")
-  with atomic(path) as temporary, open(temporary, "wb") as file:
-    np.save(file, rows)
+  with atomic(path) as temporary:
+    if not _link(rows, temporary):
+      with open(temporary, "wb") as file:
+        np.save(file, rows)
+
+
+def _link(rows, path):
+  """Hard-links a memory-mapped `.npy` file; returns whether that worked.
+
+  A second copy might not fit on the disk.
+  """
+  if not isinstance(rows, np.memmap):
+    return False
+  if rows.offset + rows.nbytes != os.path.getsize(rows.filename):
+    return False  # Only some rows of the file, since pictures were skipped.
+  try:
+    path.unlink(missing_ok=True)
+    os.link(rows.filename, path)
+  except OSError:  # Not every file system has links.
+    return False
+  return True
 
 
 def _read_npy(path):

@@ -126,7 +126,8 @@ def _config_for(
   another = set_name(dataset) != set_name(own.data.name)
   if another:
     config.eval.crop_fraction = known.crop_fraction
-  if another or not config.data.canvas:  # The run's pictures had one size.
+  # Without a canvas, the run's pictures had one size.
+  if another or not config.data.canvas:
     config.data.canvas = min(known.canvas, 3 * config.image_size)
   return config
 

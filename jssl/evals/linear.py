@@ -1,7 +1,6 @@
 """The linear probe: a grid of logistic regressions, trained as one."""
 
 from collections.abc import Sequence
-import dataclasses
 import functools
 import itertools
 from typing import NamedTuple, TypeAlias
@@ -20,8 +19,7 @@ WEIGHT_DECAYS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
 _MOMENTUM = optax.trace(0.9)
 
 
-@dataclasses.dataclass(frozen=True)
-class LinearProbe:
+class LinearProbe(NamedTuple):
   """The result of a linear probe.
 
   Attributes:

@@ -5,14 +5,15 @@ Many methods take:
 - `net`: A backbone of `jssl.nets`.
 - `augment`: The recipe of the views, `(key, image, *, extent) -> view` (see
   `jssl.augment`), by default at the size of the images: the paper's, or a crop
-  and a flip for methods that rotate, cut or hide parts of the image themselves.
+  and a flip for methods that change the image themselves (rotate, cut, hide or
+  add noise to it, or remove its colors).
 - `second_augment`: The recipe of the second view if it differs from that of the
   first, `augment`; None for the same.
 - `dim`: Length of the embeddings.
 - `temperature`: Divisor of the cosine similarities, above 0.
 - `joint_statistics`: Whether BatchNorm takes its statistics from all views
   together (in the backbone, from all views of one size), or from each view. The
-  default is that of the authors' code.
+  default is that of the authors' code, where there is one.
 - `axis_name`: Axis that the batch is split over, or None. Negatives, and
   statistics in a loss, are those of the global batch.
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from jssl.embeddings import l2_normalize
 from jssl.evals.features import Features, labelled
 from jssl.evals.scores import nearest_classes
 from jssl.report import thumbnails
@@ -53,11 +54,9 @@ def find_nearest(train: Split, test: Split) -> list[list[Thumbnail]]:
     For each of the dozen, its image and the five nearest ones, the nearest
     first; those of another class are marked as wrong.
   """
-  # Slow to import.
-  from sklearn.metrics.pairwise import cosine_similarity
-
   queries = spaced(len(test.index), _QUERIES)
-  similarity = cosine_similarity(test.features[queries], train.features)
+  chosen = l2_normalize(test.features[queries])
+  similarity = np.asarray(chosen @ l2_normalize(train.features).T)
   order = np.argsort(-similarity, axis=1, kind="stable")[:, :_NEIGHBOURS]
   rows = []
   for query, row, near in zip(queries, similarity, order):

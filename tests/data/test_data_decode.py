@@ -70,6 +70,12 @@ def test_the_size_is_that_of_the_upright_pixels(file, orientation):
     assert np.abs(pixels.astype(int) - expected).max() <= 10
 
 
+def test_a_canvas_is_writable_and_may_be_large():
+  pixels, _ = decode(_encode(_pixels(5, 7), "PNG"), 14_000)
+  pixels[0, 0] = 1
+  assert pixels.shape == (14_000, 14_000, 3) and not pixels[5:].any()
+
+
 def _chunk(kind, content):
   checksum = zlib.crc32(kind + content)
   size = struct.pack(">I", len(content))

@@ -402,6 +402,12 @@ def test_a_figure_of_neighbours_shows_them_and_frames_wrong_ones(
   assert (_colored(path, _RED_FRAME) > 0) == (label == 1)
 
 
+def test_neighbours_of_no_images_are_refused(tmp_path):
+  none = _split(np.zeros((0, 2), np.float32), _flat([]))
+  with pytest.raises(ValueError, match="no held-out images"):
+    figures.neighbours(none, none, tmp_path / "neighbours.png")
+
+
 def test_a_figure_of_a_map_shows_every_image(tmp_path):
   path = tmp_path / "map.png"
   colors = [(255, 0, 0), _GREEN, _BLUE, (255, 0, 255), (255, 255, 0)]
