@@ -160,9 +160,10 @@ class Recorder:
     if not skipped:
       return
     count = len(skipped)
+    pictures = "1 picture is" if count == 1 else f"{count} pictures are"
     more = f"\n  and {count - _NAMED} more" if count > _NAMED else ""
     self.log(
-        f"WARNING: {count} pictures are skipped:\n"
+        f"WARNING: {pictures} skipped:\n"
         + "\n".join(f"  {name}" for name in skipped[:_NAMED])
         + more
     )

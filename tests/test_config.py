@@ -13,6 +13,7 @@ from jssl import nets
 from jssl.config import (
     base,
     build,
+    changes,
     config_files,
     ConfigDict,
     difference,
@@ -225,6 +226,27 @@ def test_an_unknown_key_is_refused_with_a_suggestion(section, wrong, nearest):
   message = str(error.value)
   assert f"A key of config.{section} is {wrong!r}" in message
   assert f"{nearest!r}" in message.split("Did you mean")[1]
+
+
+@pytest.mark.parametrize("key", ["net", "axis_name", "augment"])
+def test_arguments_that_are_no_keys_are_refused(key):
+  config = _config("cifar10")
+  with config.unlocked():
+    config.method[key] = "x"
+  with pytest.raises(ValueError, match=f"config.method is '{key}'") as error:
+    build.method(config)
+  assert f"{key!r}" not in str(error.value).split("expected")[1]
+
+
+def test_a_run_on_changed_pictures_says_so():
+  old, new = (_config("folder:photos") for _ in range(2))
+  for config, count in ((old, 53), (new, 52)):
+    config.resolved = dict(channels=3, fingerprint=count, train_images=count)
+  with pytest.raises(ValueError, match="removed.*53 training.*52 now.*Restore"):
+    changes.check_same(old, new, "runs/mine")
+  new.seed = 1
+  with pytest.raises(ValueError, match="config.seed: 0 in the run, 1 now"):
+    changes.check_same(old, new, "runs/mine")
 
 
 def test_optimizer_schedule_and_precision_are_checked():

@@ -262,6 +262,7 @@ def test_the_config_of_the_example_makes_its_method(example, monkeypatch):
   for dataset in ("digits", "cifar10", "imagenet2012"):
     config = names["get_config"](dataset)
     assert isinstance(build.method(config), Method)
+  assert not names["get_config"]("cifar10").augment.blur_probability
 
 
 _BATCH = {"image": tiny.images(8)}

@@ -101,7 +101,9 @@ def measure(
   """
   output.mkdir(parents=True, exist_ok=True)
   device = jax.devices()[0].device_kind
-  title = f"{dataset}, {seeds} seeds, last epoch, on {device}"
+  title = (
+      f"{dataset}, {seeds} seed{'s' * (seeds != 1)}, last epoch, on {device}"
+  )
   rows: list[Row] = []
   for name in names:
     exp = experiment.make(_config(configs, name, dataset, overrides))

@@ -218,8 +218,10 @@ def _construct(where, section, table, **more):
   }
   make = table[lookup(f"{where}.name", section["name"], table)]
   known = inspect.signature(make).parameters
-  for key in arguments | more:
-    lookup(f"A key of {where}", key, known)
+  for key in more:
+    lookup(f"A section of the config for {where}", key, known)
+  for key in arguments:
+    lookup(f"A key of {where}", key, sorted(set(known) - {"net", *more}))
   return functools.partial(make, **arguments, **more)
 
 

@@ -61,6 +61,13 @@ def check_same(old: ConfigDict, new: ConfigDict, workdir: str) -> None:
   refused = [x for x in difference(old, new) if not x[0].startswith(_FREE)]
   if not refused:
     return
+  if all(key.startswith("resolved.") for key, _, _ in refused):
+    before, now = (x.resolved.get("train_images") for x in (old, new))
+    raise ValueError(
+        f"{workdir} holds a run on other pictures: some were added, removed or"
+        f" changed since then ({before} training images in the run, {now} now)."
+        " Restore them to resume it, or give another --workdir."
+    )
   # Which entries a config has depends on these names, and on the version.
   renamed = any(key.split(".")[-1] == "name" for key, _, _ in refused)
   if any(_ABSENT in change for change in refused) and not renamed:

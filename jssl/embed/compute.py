@@ -326,7 +326,7 @@ def _check_same(saved, now, output):
   )
   hint = ""
   if "data" in changed:
-    hint = "\nPictures were edited, added or copied later."
+    hint = "\nPictures were edited, added, removed or copied later."
   raise ValueError(
       f"{output} was begun with other settings:{different}{hint}\nGive another"
       " --output, or --overwrite to replace it."

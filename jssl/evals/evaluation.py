@@ -63,7 +63,7 @@ def evaluate(
     OSError: If the results cannot be written.
   """
   for name in protocols or ():
-    lookup("A protocol", name, PROTOCOLS)
+    lookup("The protocol", name, PROTOCOLS)
   with contextlib.closing(Progress(step=0, total=None)) as progress:
     trained = load(workdir)
     own = trained.config
@@ -200,7 +200,7 @@ def _left_out(train: data.Images, test: data.Images) -> dict[str, str]:
   broken = list(dict.fromkeys(train.skipped + test.skipped))
   if broken:
     notes["pictures"] = (
-        f"{len(broken):,} are left out; the first is {broken[0]}"
+        f"{len(broken):,} could not be decoded; the first is {broken[0]}"
     )
   if train.label is None or test.label is None:
     return notes
