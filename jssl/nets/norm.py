@@ -194,8 +194,14 @@ def normalize_images(
     `[B, H, W, C]`.
 
   Raises:
-    ValueError: If the number of statistics is not that of channels.
+    ValueError: If the number of statistics is not that of channels, or images
+      are integers.
   """
+  if jnp.issubdtype(images.dtype, jnp.integer):
+    raise ValueError(
+        f"The images are {images.dtype}; expected floats in [0, 1]: divide them"
+        " by 255."
+    )
   channels = images.shape[-1]
   for name, value in (("mean", mean), ("std", std)):
     count = np.size(value)

@@ -45,3 +45,10 @@ def test_parameters_of_a_transformer_have_layers():
 
 def test_parameters_of_a_resnet_have_none():
   assert set(_layers("resnet").values()) == {None}
+
+
+@pytest.mark.parametrize("net", [nets.ResNet((1,), width=4), nets.vit_micro()])
+def test_images_of_integers_are_refused(net):
+  images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.uint8)
+  with pytest.raises(ValueError, match="images are uint8.*divide them by 255"):
+    jax.eval_shape(net.init, jax.random.key(0), images)
