@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import difflib
 import faulthandler
+import inspect
 import itertools
 import os
 import pathlib
@@ -63,6 +64,7 @@ _HEARTBEAT = flags.DEFINE_integer(
 _SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 _INTERRUPTED = 128 + signal.SIGINT  # The exit code of shells.
 # The other processes wait for the first one, which evaluates the encoder.
+_SHUTDOWN = "shutdown_timeout_seconds"
 _SHUTDOWN_SECONDS = 24 * 60 * 60
 
 
@@ -216,12 +218,12 @@ def join_processes() -> None:
   launched_alone = any(os.environ.get(name) == "1" for name in _SIZES)
   if given == {"num_processes": 1} or (launched_alone and not given):
     return
+  timeouts: dict[str, Any] = {"heartbeat_timeout_seconds": _HEARTBEAT.value}
+  # Before JAX 0.8 a process does not wait for the others at its end.
+  if _SHUTDOWN in inspect.signature(jax.distributed.initialize).parameters:
+    timeouts[_SHUTDOWN] = _SHUTDOWN_SECONDS
   try:
-    jax.distributed.initialize(
-        **given,
-        heartbeat_timeout_seconds=_HEARTBEAT.value,
-        shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
-    )
+    jax.distributed.initialize(**given, **timeouts)
   except ValueError as error:
     if given:
       raise ValueError(

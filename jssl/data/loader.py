@@ -9,6 +9,7 @@ batch.
 from collections.abc import Callable, Generator, Sequence
 import functools
 import itertools
+import logging
 import os
 import re
 import signal
@@ -17,12 +18,18 @@ import time
 import warnings
 
 from absl import flags
-import grain
 import numpy as np
 
 from jssl.data.order import batch_indices
 from jssl.data.reader import Batch, Geometry, make_reader, Reader
 from jssl.data.source import Source
+
+# Before JAX 0.11, it warns on import that its workers cannot be profiled.
+logging.getLogger("absl").disabled = True
+try:
+  import grain
+finally:
+  logging.getLogger("absl").disabled = False
 
 # Pictures that are decoded in one go: batched reads are faster, and a batch is
 # shared among many workers.
