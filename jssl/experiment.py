@@ -1,6 +1,6 @@
 """An experiment: what a config describes, made once, and its compiled steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import operator
 from typing import Any
@@ -175,15 +175,31 @@ def encoder(exp: Experiment, state: TrainState) -> Encoder:
 
 
 def make_call(exp: Experiment) -> jax.stages.Wrapped:
+  """Compiles the steps of an experiment, see `map_steps`."""
+  return map_steps(exp.method, exp.optimizer, exp.pipeline.batch)
+
+
+def map_steps(
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    batch_of: Callable[[Any, Any], dict[str, jax.Array]],
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> jax.stages.Wrapped:
   """Compiles several steps into one call, mapped over the devices.
+
+  Args:
+    method: The method, over the axis `parallel.AXIS_NAME`.
+    optimizer: An optax optimizer.
+    batch_of: See `jssl.data.Pipeline.batch`.
+    devices: Devices to compile for; None for all of this machine.
 
   Returns:
     `(state, resident, inputs) -> (state, metrics)`, which can also be
     `lower`ed: `resident` and `inputs` as the pipeline gives them; metrics are
     `[S]` each. The state is donated.
   """
-  batch_of = exp.pipeline.batch
-  step = make_step(exp.method, exp.optimizer, parallel.AXIS_NAME)
+  step = make_step(method, optimizer, parallel.AXIS_NAME)
 
   def call(state, resident, inputs):
     def body(state, x):
@@ -194,7 +210,7 @@ def make_call(exp: Experiment) -> jax.stages.Wrapped:
     state, metrics = body(state, jax.tree.map(lambda x: x[0], inputs))
     return state, jax.tree.map(lambda x: x[None], metrics)
 
-  return parallel.map_devices(call, in_axes=(None, None, 0))
+  return parallel.map_devices(call, in_axes=(None, None, 0), devices=devices)
 
 
 def _training(config, channels, images):

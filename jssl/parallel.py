@@ -5,7 +5,7 @@ A step is written for one device against an optional named axis. With
 device, so the same code serves both.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -187,7 +187,10 @@ def shard(x: np.ndarray) -> jax.Array:
 
 
 def map_devices(
-    function: Callable[..., Any], *, in_axes: tuple[int | None, ...]
+    function: Callable[..., Any],
+    *,
+    in_axes: tuple[int | None, ...],
+    devices: Sequence[jax.Device] | None = None,
 ) -> jax.stages.Wrapped:
   """Maps a step over all devices with `jax.pmap`, the axis named `AXIS_NAME`.
 
@@ -196,6 +199,7 @@ def map_devices(
       device: only the first device's are returned.
     in_axes: For the state and each input, None if it is the same on every
       device, else 0: its leading dimension is the local device.
+    devices: The devices; None for all of them.
 
   Returns:
     The mapped function. The state is donated: its buffers are reused for the
@@ -219,6 +223,7 @@ def map_devices(
       in_axes=in_axes,
       out_axes=None,
       donate_argnums=0,
+      devices=devices,
   )
 
 

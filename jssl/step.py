@@ -121,7 +121,8 @@ def make_step(
     keys = Keys(shared_key, jax.random.fold_in(local_key, device))
     size = batch["image"].shape[0]
     position = device * size + jnp.arange(size)
-    views = method.views(view_key, {"position": position, **batch})
+    with jax.named_scope("views"):
+      views = method.views(view_key, {"position": position, **batch})
 
     def loss(params):
       value, aux = method.loss(params, state.carried, views, keys, state.step)

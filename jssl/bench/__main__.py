@@ -6,6 +6,7 @@
   python -m jssl.bench knn --queries=10000 --bank=50000 --dim=512 --k=200
   python -m jssl.bench loop --config=FILE:DATASET
   python -m jssl.bench methods --dataset=digits --output=runs/methods
+  python -m jssl.bench compile --device=v5e --config=mae:imagenet2012
 
 `step` times the compiled train step on random images and shows how close it
 comes to the limits of the device; `augment` times the views alone. `data` times
@@ -15,6 +16,9 @@ cut from --canvas. `knn` times kNN, and compares the grid of linear probes with
 one setting. `loop` trains for ten epochs as `python -m jssl.train` does and
 shows the fraction of the time spent outside the compiled step. `methods` trains
 every method with several seeds and compares them in a table and a chart.
+`compile` compiles a train step for a TPU or GPU, which need not be there, and
+shows its memory and, for a TPU, the time that the compiler estimates; with
+--methods it prints a table, by default of their configs for ImageNet.
 
 The last line of the output is a JSON object.
 """
@@ -29,7 +33,7 @@ import jax
 from ml_collections import config_flags
 
 from jssl import cli, nets
-from jssl.bench import augment, data, knn, loop, methods, step
+from jssl.bench import augment, compile, data, knn, loop, methods, step
 from jssl.bench._timing import show
 from jssl.config import ConfigDict, lookup, of_method
 from jssl.data.datasets import CANVAS
@@ -40,7 +44,8 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of TFDS's data sets.")
 _DATASET = flags.DEFINE_string(
     "dataset",
     None,
-    "Data set, for data and methods; by default digits for methods.",
+    "Data set, for data, methods and compile --methods; by default digits for"
+    " methods and imagenet2012 for compile.",
 )
 _METHODS = flags.DEFINE_list(
     "methods", list(METHODS), "Methods to compare, in this order."
@@ -50,6 +55,12 @@ _METHOD = flags.DEFINE_string(
 )
 _CONFIGS = flags.DEFINE_string(
     "configs", None, "Folder of the configs; jssl's by default."
+)
+_DEVICE = flags.DEFINE_string(
+    "device", "v5e", f"Device to compile for: {', '.join(compile.DEVICES)}."
+)
+_DEVICES = flags.DEFINE_integer(
+    "devices", 1, "Number of devices to compile for.", lower_bound=1
 )
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds, from 0.")
 _OUTPUT = flags.DEFINE_string(
@@ -126,6 +137,7 @@ def main(argv: list[str]) -> None:
       ),
       "loop": _loop,
       "methods": _methods,
+      "compile": _compile,
   }
   with cli.plain_errors():
     if not argv[1:]:
@@ -134,12 +146,14 @@ def main(argv: list[str]) -> None:
           " --help describes them."
       )
     name = lookup("the benchmark", argv[1], measures)
+    if name == "compile":  # Before JAX looks for devices.
+      jax.config.update("jax_platforms", "cpu")
     cli.use_compilation_cache()
     with contextlib.ExitStack() as stack:
       if _PROFILE.value and name != "step":  # It traces one window by itself.
         stack.enter_context(jax.profiler.trace(_PROFILE.value))
       result = measures[name]()
-    if name == "methods":  # It has printed a table.
+    if isinstance(result, list) or name == "methods":  # A table is printed.
       print(json.dumps(result))
     else:
       show(result)
@@ -216,6 +230,18 @@ def _methods() -> dict[str, Any]:
       seeds=_SEEDS.value,
       overrides=_overrides(),
   )
+
+
+def _compile() -> dict[str, Any] | list[dict[str, Any]]:
+  device, devices = _DEVICE.value, _DEVICES.value
+  if not flags.FLAGS["methods"].present:
+    return compile.measure(_random_config(), device=device, devices=devices)
+  dataset = _DATASET.value or "imagenet2012"
+  configs = []
+  for name in _METHODS.value:
+    configs.append(of_method(name, dataset, configs=_configs()))
+    configs[-1].update_from_flattened_dict(_overrides())
+  return compile.table(configs, device=device, devices=devices)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,16 @@ def median_seconds(
 
 def show(result: Mapping[str, Any]) -> None:
   """Prints one row per value, and all of them as a JSON object."""
-  width = max(map(len, result))
-  for name, value in result.items():
-    text = f"{value:.4g}" if isinstance(value, float) else value
-    print(f"{name:{width}}  {text}")
+  _rows(result)
   print(json.dumps(result))
+
+
+def _rows(result, indent=""):
+  width = max(map(len, result), default=0)
+  for name, value in result.items():
+    if isinstance(value, Mapping):
+      print(f"{indent}{name}")
+      _rows(value, indent + "  ")
+    else:
+      text = f"{value:.4g}" if isinstance(value, float) else value
+      print(f"{indent}{name:{width}}  {text}")

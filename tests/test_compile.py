@@ -1,0 +1,127 @@
+"""Steps compiled for devices that are not there, and what is read of them."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from jssl.bench import compile
+from jssl.config import of_method
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_CYCLES = 'backend_config={"window_config":{"estimated_cycles":"%d"}}'
+
+
+def _operation(name, opcode, cycles, scope="", more=""):
+  config = _CYCLES % cycles if cycles else ""
+  return (
+      f"  %{name} = f32[8,128]{{1,0:T(8,128)}} {opcode}(%x), {more}"
+      f' metadata={{op_name="jit(step)/{scope}"}}, {config}'
+  )
+
+
+_PROGRAM = "\n".join([
+    "HloModule step",
+    "%fused (p: f32[8,128]) -> f32[8,128] {",
+    _operation("inner", "add", 1_000_000),  # Part of a fusion: does not count.
+    "}",
+    "%body (p: f32[8,128]) -> f32[8,128] {",
+    _operation("product.1", "fusion", 30, "jvp(Net)/net/block_1/dot_general"),
+    _operation("all-reduce.1", "all-reduce", 0, "psum"),
+    "}",
+    "%small (p: f32[8,128]) -> f32[8,128] {",
+    _operation("copy.9", "copy", 1, "cond/branch_fun/copy"),
+    "}",
+    "%large (p: f32[8,128]) -> f32[8,128] {",
+    _operation("update.1", "fusion", 500, "cond/branch_fun/mul"),
+    "}",
+    "ENTRY %main (x: f32[8,128]) -> f32[8,128] {",
+    _operation("view.1", "fusion", 100, "views/crop"),
+    _operation(
+        "while.1",
+        "while",
+        0,
+        more='condition=%c, body=%body, known_trip_count":{"n":"20"}'.replace(
+            "known", '"known'
+        ),
+    ),
+    _operation(
+        "grad.1", "fusion", 7, "transpose(jvp(Net))/net/block_2/dot_general"
+    ),
+    _operation("copy_fusion.1", "fusion", 40, "transpose"),
+    _operation(
+        "conditional.1",
+        "conditional",
+        0,
+        more="branch_computations={%small, %large}",
+    ),
+    "}",
+])
+
+
+def test_loops_count_every_round_and_conditions_their_dearest_branch():
+  operations = compile._operations(_PROGRAM)
+  assert compile._cycles(operations) == 100 + 20 * 30 + 7 + 40 + 500
+
+
+def test_groups_of_operations_have_names_without_numbers():
+  found = compile._estimates(compile._operations(_PROGRAM), 1.0)
+  assert found["dearest"] == {
+      "Net/net/block/dot_general": 600,
+      "mul": 500,
+      "views/crop": 100,
+      "transpose": 40,
+      "Net/net/block/dot_general, backward": 7,
+  }
+  assert found["estimated_views_seconds"] == 100
+  assert (found["copies"], found["estimated_copy_seconds"]) == (1, 40)
+
+
+def test_collectives_of_a_loop_count_once_per_step():
+  found = compile._collectives(compile._operations(_PROGRAM), 20)
+  assert found == {"collectives": 1, "collective_bytes": 8 * 128 * 4}
+
+
+def test_what_is_unknown_is_refused():
+  config = of_method("simclr", "cifar10")
+  with pytest.raises(ValueError, match="--device is 'v5'.*Did you mean 'v5e'"):
+    compile.measure(config, device="v5")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is not None, reason="It is installed."
+)
+def test_a_missing_compiler_says_how_to_install_it():
+  config = of_method("simclr", "cifar10")
+  with pytest.raises(ImportError, match=r"pip install 'jssl\[compilers\]'"):
+    compile.measure(config, device="v5e")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="No compiler for TPU: pip install '.[compilers]'.",
+)
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_step_is_compiled_for_a_tpu(devices):
+  done = subprocess.run(
+      [
+          *(sys.executable, "-m", "jssl.bench", "compile", "--device=v5e"),
+          *("--method=mae", "--net=vit_micro", f"--devices={devices}"),
+          *("--batch_size=64", "--image_size=16"),
+      ],
+      cwd=_ROOT,
+      env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "false"},
+      capture_output=True,
+      text=True,
+  )
+  assert not done.returncode, done.stderr
+  found = json.loads(done.stdout.splitlines()[-1])
+  assert found["fits"] and found["parameter_bytes"] < found["memory_bytes"]
+  assert 1e-5 < found["estimated_seconds"] < 1e-2
+  assert 0 < found["estimated_views_seconds"] < found["estimated_seconds"]
+  assert sum(found["dearest"].values()) <= found["estimated_seconds"] * 1.001
+  assert (found["collective_bytes"] > 0) == (devices > 1)
