@@ -421,9 +421,9 @@ class Block(nn.Module):
         deterministic=not train or not self.has_rng("dropout"),
     )
     y = self._qkv(LayerNorm(dtype=self.dtype, name="norm_1")(x))
-    heads = lambda z: z.reshape(*z.shape[:2], self.heads, -1).swapaxes(1, 2)
-    q, k, v = map(heads, jnp.split(y, 3, axis=-1))  # [B, heads, T, D/heads]
-    y = attend(q, k, v, bias=bias).swapaxes(1, 2).reshape(x.shape)
+    heads = lambda z: z.reshape(*z.shape[:2], self.heads, -1)
+    q, k, v = map(heads, jnp.split(y, 3, axis=-1))  # [B, T, heads, D / heads]
+    y = attend(q, k, v, bias=bias).reshape(x.shape)
     y = self._dense(width, name="out", last=True)(y)
     x = x + drop(self._scaled("scale_1", y))
     y = LayerNorm(dtype=self.dtype, name="norm_2")(x)
@@ -519,36 +519,46 @@ def attend(
 ) -> jax.Array:
   """Averages values by the softmax of scaled products of queries and keys.
 
-  Value and gradient are those of `jax.nn.dot_product_attention`, in two thirds
-  of its time on CPU: the matrices are contiguous, and the softmax divides after
-  the second product.
+  On CPU it takes two thirds of the time of `jax.nn.dot_product_attention`,
+  which is used elsewhere. The choice is made where the program is lowered, so
+  exports and programs for other devices get theirs.
 
   Args:
-    query: `[B, heads, T, D]`.
-    key: `[B, heads, S, D]`.
-    value: `[B, heads, S, D]`.
+    query: `[B, T, heads, D]`.
+    key: `[B, S, heads, D]`.
+    value: `[B, S, heads, D]`.
     bias: Added to the scaled products, float32, broadcast to `[B, heads, T,
       S]`; None for none.
 
   Returns:
-    `[B, heads, T, D]`, of the type of `value`; the softmax is in float32.
+    `[B, T, heads, D]`, of the type of `value`; the softmax is in float32.
 
   Reference:
     Vaswani et al., Attention Is All You Need, 2017, equation 1.
   """
-  query = query * np.float32(query.shape[-1] ** -0.5).astype(query.dtype)
-  scores = jnp.matmul(
-      query, key.swapaxes(-1, -2), preferred_element_type=jnp.float32
+  if bias is not None and bias.ndim < 4:
+    bias = bias[None]
+  return jax.lax.platform_dependent(
+      *(query, key, value, bias),
+      cpu=_attend_by_head,
+      default=jax.nn.dot_product_attention,
   )
+
+
+def _attend_by_head(query, key, value, bias):
+  """The same with contiguous matrices, and a softmax that divides at last."""
+  query = query * np.float32(query.shape[-1] ** -0.5).astype(query.dtype)
+  q, k, v = (x.swapaxes(1, 2) for x in (query, key, value))
+  scores = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
   if bias is not None:
     scores = scores + bias
   largest = jnp.max(scores, axis=-1, keepdims=True)
   weights = jnp.exp(scores - jax.lax.stop_gradient(largest))
   total = jnp.sum(weights, axis=-1, keepdims=True)
   sums = jnp.matmul(
-      weights.astype(value.dtype), value, preferred_element_type=jnp.float32
+      weights.astype(v.dtype), v, preferred_element_type=jnp.float32
   )
-  return (sums / total).astype(value.dtype)
+  return (sums / total).astype(v.dtype).swapaxes(1, 2)
 
 
 def gelu(x: jax.Array) -> jax.Array:
