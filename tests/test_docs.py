@@ -244,7 +244,7 @@ def test_extras_that_pages_install_exist():
   project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
   text = "".join(_PAGES.values())
   extras = set(re.findall(r"(?:\.|jssl)\[(\w+)\]", text))
-  assert {"test", "dev", "docs", "parquet"} == extras
+  assert {"test", "dev", "docs", "parquet", "compilers"} == extras
   assert extras <= set(project["optional-dependencies"])
 
 
