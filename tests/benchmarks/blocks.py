@@ -6,12 +6,12 @@ prints what `jssl.bench.compile` reads of the compiled program. The estimate is
 the compiler's, not a measurement.
 """
 
-import sys
-
+from absl import app
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jssl import cli
 from jssl.bench import compile
 from jssl.bench._timing import show
 from jssl.nets import vit
@@ -19,8 +19,9 @@ from jssl.nets import vit
 _BATCH, _TOKENS, _WIDTH = 256, 197, 384  # Images of 224 pixels.
 
 
-def main(device: str) -> None:
+def main(argv: list[str]) -> None:
   """Prints the estimates for a key of `compile.DEVICES`."""
+  device = argv[1]
   jax.config.update("jax_platforms", "cpu")
   block = lambda i: vit.Block(6, dtype=jnp.bfloat16, name=f"block_{i}")
   blocks = nn.Sequential(
@@ -46,4 +47,4 @@ def main(device: str) -> None:
 
 
 if __name__ == "__main__":
-  main(*sys.argv[1:])
+  app.run(main, flags_parser=lambda argv: cli.parse(argv, words=1))
