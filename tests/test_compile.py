@@ -33,6 +33,9 @@ _PROGRAM = "\n".join([
     _operation("product.1", "fusion", 30, "jvp(Net)/net/block_1/dot_general"),
     _operation("all-reduce.1", "all-reduce", 0, "psum"),
     "}",
+    "%condition (p: f32[8,128]) -> pred[] {",
+    "  %bound = s32[]{:T(128)} constant(20)",
+    "}",
     "%small (p: f32[8,128]) -> f32[8,128] {",
     _operation("copy.9", "copy", 1, "cond/branch_fun/copy"),
     "}",
@@ -45,9 +48,7 @@ _PROGRAM = "\n".join([
         "while.1",
         "while",
         0,
-        more='condition=%c, body=%body, known_trip_count":{"n":"20"}'.replace(
-            "known", '"known'
-        ),
+        more="condition=%condition, body=%body",
     ),
     _operation(
         "grad.1", "fusion", 7, "transpose(jvp(Net))/net/block_2/dot_general"
@@ -86,6 +87,13 @@ def test_collectives_of_a_loop_count_once_per_step():
   assert found == {"collectives": 1, "collective_bytes": 8 * 128 * 4}
 
 
+def test_a_batch_that_devices_do_not_divide_is_refused():
+  config = of_method("simclr", "cifar10")
+  config.batch_size = 12
+  with pytest.raises(ValueError, match="batch_size is 12.*--devices=8"):
+    compile.measure(config, device="v5e", devices=8)
+
+
 def test_what_is_unknown_is_refused():
   config = of_method("simclr", "cifar10")
   with pytest.raises(ValueError, match="--device is 'v5'.*Did you mean 'v5e'"):
@@ -101,10 +109,13 @@ def test_a_missing_compiler_says_how_to_install_it():
     compile.measure(config, device="v5e")
 
 
-@pytest.mark.skipif(
+_with_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="No compiler for TPU: pip install '.[compilers]'.",
 )
+
+
+@_with_compiler
 @pytest.mark.parametrize("devices", [1, 8])
 def test_a_step_is_compiled_for_a_tpu(devices):
   done = subprocess.run(
@@ -125,3 +136,27 @@ def test_a_step_is_compiled_for_a_tpu(devices):
   assert 0 < found["estimated_views_seconds"] < found["estimated_seconds"]
   assert sum(found["dearest"].values()) <= found["estimated_seconds"] * 1.001
   assert (found["collective_bytes"] > 0) == (devices > 1)
+
+
+@_with_compiler
+def test_several_steps_are_estimated_as_each_of_them():
+  code = """
+import jax
+jax.config.update("jax_platforms", "cpu")
+from jssl.bench import compile
+from jssl.config import of_method
+for steps in (1, 4):
+  config = of_method("mae", "digits")
+  config.steps_per_dispatch = steps
+  print(compile.measure(config, device="v5e")["estimated_seconds"])
+"""
+  done = subprocess.run(
+      [sys.executable, "-c", code],
+      cwd=_ROOT,
+      env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "false"},
+      capture_output=True,
+      text=True,
+  )
+  assert not done.returncode, done.stderr
+  one, of_four = map(float, done.stdout.split())
+  assert 0.7 * one < of_four < 1.3 * one

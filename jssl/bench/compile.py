@@ -155,6 +155,11 @@ def measure(
   """
   kind = DEVICES[lookup("--device", device, DEVICES)]
   config = _for_device(config)
+  if config.batch_size % devices:
+    raise ValueError(
+        f"config.batch_size is {config.batch_size}; expected a multiple of"
+        f" --devices={devices}."
+    )
   steps = max(config.steps_per_dispatch, 1)
   call, arguments = _step(config, _targets(device, devices), steps)
   compiled, costs = _compile(call, arguments)
@@ -180,7 +185,7 @@ def measure(
   flops = (compiled.cost_analysis() or {}).get("flops")
   result |= {"flops": flops, **_collectives(operations, steps)}
   if kind.clock:
-    result |= _estimates(operations, kind.clock * steps)
+    result |= _estimates(operations, kind.clock, steps)
     seconds = result["estimated_seconds"]
     result |= {
         "estimated_images_per_second": config.batch_size / seconds,
@@ -364,7 +369,9 @@ _LINE = re.compile(r"^\s+(?:ROOT )?%\S+ = .*?\s([a-z][a-z\-]*)\(")
 _COMPUTATION = re.compile(r"^(ENTRY )?%(\S+) .*\{$")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_ROUNDS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+# A scan counts from 0 to a constant, with which its condition compares.
+_CONDITION = re.compile(r"condition=%([^\s,)]+)")
+_BOUND = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
 _CALLED = re.compile(r"(?:body|to_apply|calls)=%([^\s,)]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _PAIR = re.compile(r"(?:true|false)_computation=%([^\s,)]+)")
@@ -391,7 +398,9 @@ def _operations(text: str) -> list[_Operation]:
         continue
       opcode = match[1]
       if opcode == "while":
-        inner = int(found[1]) if (found := _ROUNDS.search(line)) else 1
+        condition = lines[_CONDITION.search(line)[1]]
+        bounds = [int(x) for x in _BOUND.findall("\n".join(condition))]
+        inner = max(bounds, default=1)
         yield from run(_CALLED.search(line)[1], rounds * inner)
       elif opcode == "conditional":
         names = _PAIR.findall(line) or [
@@ -418,8 +427,9 @@ def _cycles(operations):
   return sum(x.rounds * x.cycles for x in operations)
 
 
-def _estimates(operations, cycles_per_second):
-  """Returns seconds of a program, and of some of its operations."""
+def _estimates(operations, clock, steps=1):
+  """Returns seconds per step of a program, and of some of its operations."""
+  cycles_per_second = clock * steps
   groups = collections.Counter()
   for x in filter(lambda x: x.cycles, operations):
     groups[_group(x)] += x.rounds * x.cycles / cycles_per_second
@@ -428,7 +438,7 @@ def _estimates(operations, cycles_per_second):
   return {
       "estimated_seconds": _cycles(operations) / cycles_per_second,
       "estimated_views_seconds": _cycles(views) / cycles_per_second,
-      "copies": sum(x.rounds for x in copies),
+      "copies": sum(x.rounds for x in copies) / steps,
       "estimated_copy_seconds": _cycles(copies) / cycles_per_second,
       "kernels": sum("tpu_custom_call" in x.text for x in operations),
       "dearest": dict(groups.most_common(_GROUPS)),
@@ -466,8 +476,8 @@ def _collectives(operations, steps):
   found = [
       x
       for x in operations
-      if x.opcode.removesuffix("-start").startswith(_COLLECTIVES)
-      and not x.opcode.endswith("-done")
+      if x.opcode.startswith(_COLLECTIVES)
+      and not x.opcode.endswith("-start")  # It shows its operands, too.
   ]
   return {
       "collectives": sum(x.rounds for x in found) / steps,
