@@ -219,7 +219,7 @@ def join_processes() -> None:
   if given == {"num_processes": 1} or (launched_alone and not given):
     return
   timeouts: dict[str, Any] = {"heartbeat_timeout_seconds": _HEARTBEAT.value}
-  # Before JAX 0.8 a process does not wait for the others at its end.
+  # JAX 0.7 has no such argument.
   if _SHUTDOWN in inspect.signature(jax.distributed.initialize).parameters:
     timeouts[_SHUTDOWN] = _SHUTDOWN_SECONDS
   try:
