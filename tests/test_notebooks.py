@@ -1,9 +1,12 @@
 """The notebooks run from top to bottom, and show what they made."""
 
 import base64
+from importlib import metadata
 import io
 import pathlib
+import types
 
+from IPython.core.interactiveshell import InteractiveShell
 import nbformat
 import numpy as np
 import papermill
@@ -72,6 +75,94 @@ def _pictures(notebook):
       with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
         pictures.append(np.asarray(image.convert("L")))
   return pictures
+
+
+def _first_cell(name):
+  cells = _read(_FOLDER / f"{name}.ipynb").cells
+  return next(cell.source for cell in cells if cell.cell_type == "code")
+
+
+def _run_first_cell(monkeypatch, installed, fitting):
+  """Runs it in a runtime.
+
+  Args:
+    monkeypatch: The fixture.
+    installed: The versions of what the runtime has.
+    fitting: Which calls of pip succeed in installing jssl.
+
+  Returns:
+    The arguments of each call of pip, and what the cell printed.
+  """
+  shell = InteractiveShell.instance()
+  calls, printed = [], []
+
+  def pip(line):
+    calls.append(line)
+    if len(calls) in fitting:
+      installed["jssl"] = "0.1.0"
+
+  monkeypatch.setitem(shell.magics_manager.magics["line"], "pip", pip)
+  monkeypatch.setattr(
+      metadata,
+      "distributions",
+      lambda: [
+          types.SimpleNamespace(name=name, version=version)
+          for name, version in installed.items()
+      ],
+  )
+  monkeypatch.setattr("builtins.print", printed.append)
+  shell.run_cell(_first_cell("quickstart")).raise_error()
+  monkeypatch.undo()
+  return calls, printed
+
+
+def test_the_first_cell_is_the_same_everywhere():
+  assert len({_first_cell(name) for name in SETTINGS}) == 1
+
+
+def test_the_first_cell_installs_nothing_where_jssl_is(monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  installed = {"jax": "0.7.2", "jssl": "0.1.0"}
+  assert _run_first_cell(monkeypatch, installed, ()) == ([], [])
+
+
+@pytest.mark.parametrize("folder", ["clone/colab", ".", "elsewhere"])
+def test_the_first_cell_keeps_the_runtimes_jax(monkeypatch, tmp_path, folder):
+  # In the clone's own folder, next to a clone, and without one.
+  clone = tmp_path / ("jssl" if folder == "." else "clone")
+  (clone / "colab").mkdir(parents=True)
+  (clone / "pyproject.toml").touch()
+  (tmp_path / "elsewhere").mkdir()
+  monkeypatch.chdir(tmp_path / folder)
+  installed = {"jax": "0.7.2", "libtpu": "0.0.21", "numpy": "2.1.3", "pip": "1"}
+  calls, printed = _run_first_cell(monkeypatch, installed, (1,))
+  source = {"clone/colab": "..", ".": clone, "elsewhere": "jssl"}[folder]
+  assert calls == [f"install -q {source} -c runtime.txt"] and not printed
+  kept = (tmp_path / folder / "runtime.txt").read_text()
+  assert kept.split() == ["jax==0.7.2", "libtpu==0.0.21", "numpy==2.1.3"]
+
+
+@pytest.mark.parametrize(
+    "installed, kind",
+    [
+        ({"jax": "0.5.0", "libtpu": "0.0.11"}, "tpu"),
+        ({"jax": "0.5.0", "jax-cuda12-plugin": "0.5.0"}, "cuda12"),
+        ({"numpy": "2.0.0"}, ""),
+    ],
+)
+def test_the_first_cell_replaces_a_jax_that_is_too_old(
+    monkeypatch, tmp_path, installed, kind
+):
+  monkeypatch.chdir(tmp_path)
+  calls, printed = _run_first_cell(monkeypatch, installed, (2,))
+  assert calls[1] == f'install -q jssl "jax[{kind}]"'
+  assert "restart the runtime" in printed[0]
+
+
+def test_the_first_cell_says_where_jssl_is_missing(monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  calls, printed = _run_first_cell(monkeypatch, {"jax": "0.7.2"}, ())
+  assert len(calls) == 2 and "Clone its repository" in printed[0]
 
 
 def test_every_notebook_is_known():
