@@ -193,6 +193,6 @@ class TransformerDecoder(nn.Module):
           index=i,
           dtype=self.dtype,
           name=f"{i}",
-      )(x, bias=bias, train=train)
+      )(x, bias=bias)
     x = vit.LayerNorm(name="norm")(x[:, -hidden.shape[1] :])
     return dense(self.out, name="out")(x).astype(jnp.float32)

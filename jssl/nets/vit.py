@@ -107,8 +107,9 @@ class ViT(nn.Module):
       from one table for all blocks, resized for other image sizes.
     image_size: Side of the images that the tables are made for.
     drop_path: Drop path rate of the last block in training (stochastic depth);
-      it grows linearly from 0 at the first block. Without a "dropout" PRNG
-      key, as in a target network, nothing is dropped.
+      it grows linearly from 0 at the first block. Both branches of a block are
+      dropped independently of each other, and so are images. Without a
+      "dropout" PRNG key, as in a target network, nothing is dropped.
     layer_scale: Initial value of a trained scale per feature of each branch; 0
       for no such scale.
     key_bias: Whether keys have a bias, as queries and values do. The softmax
@@ -216,19 +217,17 @@ class ViT(nn.Module):
         self.class_relative_positions = self.param(
             "class_relative_positions", zeros, (3, self.heads)
         )
-    rates = np.linspace(0.0, self.drop_path, self.depth)
     self.block = {
         str(i): Block(
             self.heads,
             mlp_ratio=self.mlp_ratio,
-            drop_path=float(rate),
             layer_scale=self.layer_scale,
             key_bias=self.key_bias,
             weight_init=init,
             index=i,
             dtype=self.dtype,
         )
-        for i, rate in enumerate(rates, start=1)
+        for i in range(1, self.depth + 1)
     }
     # In float32, as the pooled features are.
     self.norm = LayerNorm()
@@ -377,8 +376,12 @@ class ViT(nn.Module):
     count = min(4, self.depth)
     ends = [self.depth * i // count for i in range(1, count + 1)]
     stages = []
+    scales: Any = [None] * self.depth
+    if self.drop_path and train and self.has_rng("dropout"):
+      rates = np.linspace(0.0, self.drop_path, self.depth)
+      scales = branch_scales(self.make_rng("dropout"), rates, len(x))
     for i in range(1, self.depth + 1):
-      x = self.block[str(i)](x, bias=bias, train=train)
+      x = self.block[str(i)](x, bias=bias, scales=scales[i - 1])
       if i in ends:
         stages.append(x)
     stages[-1] = self.norm(x)
@@ -391,8 +394,6 @@ class Block(nn.Module):
   Attributes:
     heads: See `ViT`.
     mlp_ratio: See `ViT`.
-    drop_path: Drop path rate of the two branches in training, drawn for each
-      image and branch.
     layer_scale: See `ViT`.
     key_bias: See `ViT`.
     weight_init: Initialisers.
@@ -402,7 +403,6 @@ class Block(nn.Module):
 
   heads: int
   mlp_ratio: float = 4
-  drop_path: float = 0.0
   layer_scale: float = 0.0
   key_bias: bool = True
   weight_init: WeightInit = WEIGHT_INITS["dino"]
@@ -411,25 +411,34 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: jax.Array, *, bias: jax.Array | None = None, train: bool
+      self,
+      x: jax.Array,
+      *,
+      bias: jax.Array | None = None,
+      scales: jax.Array | None = None,
   ) -> jax.Array:
-    """Maps `[B, T, D]` to `[B, T, D]`; for the bias see `attend`."""
+    """Computes new tokens.
+
+    Args:
+      x: Tokens, `[B, T, D]`.
+      bias: See `attend`.
+      scales: Factors of the two branches of each image, float32 `[2, B]`, such
+        as those of `branch_scales`; None for 1.
+
+    Returns:
+      `[B, T, D]`.
+    """
     width = x.shape[-1]
-    drop = nn.Dropout(
-        self.drop_path,
-        broadcast_dims=(1, 2),
-        deterministic=not train or not self.has_rng("dropout"),
-    )
     y = self._qkv(LayerNorm(dtype=self.dtype, name="norm_1")(x))
     heads = lambda z: z.reshape(*z.shape[:2], self.heads, -1)
     q, k, v = map(heads, jnp.split(y, 3, axis=-1))  # [B, T, heads, D / heads]
     y = attend(q, k, v, bias=bias).reshape(x.shape)
     y = self._dense(width, name="out", last=True)(y)
-    x = x + drop(self._scaled("scale_1", y))
+    x = x + self._scaled(1, y, scales)
     y = LayerNorm(dtype=self.dtype, name="norm_2")(x)
     y = gelu(self._dense(int(width * self.mlp_ratio), name="mlp_1")(y))
     y = self._dense(width, name="mlp_2", last=True)(y)
-    return x + drop(self._scaled("scale_2", y))
+    return x + self._scaled(2, y, scales)
 
   def _qkv(self, x):
     # One matrix and one bias, as optimizers treat parameters by dimension.
@@ -456,11 +465,17 @@ class Block(nn.Module):
       init = lambda *arguments: self.weight_init.linear(*arguments) / divisor
     return nn.Dense(width, dtype=self.dtype, kernel_init=init, name=name)
 
-  def _scaled(self, name, x):
-    if not self.layer_scale:
-      return x
-    start = nn.initializers.constant(self.layer_scale)
-    return x * self.param(name, start, x.shape[-1:]).astype(self.dtype)
+  def _scaled(self, i, x, scales):
+    """Multiplies the first or second branch by its trained and given scales."""
+    if self.layer_scale:
+      start = nn.initializers.constant(self.layer_scale)
+      trained = self.param(f"scale_{i}", start, x.shape[-1:])
+      x = x * trained.astype(self.dtype)
+    if scales is not None:
+      # In float32: rounded, the scales would have another mean than 1.
+      factor = scales[i - 1, :, None, None].astype(jnp.float32)
+      x = (x.astype(jnp.float32) * factor).astype(self.dtype)
+    return x
 
 
 def weight_init_of(name: str) -> WeightInit:
@@ -474,6 +489,37 @@ def weight_init_of(name: str) -> WeightInit:
         f"weight_init is {name!r}; expected one of {tuple(WEIGHT_INITS)}."
     )
   return WEIGHT_INITS[name]
+
+
+def branch_scales(
+    key: jax.Array, rates: Sequence[float] | np.ndarray, batch: int
+) -> jax.Array:
+  """Draws drop path (stochastic depth) for all blocks at once.
+
+  Args:
+    key: A PRNG key.
+    rates: Drop path rate of each block.
+    batch: Number of images B.
+
+  Returns:
+    Factors of the two branches of each block and image, float32 `[len(rates),
+    2, B]`: 0 with the probability of the block's rate, else 1 / (1 - rate), so
+    that their mean is 1.
+
+  Reference:
+    Huang et al., Deep Networks with Stochastic Depth, 2016.
+
+  Example:
+    >>> import jax
+    >>> import numpy as np
+    >>> from jssl.nets.vit import branch_scales
+    >>> scales = branch_scales(jax.random.key(0), [0.0, 0.5], 100)
+    >>> scales.shape, np.unique(scales[0]), np.unique(scales[1])
+    ((2, 2, 100), array([1.], dtype=float32), array([0., 2.], dtype=float32))
+  """
+  kept = 1 - np.asarray(rates, np.float32)[:, None, None]
+  lots = jax.random.bernoulli(key, kept, (len(rates), 2, batch))
+  return jnp.where(lots, 1 / np.maximum(kept, 1e-30), 0.0)
 
 
 class LayerNorm(nn.LayerNorm):

@@ -24,9 +24,7 @@ def main(argv: list[str]) -> None:
   device = argv[1]
   jax.config.update("jax_platforms", "cpu")
   block = lambda i: vit.Block(6, dtype=jnp.bfloat16, name=f"block_{i}")
-  blocks = nn.Sequential(
-      [lambda x, i=i: block(i)(x, train=True) for i in (1, 2)]
-  )
+  blocks = nn.Sequential([lambda x, i=i: block(i)(x) for i in (1, 2)])
   tokens = jax.ShapeDtypeStruct((_BATCH, _TOKENS, _WIDTH), jnp.bfloat16)
   params = jax.eval_shape(blocks.init, jax.random.key(0), tokens)
 
