@@ -32,7 +32,7 @@ _NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     "data.max_broken": (lambda x: 0 <= x <= 1, "a share in [0, 1]"),
     "log.every_steps": (lambda x: x >= 1, "at least 1"),
     "eval.every_epochs": (lambda x: x > 0, "more than 0"),
-    "eval.k": (lambda x: x >= 1, "at least 1"),
+    "eval.k": (lambda x: x >= 0, "at least 0"),
     "eval.temperature": (lambda x: x > 0, "more than 0"),
     "eval.max_images": (lambda x: x >= 1, "at least 1"),
     "checkpoint.every_epochs": (lambda x: x > 0, "more than 0"),

@@ -2,20 +2,22 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import functools
 import os
 import shlex
 import sys
 import tempfile
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from jssl import experiment, files, preemption, progress, report
 from jssl.checkpoint import Checkpoints, NotSaved
 from jssl.config import changes, ConfigDict, load_config, save_config
+from jssl.data import labels_of
 from jssl.evals import quality, summary
 from jssl.evals.features import compute_for_scores, Features
-from jssl.evals.scores import quick
+from jssl.evals.scores import choose_k, MOST_NEIGHBOURS, quick
 from jssl.experiment import Experiment
 from jssl.recorder import Diverged, Recorder, Watch
 from jssl.report import curves, figures, views
@@ -177,44 +179,33 @@ def run_steps(
   features = None
   resident = exp.pipeline.resident()
   evaluate = _make_evaluate(exp, recorder, workdir, stop)
-  # Intervals in steps, with a row per epoch at least.
-  log_every = min(exp.config.log.every_steps, exp.steps_per_epoch)
-  evaluate_every, save_every = (
-      max(1, round(section.every_epochs * exp.steps_per_epoch))
-      for section in (exp.config.eval, exp.config.checkpoint)
-  )
-  compiling, last = True, step == exp.total_steps
+  due_after = _make_due_after(exp)
+  compiled = False
   batches = exp.pipeline.batches(step, exp.total_steps, exp.steps_per_call)
   with contextlib.closing(batches):
-    if step and (last or step % evaluate_every < exp.steps_per_call):
-      rows = [row for row in recorder.rows if row["step"] == step]
-      if not any("rank" in row for row in rows):  # The stopped run did not.
-        features = evaluate(step, state)
+    if due_after(step, exp.steps_per_call).evaluate and not _evaluated(
+        recorder, step
+    ):
+      features = evaluate(step, state)
     for batch in batches:
-      arguments = state, resident, batch.inputs
-      if compiling:
-        with recorder.stage("compiling"):
-          result = stop.unless(lambda: jax.block_until_ready(call(*arguments)))
-        if result is None:
-          break
-      else:
-        result = call(*arguments)
+      take = functools.partial(call, state, resident, batch.inputs)
+      result = take() if compiled else _compile(take, recorder, stop)
+      if result is None:
+        break
       state, metrics = result
       step += batch.count
       recorder.add(metrics, batch.count)
       recorder.log_replaced(batch.replaced, batch.notes)
-      if compiling:
+      if not compiled:
         recorder.start_clock()
-        compiling = False
-      last = step == exp.total_steps
-      evaluates = last or step % evaluate_every < batch.count
-      saves = last or step % save_every < batch.count
-      if evaluates or saves or step % log_every < batch.count:
+        compiled = True
+      due = due_after(step, batch.count)
+      if any(due):
         recorder.flush(step)
-      if evaluates:
+      if due.evaluate:
         features = evaluate(step, state)
       # While steps are skipped, the state is suspect.
-      if saves and not recorder.skipped_in_a_row:
+      if due.save and not recorder.skipped_in_a_row:
         try:
           _save(exp, checkpoints, step, state, workdir)
           saved = step
@@ -227,6 +218,48 @@ def run_steps(
       _save(exp, checkpoints, step, state, workdir)
   checkpoints.wait()
   return step, state, features
+
+
+class _Due(NamedTuple):
+  """What is due after a call."""
+
+  log: bool
+  evaluate: bool
+  save: bool
+
+
+def _make_due_after(exp):
+  """Makes `(step, count) -> _Due`, for a call whose last step is `step`.
+
+  Something is due if an interval ended in one of the call's `count` steps, and
+  after the last step of all; before the first step, nothing is.
+  """
+  epoch = exp.steps_per_epoch
+  intervals = dict(
+      log=min(exp.config.log.every_steps, epoch),  # A row per epoch at least.
+      evaluate=max(1, round(exp.config.eval.every_epochs * epoch)),
+      save=max(1, round(exp.config.checkpoint.every_epochs * epoch)),
+  )
+
+  def due_after(step, count):
+    last = step == exp.total_steps
+    return _Due(**{
+        name: step > 0 and (last or step % every < count)
+        for name, every in intervals.items()
+    })
+
+  return due_after
+
+
+def _evaluated(recorder, step):
+  """Whether the stopped run had evaluated its last step."""
+  return any("rank" in row for row in recorder.rows if row["step"] == step)
+
+
+def _compile(take, recorder, stop):
+  """Takes the first steps; None if a stop was requested before their end."""
+  with recorder.stage("compiling"):
+    return stop.unless(lambda: jax.block_until_ready(take()))
 
 
 def _save(exp, checkpoints, step, state, workdir):
@@ -354,6 +387,7 @@ def _log_start(exp, recorder, checkpoints, before, step):
         f"WARNING: {len(test.image)} held-out images are too few to evaluate;"
         " scores on them are not reliable"
     )
+  _log_neighbours(exp, recorder)
   recorder.log_skipped(list(dict.fromkeys(train.skipped + test.skipped)))
   for note in dict.fromkeys(train.notes + test.notes):
     recorder.log(f"WARNING: {note}")
@@ -367,6 +401,19 @@ def _log_start(exp, recorder, checkpoints, before, step):
       before, config, step=step, steps_per_epoch=exp.steps_per_epoch
   ):
     recorder.log(line)
+
+
+def _log_neighbours(exp, recorder):
+  """Logs the number of neighbours of kNN if small classes lower it."""
+  known = labels_of(exp.train)[exp.train.labelled()]
+  if exp.config.eval.k or not len(known) or not len(exp.test.labelled()):
+    return
+  k = choose_k(0, known)
+  if k < MOST_NEIGHBOURS:
+    recorder.log(
+        f"kNN uses the {k} nearest neighbours, since the smallest class has {k}"
+        f" training image{'s' * (k > 1)}; config.eval.k sets another number"
+    )
 
 
 @contextlib.contextmanager

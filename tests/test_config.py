@@ -238,6 +238,14 @@ def test_arguments_that_are_no_keys_are_refused(key):
   assert f"{key!r}" not in str(error.value).split("expected")[1]
 
 
+@pytest.mark.parametrize(
+    "dataset,k",
+    [("digits", 20), ("cifar10", 0), ("imagenet2012", 200), ("folder:x", 0)],
+)
+def test_the_k_of_knn_is_chosen_unless_a_protocol_is_known(dataset, k):
+  assert _config(dataset).eval.k == k
+
+
 def test_a_run_on_changed_pictures_says_so():
   old, new = (_config("folder:photos") for _ in range(2))
   for config, count in ((old, 53), (new, 52)):

@@ -206,7 +206,7 @@ def test_numbers_out_of_range_are_refused(data_dir):
       ({"log": {"every_steps": 0}}, "log.every_steps is 0"),
       ({"eval": {"every_epochs": 0.0}}, "eval.every_epochs is 0"),
       ({"epochs": -1.0}, "epochs is -1"),
-      ({"eval": {"k": 0}}, "eval.k is 0"),
+      ({"eval": {"k": -1}}, "eval.k is -1"),
   ):
     with pytest.raises(ValueError, match=name):
       experiment.make(_config(data_dir, **changes))

@@ -87,13 +87,8 @@ def fine_tune(
   )
   kernel = jnp.zeros((norm[0].shape[-1], num_classes))
   head = {"kernel": kernel, "bias": jnp.zeros(num_classes)}
-  total = epochs * (count // batch_size)
-  schedule = optax.warmup_cosine_decay_schedule(
-      0.0, learning_rate, total // 10, total
-  )
-  optimizer = optax.chain(
-      optim.adamw(schedule, weight_decay=weight_decay),
-      optim.layer_decay(layer_decay),
+  optimizer = _make_optimizer(
+      epochs * (count // batch_size), learning_rate, weight_decay, layer_decay
   )
   step = _make_step(embed, optimizer)
   # Copies, so that the caller's arrays are not donated.
@@ -114,6 +109,16 @@ def fine_tune(
     return _classify(weights["head"], norm, encode(variables, images)[0])
 
   return functools.partial(logits, weights, statistics, norm)
+
+
+def _make_optimizer(steps, learning_rate, weight_decay, layer_decay):
+  schedule = optax.warmup_cosine_decay_schedule(
+      0.0, learning_rate, steps // 10, steps
+  )
+  return optax.chain(
+      optim.adamw(schedule, weight_decay=weight_decay),
+      optim.layer_decay(layer_decay),
+  )
 
 
 def _make_step(embed, optimizer):

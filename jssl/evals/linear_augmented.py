@@ -105,24 +105,9 @@ def augmented_linear_probe(
   total = epochs * (len(rest) // batch_size)
   schedule = optax.cosine_decay_schedule(1.0, total)
   norms = jax.tree.map(linear.mean_and_scale, features)
-
-  # The norms are an argument, so that one program serves all encoders.
-  @functools.partial(jax.jit, donate_argnums=0)
-  def step(states, params, norms, i, batch):
-    key = jax.random.fold_in(view_key, i)
-    (views,) = make_views(key, batch, (augment,))
-    features = jax.lax.stop_gradient(encode(params, views))
-    return {
-        stage: linear.descend(
-            state,
-            linear.normalize(features[stage], norms[stage]),
-            batch["label"],
-            rates * schedule(i),
-            decays,
-        )
-        for stage, state in states.items()
-    }
-
+  step = _make_step(
+      view_key, encode, augment, lambda i: rates * schedule(i), decays
+  )
   states = {
       stage: linear.begin(len(rates), x.shape[1], num_classes)
       for stage, x in features.items()
@@ -145,3 +130,25 @@ def augmented_linear_probe(
         predicted, best, accuracy, learning_rates, weight_decays
     )
   return found
+
+
+def _make_step(key, encode, augment, rates_at, decays):
+  """Makes the jitted step of the regressions of every stage."""
+
+  # The norms are an argument, so that one program serves all encoders.
+  @functools.partial(jax.jit, donate_argnums=0)
+  def step(states, params, norms, i, batch):
+    (views,) = make_views(jax.random.fold_in(key, i), batch, (augment,))
+    features = jax.lax.stop_gradient(encode(params, views))
+    return {
+        stage: linear.descend(
+            state,
+            linear.normalize(features[stage], norms[stage]),
+            batch["label"],
+            rates_at(i),
+            decays,
+        )
+        for stage, state in states.items()
+    }
+
+  return step

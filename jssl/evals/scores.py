@@ -15,6 +15,8 @@ from jssl.evals.knn import knn_predict
 from jssl.evals.quality import RANK_IMAGES, rankme
 
 _SHOTS = {"one_shot": 1, "five_shot": 5}
+# The k of kNN in papers, for CIFAR-10 and ImageNet.
+MOST_NEIGHBOURS = 200
 
 
 def quick(
@@ -26,8 +28,8 @@ def quick(
     features: The features of both splits.
     train: The images of `features.train`.
     test: The images of `features.test`.
-    settings: The config's "eval", with "k" (all labelled training images if
-      there are fewer) and "temperature" of `knn_predict`.
+    settings: The config's "eval", with "k" (see `choose_k`) and "temperature"
+      of `knn_predict`.
 
   Returns:
     Effective "rank" and "encoder_std" of the test images; if both splits have
@@ -74,7 +76,7 @@ def nearest_classes(
 
   Args:
     features: Features of both splits.
-    k: Number of neighbours; all training images if there are fewer.
+    k: See `choose_k`.
     temperature: See `knn_predict`.
 
   Returns:
@@ -84,11 +86,35 @@ def nearest_classes(
       features.test,
       features.train,
       features.train_label,
-      k=min(k, len(features.train)),
+      k=choose_k(k, features.train_label),
       temperature=temperature,
       num_classes=len(features.classes),
   )
   return np.asarray(predicted)
+
+
+def choose_k(k: int, labels: np.ndarray) -> int:
+  """Returns the number of neighbours that vote.
+
+  Args:
+    k: The config's "eval.k"; 0 for 200, or the number of images of the smallest
+      class if that is less: further neighbours can only be of larger classes,
+      and would outvote it.
+    labels: Classes of the labelled training images, int `[M]`, 0 or more.
+
+  Returns:
+    The number, at most M.
+
+  Example:
+    >>> import numpy as np
+    >>> labels = np.array([0, 0, 0, 0, 0, 1, 1, 1])
+    >>> choose_k(0, labels), choose_k(5, labels), choose_k(20, labels)
+    (3, 5, 8)
+  """
+  if k:
+    return min(k, len(labels))
+  _, counts = np.unique(labels, return_counts=True)
+  return min(MOST_NEIGHBOURS, int(counts.min()))
 
 
 def few_shot_draws(features: Labelled, shots: int) -> np.ndarray | None:

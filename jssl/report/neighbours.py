@@ -6,7 +6,7 @@ import numpy as np
 
 from jssl.embeddings import l2_normalize
 from jssl.evals.features import Features, labelled
-from jssl.evals.scores import nearest_classes
+from jssl.evals.scores import choose_k, nearest_classes
 from jssl.report import thumbnails
 from jssl.report.run import spaced, Split
 from jssl.report.thumbnails import Thumbnail
@@ -78,7 +78,7 @@ def confuse(
   Args:
     train: Training images.
     test: Held-out images.
-    k: See `jssl.evals.knn_predict`; all training images if there are fewer.
+    k: See `jssl.evals.scores.choose_k`.
     temperature: See `jssl.evals.knn_predict`.
 
   Returns:
@@ -98,7 +98,7 @@ def confuse(
   mistakes = matrix * (1 - np.eye(count, dtype=int))
   most_common = np.argsort(-mistakes, axis=None, kind="stable")[:_PAIRS]
   return Confusion(
-      k=min(k, len(pair.train)),
+      k=choose_k(k, pair.train_label),
       images=len(true),
       bank=len(pair.train),
       accuracy=float(np.mean(predicted == true)),
