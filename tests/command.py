@@ -31,6 +31,31 @@ TINY = (
 )
 
 
+def run(name, *arguments, code=0, devices=1):
+  """Runs `python -m jssl.NAME` to its end; returns what it printed.
+
+  Args:
+    name: The command, such as "embed".
+    *arguments: Its arguments.
+    code: The exit code that is expected.
+    devices: Number of devices.
+
+  Returns:
+    A `subprocess.CompletedProcess`, with `stdout` and `stderr`.
+  """
+  done = subprocess.run(
+      [sys.executable, "-m", f"jssl.{name}", *arguments],
+      cwd=ROOT,
+      env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
+      text=True,
+      capture_output=True,
+      timeout=300,
+  )
+  assert done.returncode == code, done.stderr
+  assert "Traceback" not in done.stderr, done.stderr
+  return done
+
+
 def free_address():
   """An address that nothing listens at."""
   with socket.socket() as free:

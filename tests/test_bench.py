@@ -3,10 +3,7 @@
 import csv
 import io
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -14,6 +11,7 @@ from PIL import Image
 import pytest
 
 from benchmarks import imports, peers, start
+import command
 from jssl.bench import augment, data, knn, methods, step
 from jssl.config import base, of_method
 
@@ -178,34 +176,23 @@ def test_data_without_labels_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_a_wrong_name_is_reported_before_anything_starts(tmp_path):
-  command = [sys.executable, "-m", "jssl.bench", "methods"]
+  output = f"--output={tmp_path / 'out'}"
   for arguments, message in (
       (["--methods=simcrl"], "Did you mean 'simclr'"),
       (["--seeds=0"], "--seeds is 0"),
       ([f"--configs={tmp_path}"], "contains no configs; give their folder"),
   ):
-    done = subprocess.run(
-        [*command, f"--output={tmp_path / 'out'}", *arguments],
-        cwd=_ROOT,
-        text=True,
-        capture_output=True,
-        timeout=120,
-    )
-    assert done.returncode == 1 and message in done.stderr, done.stderr
+    done = command.run("bench", "methods", output, *arguments, code=1)
+    assert message in done.stderr
 
 
 @pytest.mark.slow
 def test_the_last_line_is_json(tmp_path):
-  command = [sys.executable, "-m", "jssl.bench", "methods", "--methods=vicreg"]
   options = ("--seeds=1", "--epochs=1", "--width=8", "--net=resnet8")
-  done = subprocess.run(
-      [*command, *options, f"--output={tmp_path}"],
-      cwd=_ROOT,
-      text=True,
-      capture_output=True,
-      timeout=300,
+  output = f"--output={tmp_path}"
+  done = command.run(
+      "bench", "methods", "--methods=vicreg", *options, output, devices=8
   )
-  assert done.returncode == 0, done.stderr
   result = json.loads(done.stdout.splitlines()[-1])
   assert set(result) == {"raw pixels", "untrained resnet8", "vicreg"}
   assert 0 < result["vicreg"]["knn"] < 1
@@ -326,17 +313,9 @@ def test_a_failed_start_reports_why(tmp_path):
 
 @pytest.mark.slow
 def test_bench_step_takes_flags(tmp_path):
-  command = [sys.executable, "-m", "jssl.bench", "step", "--method=moco_v2"]
   options = ("--net=resnet8", "--width=4", "--batch_size=8", "--image_size=8")
-  done = subprocess.run(
-      [*command, *options, "--precision=bfloat16"],
-      cwd=_ROOT,
-      text=True,
-      capture_output=True,
-      timeout=300,
-      env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
-  )
-  assert done.returncode == 0, done.stderr
+  method = ("--method=moco_v2", "--precision=bfloat16")
+  done = command.run("bench", "step", *method, *options)
   result = json.loads(done.stdout.splitlines()[-1])
   assert (result["method"], result["net"]) == ("moco_v2", "resnet8")
   assert (result["precision"], result["batch_size"]) == ("bfloat16", 8)

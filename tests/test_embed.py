@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import json
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from PIL import Image
 import pyarrow.parquet
 import pytest
 
+import command
 from jssl import data, encoder, files, load_encoder
 from jssl.data import reader
 from jssl.data.decode import decode_remarked
@@ -22,7 +22,6 @@ from jssl.embed import compute, formats, search
 from jssl.evals.features import extract
 import tiny_run
 
-_ROOT = pathlib.Path(__file__).parent.parent
 _FORMATS = ("npz", "npy", "parquet")
 each_format = pytest.mark.parametrize("suffix", _FORMATS)
 
@@ -380,7 +379,7 @@ def test_a_killed_process_loses_one_batch(
   output = tmp_path / "x.npz"
   done = subprocess.run(
       [sys.executable, "-c", _KILLED, str(workdir), str(photos), str(output)],
-      cwd=_ROOT,
+      cwd=command.ROOT,
       timeout=120,
   )
   assert done.returncode == -signal.SIGKILL
@@ -660,23 +659,12 @@ def test_only_the_closest_duplicates_are_kept(cloud):
   np.testing.assert_array_equal(few.rows, every.rows[:4])
 
 
-def _run(*arguments, code=0):
-  done = subprocess.run(
-      [sys.executable, "-m", "jssl.embed", *arguments],
-      cwd=_ROOT,
-      text=True,
-      capture_output=True,
-      timeout=120,
-  )
-  assert done.returncode == code, done.stderr
-  return done
-
-
 def test_the_command_line_from_pictures_to_drawings(workdir, photos, tmp_path):
   shutil.copytree(photos, tmp_path / "$photos$")
   folder = tmp_path / "$photos$"
   shutil.copy(folder / "dog" / "02.png", folder / "cat" / "copy.png")
-  done = _run(
+  done = command.run(
+      "embed",
       f"--workdir={workdir}",
       f"--dataset=folder:{folder}",
       f"--output={tmp_path / 'out' / 'x.npy'}",
@@ -760,7 +748,7 @@ def test_mistakes_are_reported_with_a_remedy(workdir, photos, tmp_path):
     commands.append([f"--{key}={value}" for key, value in values.items()])
   done = subprocess.run(
       [sys.executable, "-c", _MISTAKES, json.dumps(commands)],
-      cwd=_ROOT,
+      cwd=command.ROOT,
       text=True,
       capture_output=True,
       timeout=120,

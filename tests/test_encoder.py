@@ -10,6 +10,7 @@ from jssl import augment, encoder, load_encoder, optim
 from jssl.config import build, save_config
 from jssl.methods import METHODS
 from jssl.step import init_state
+import test_contract
 import tiny
 import tiny_run
 
@@ -182,29 +183,9 @@ def test_gradients_are_those_of_finite_differences(loaded, of):
   np.testing.assert_allclose(slope, norm, rtol=2e-2)
 
 
-_HEADS = dict(augment=tiny.recipe, dim=8, hidden_dim=16)
-_ENCODERS = {
-    "moco_v2": dict(augment=tiny.recipe, dim=8, queue_size=32),
-    "byol": _HEADS | dict(second_augment=None),
-    # These encode with an average in what they carry.
-    "dino": _HEADS | dict(second_augment=None, prototypes=12, local_views=0),
-    "ijepa": dict(
-        augment=tiny.recipe,
-        min_keep=1,
-        predictor_width=16,
-        predictor_depth=1,
-        predictor_heads=2,
-    ),
-    # The net's input is not the image itself.
-    "colorization": dict(augment=tiny.recipe, stride=2),
-    "jigsaw": dict(
-        augment=tiny.large_recipe,
-        tile_size=8,
-        dim=8,
-        hidden_dim=16,
-        permutations=12,
-    ),
-}
+# DINO and I-JEPA encode with an average in what they carry, and the input of
+# the nets of colorization and jigsaw is not the image itself.
+_ENCODERS = ("moco_v2", "byol", "dino", "ijepa", "colorization", "jigsaw")
 
 
 def _watched(net):
@@ -227,7 +208,7 @@ def _net(name):
 
 def _trained(name, net):
   """A trained encoder of random numbers."""
-  method = METHODS[name](net, **_ENCODERS[name])
+  method = METHODS[name](net, **test_contract.ARGUMENTS[name])
   optimizer, batch = optim.sgd(0.1), {"image": tiny.images(4)}
   state = jax.jit(lambda key: init_state(method, optimizer, key, batch))(
       jax.random.key(0)

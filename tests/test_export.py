@@ -1,7 +1,6 @@
 """Exported encoders: named arrays, and a program."""
 
 import json
-import pathlib
 import subprocess
 import sys
 
@@ -14,11 +13,11 @@ import pytest
 import safetensors
 import safetensors.numpy
 
+import command
 from jssl import augment, encoder, export, load_encoder
 from jssl.config import build
 import tiny_run
 
-_ROOT = pathlib.Path(__file__).parent.parent
 _SIZE = 16
 
 
@@ -187,23 +186,12 @@ def test_files_of_other_programs_are_refused(tmp_path):
     export.load_safetensors(path)
 
 
-def _run(*arguments, code=0):
-  done = subprocess.run(
-      [sys.executable, "-m", "jssl.export", *arguments],
-      cwd=_ROOT,
-      text=True,
-      capture_output=True,
-      timeout=120,
-  )
-  assert done.returncode == code, done.stderr
-  assert "Traceback" not in done.stderr
-  return done.stdout + done.stderr
-
-
 @pytest.mark.slow
 def test_the_command_line(workdir, tmp_path):
   output = tmp_path / "new" / "encoder.safetensors"
-  assert str(output) in _run(f"--workdir={workdir}", f"--output={output}")
+  given = f"--workdir={workdir}"
+  done = command.run("export", given, f"--output={output}")
+  assert str(output) in done.stdout
   assert "params/stem/kernel" in safetensors.numpy.load_file(output)
-  message = _run(f"--workdir={workdir}", "--output=encoder.onnx", code=1)
-  assert "'.onnx'; expected one of .safetensors, .stablehlo" in message
+  done = command.run("export", given, "--output=encoder.onnx", code=1)
+  assert "'.onnx'; expected one of .safetensors, .stablehlo" in done.stderr

@@ -7,8 +7,6 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +14,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
+import command
 from jssl import config as configs, encoder, loop
 from jssl.evals import evaluation, protocols, results
 import tiny_run
-
-_ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 def _config(name, dataset, **changes):
@@ -533,21 +530,9 @@ def test_pictures_of_one_size_are_not_resized_to_the_canvas(data_dir):
   assert made.data.canvas == 0
 
 
-def _command(*arguments):
-  return subprocess.run(
-      [sys.executable, "-m", "jssl.evaluate", *arguments],
-      cwd=_ROOT,
-      env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
-      capture_output=True,
-      text=True,
-      check=False,
-  )
-
-
 @pytest.mark.slow
 def test_the_command_prints_a_table(workdir, content):
-  result = _command(f"--workdir={workdir}", "--protocols=knn")
-  assert result.returncode == 0, result.stderr
+  result = command.run("evaluate", f"--workdir={workdir}", "--protocols=knn")
   assert "| raw pixels" in result.stdout
   lines = result.stderr.splitlines()
   start = lines.index("loading digits")
@@ -578,6 +563,4 @@ def test_the_command_prints_a_table(workdir, content):
     ],
 )
 def test_the_command_reports_what_is_wrong(arguments, message):
-  result = _command(*arguments)
-  assert result.returncode == 1
-  assert message in result.stderr and "Traceback" not in result.stderr
+  assert message in command.run("evaluate", *arguments, code=1).stderr

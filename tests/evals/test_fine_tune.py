@@ -38,17 +38,16 @@ def _encode(variables, images, *, key=None):
   return features["pooled"], new["batch_stats"]
 
 
-def _tune(key=0, encode=_encode, **arguments):
-  images, labels = _quadrants(64, seed=0)
-  arguments = dict(epochs=30, batch_size=16, learning_rate=0.01) | arguments
+def _tune(key=0, encode=_encode, count=64, variables=None, arrays=(), **more):
+  images, labels = _quadrants(count, seed=0)
+  settings = dict(epochs=30, batch_size=16, learning_rate=0.01)
   return fine_tune(
       jax.random.key(key),
       encode,
-      _variables(),
-      {"image": images, "label": labels},
+      variables or _variables(),
+      {"image": images, "label": labels, **dict(arrays)},
       num_classes=CLASSES,
-      augment=tiny.plain,
-      **arguments,
+      **dict(augment=tiny.plain) | settings | more,
   )
 
 
@@ -78,16 +77,8 @@ def test_gradients_reach_the_encoder():
   images, labels = _quadrants(64, seed=0)
   free = lambda variables, x, key=None: (net.apply(variables, x), {})
   frozen = lambda *args, **more: jax.lax.stop_gradient(free(*args, **more))
-  tune = lambda encode: fine_tune(
-      jax.random.key(0),
-      encode,
-      params,
-      {"image": images, "label": labels},
-      num_classes=CLASSES,
-      augment=tiny.plain,
-      epochs=60,
-      batch_size=16,
-      learning_rate=0.03,
+  tune = lambda encode: _tune(
+      encode=encode, variables=params, epochs=60, learning_rate=0.03
   )
   accuracy = lambda classify: np.mean(
       np.argmax(classify(images / np.float32(255)), axis=-1) == labels
@@ -104,16 +95,8 @@ def test_the_key_decides():
 
 
 def test_fewer_images_than_a_batch_are_one_batch():
-  images, labels = _quadrants(4, seed=0)
-  classify = fine_tune(
-      jax.random.key(0),
-      _encode,
-      _variables(),
-      {"image": images, "label": labels},
-      num_classes=CLASSES,
-      augment=tiny.plain,
-      epochs=2,
-  )
+  images, _ = _quadrants(4, seed=0)
+  classify = _tune(count=4, epochs=2)
   assert classify(images / np.float32(255)).shape == (4, CLASSES)
 
 
@@ -163,32 +146,15 @@ def test_extents_reach_the_augmentation():
     seen.append(extent.shape)
     return image * extent[0] / 8
 
-  images, labels = _quadrants(16, seed=0)
-  fine_tune(
-      jax.random.key(0),
-      _encode,
-      _variables(),
-      {"image": images, "label": labels, "extent": np.full((16, 2), 8)},
-      num_classes=CLASSES,
-      augment=recipe,
-      epochs=1,
-      batch_size=16,
-  )
+  extents = {"extent": np.full((16, 2), 8)}
+  _tune(count=16, arrays=extents, augment=recipe, epochs=1)
   assert set(seen) == {(2,)}
 
 
 def test_images_without_a_label_are_refused():
-  images, labels = _quadrants(16, seed=0)
-  labels = np.where(np.arange(16) == 3, -1, labels)
+  labels = np.where(np.arange(16) == 3, -1, np.arange(16) % CLASSES)
   with pytest.raises(ValueError, match="1 of 16 labels are below 0"):
-    fine_tune(
-        jax.random.key(0),
-        _encode,
-        _variables(),
-        {"image": images, "label": labels},
-        num_classes=CLASSES,
-        augment=tiny.plain,
-    )
+    _tune(count=16, arrays={"label": labels})
 
 
 def test_a_negative_learning_rate_is_refused():
