@@ -180,6 +180,7 @@ def run_steps(
   resident = exp.pipeline.resident()
   evaluate = _make_evaluate(exp, recorder, workdir, stop)
   due_after = _make_due_after(exp)
+  save = functools.partial(_save, exp, checkpoints, workdir)
   compiled = False
   batches = exp.pipeline.batches(step, exp.total_steps, exp.steps_per_call)
   with contextlib.closing(batches):
@@ -207,7 +208,7 @@ def run_steps(
       # While steps are skipped, the state is suspect.
       if due.save and not recorder.skipped_in_a_row:
         try:
-          _save(exp, checkpoints, step, state, workdir)
+          save(step, state)
           saved = step
         except NotSaved as error:
           recorder.log(f"WARNING: {error}")
@@ -215,7 +216,7 @@ def run_steps(
         break
     if step > saved:
       recorder.flush(step)
-      _save(exp, checkpoints, step, state, workdir)
+      save(step, state)
   checkpoints.wait()
   return step, state, features
 
@@ -262,7 +263,7 @@ def _compile(take, recorder, stop):
     return stop.unless(lambda: jax.block_until_ready(take()))
 
 
-def _save(exp, checkpoints, step, state, workdir):
+def _save(exp, checkpoints, workdir, step, state):
   """Saves a state in the background, and its config; raises Diverged."""
   if not all_finite((state.params, state.carried, state.opt_state)):
     raise Diverged(
@@ -339,10 +340,10 @@ def _draw(exp, pictures, step, workdir):
 
 def _finish(exp, recorder, state, features, workdir, stop):
   """Evaluates the encoder, and writes summary, curves and report."""
+  encoder, rows = experiment.encoder(exp, state), recorder.rows
   if features is None:
     with progress.stage("computing features"):
-      features = compute_features(exp, state)
-  encoder, rows = experiment.encoder(exp, state), recorder.rows
+      features = compute_for_scores(encoder, exp.train, exp.test)
   result = summary.write(
       encoder, workdir, exp.train, exp.test, rows, features=features
   )
