@@ -177,6 +177,16 @@ def test_pairs_of_equal_similarity_are_in_the_order_of_the_rows(
   assert few.count == pairs.count == len(expected) == 24
 
 
+def test_equal_directions_reach_a_threshold_of_1_in_spite_of_rounding(
+    tmp_path,
+):
+  rows = np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32)
+  _, features = _gallery(tmp_path, np.concatenate([rows, 3 * rows]))
+  pairs = search.duplicates(features, 1.0)
+  assert pairs.similarity.min() < 1
+  assert {*map(tuple, pairs.rows)} == {(i, i + 50) for i in range(50)}
+
+
 @pytest.mark.parametrize("count", [1, 12, 13, 100, 102])
 def test_a_hundred_pairs_are_printed_and_twelve_drawn(
     tmp_path, drawn, capsys, count
