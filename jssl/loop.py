@@ -411,9 +411,10 @@ def _log_neighbours(exp, recorder):
     return
   k = choose_k(0, known)
   if k < MOST_NEIGHBOURS:
+    s = "s" if k > 1 else ""
     recorder.log(
-        f"kNN uses the {k} nearest neighbours, since the smallest class has {k}"
-        f" training image{'s' * (k > 1)}; config.eval.k sets another number"
+        f"kNN uses {k} neighbour{s}, since the smallest class has {k} training"
+        f" image{s}; config.eval.k sets another number"
     )
 
 

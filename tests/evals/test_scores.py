@@ -1,13 +1,8 @@
 """The number of neighbours that vote in kNN."""
 
-import types
-
-from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from jssl import loop
-from jssl.data import Images
 from jssl.evals import scores
 from jssl.evals.features import Labelled
 
@@ -59,37 +54,3 @@ def _features(k):
 def test_a_small_class_is_not_outvoted():
   assert _features(0) == (1.0, 1.0)
   assert _features(200) == (1.0, 0.0)
-
-
-def _images(labels):
-  pixels = np.zeros((len(labels), 1, 1, 1), np.uint8)
-  return Images(pixels, labels, None, ("a", "b", "c", "d"), ())
-
-
-@pytest.mark.parametrize(
-    "k,train,test,logged",
-    [
-        (0, UNBALANCED, [0], "kNN uses the 6 nearest neighbours"),
-        (
-            0,
-            np.array([0, 1, 1, -1]),
-            [0],
-            "smallest class has 1 training image",
-        ),
-        (0, np.repeat([0, 1], 200), [0], ""),
-        (20, UNBALANCED, [0], ""),
-        (0, UNBALANCED, [-1], ""),
-        (0, np.full(9, -1), [0], ""),
-    ],
-)
-def test_fewer_neighbours_are_logged(k, train, test, logged):
-  exp = types.SimpleNamespace(
-      config=ConfigDict({"eval": {"k": k}}),
-      train=_images(train),
-      test=_images(np.array(test)),
-  )
-  lines = []
-  recorder = types.SimpleNamespace(log=lines.append)
-  loop._log_neighbours(exp, recorder)
-  assert len(lines) == bool(logged)
-  assert logged in "".join(lines)
