@@ -263,6 +263,7 @@ def test_a_report_has_all_sections_in_order(tmp_path):
   assert "2 × cpu" in words and "2.00 GiB on the host" in words
   assert "1,234" in words and "2 min" in words and "jax 0.10.2" in words
   assert "net.width 4" in words and "optimizer.learning_rate 0.1" in words
+  assert "by their 5 nearest neighbours among 40 training images" in words
   # Six pictures with four views, twelve queries with five neighbours, eight
   # maps next to their images, and the sprite.
   assert parsed.tags.count("img") == 6 * 5 + 12 * 6 + 8 * 2 + 1
@@ -334,19 +335,23 @@ def test_names_in_a_comparison_are_escaped(tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        {"classes": ("only",), "channels": 1},
+        {"classes": ("only",), "channels": 1, "train": 40},
         {"train": 4, "test": 1},
         {"train": 3, "test": 5, "classes": ("a", "b", "c", "absent")},
-        {"channels": 1, "classes": ()},
+        {"channels": 1, "classes": (), "train": 40},
     ],
 )
 def test_small_and_odd_sets_are_reported(tmp_path, options):
   made = _untrained(summary=_summary(), **options)
+  made.config.eval.k = 0  # As many neighbours as the smallest class has images.
   report.write(made, tmp_path / "report.html")
   parsed = _check(tmp_path / "report.html")
   assert "neighbours" in _sections(parsed)
   assert ("confusion" in _sections(parsed)) == (
       len(options.get("classes", "ab")) > 1
+  )
+  assert ("by their nearest neighbour among 3" in parsed.words) == (
+      options["train"] == 3
   )
 
 

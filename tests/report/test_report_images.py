@@ -312,6 +312,7 @@ def test_confusion_counts_true_and_predicted_classes():
   assert found.accuracy == 0.5 and found.largest == 0.5
   assert (found.k, found.images, found.bank) == (3, 4, 3)
   assert found.pairs == [("a", "c", 1), ("b", "a", 1)]
+  assert neighbours.confuse(train, test, k=0, temperature=0.01).k == 1
 
 
 def test_many_classes_have_a_list_of_mistakes_instead_of_a_matrix():
