@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl.nets import vit
+from jssl.nets import attention, vit
 
 
 class ConvDecoder(nn.Module):
@@ -184,7 +184,7 @@ class TransformerDecoder(nn.Module):
     bias = None
     if valid is not None:
       always = jnp.ones((len(valid), first), bool)
-      bias = vit.bias_of(jnp.concatenate([always, valid], axis=1))
+      bias = attention.bias_of(jnp.concatenate([always, valid], axis=1))
     for i in range(1, self.depth + 1):
       x = vit.Block(
           self.heads,

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.interpolate
 
 from jssl.augment import resampling
+from jssl.nets.attention import attend, bias_of
 from jssl.nets.backbone import stage_name
 from jssl.nets.norm import normalize_images
 from jssl.nets.patches import grid_of
@@ -539,72 +540,6 @@ class LayerNorm(nn.LayerNorm):
     """Normalises `[..., D]` over its last dimension; for the mask see Flax."""
     x = x.astype(jnp.float32)
     return super().__call__(x - jax.lax.stop_gradient(x[..., :1]), mask=mask)
-
-
-def bias_of(valid: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-  """Makes a bias of the attention to valid tokens only.
-
-  Args:
-    valid: Which tokens are attended to, bool `[B, S]`, at least one per row.
-    bias: Another bias that it is added to, or None.
-
-  Returns:
-    float32 `[B, 1 or heads, 1 or T, S]`, see `attend`: -inf at other tokens,
-    which then influence neither value nor gradient.
-  """
-  own = jnp.where(valid, 0.0, -jnp.inf)[:, None, None]
-  return own if bias is None else own + bias
-
-
-def attend(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    *,
-    bias: jax.Array | None = None,
-) -> jax.Array:
-  """Averages values by the softmax of scaled products of queries and keys.
-
-  On CPU it takes two thirds of the time of `jax.nn.dot_product_attention`,
-  which is used elsewhere. The choice is made where the program is lowered, so
-  exports and programs for other devices get theirs.
-
-  Args:
-    query: `[B, T, heads, D]`.
-    key: `[B, S, heads, D]`.
-    value: `[B, S, heads, D]`.
-    bias: Added to the scaled products, float32, broadcast to `[B, heads, T,
-      S]`; None for none.
-
-  Returns:
-    `[B, T, heads, D]`, of the type of `value`; the softmax is in float32.
-
-  Reference:
-    Vaswani et al., Attention Is All You Need, 2017, equation 1.
-  """
-  if bias is not None and bias.ndim < 4:
-    bias = bias[None]
-  return jax.lax.platform_dependent(
-      *(query, key, value, bias),
-      cpu=_attend_by_head,
-      default=jax.nn.dot_product_attention,
-  )
-
-
-def _attend_by_head(query, key, value, bias):
-  """The same with contiguous matrices, and a softmax that divides at last."""
-  query = query * np.float32(query.shape[-1] ** -0.5).astype(query.dtype)
-  q, k, v = (x.swapaxes(1, 2) for x in (query, key, value))
-  scores = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
-  if bias is not None:
-    scores = scores + bias
-  largest = jnp.max(scores, axis=-1, keepdims=True)
-  weights = jnp.exp(scores - jax.lax.stop_gradient(largest))
-  total = jnp.sum(weights, axis=-1, keepdims=True)
-  sums = jnp.matmul(
-      weights.astype(v.dtype), v, preferred_element_type=jnp.float32
-  )
-  return (sums / total).astype(v.dtype).swapaxes(1, 2)
 
 
 def gelu(x: jax.Array) -> jax.Array:

@@ -1,0 +1,174 @@
+"""Attention: each path against the paper's equation, in value and gradient."""
+
+import functools
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jssl.nets import attention
+
+PATHS = {
+    "cpu": attention._attend_by_head,
+    "default": attention._attend_by_columns,
+}
+BATCH, HEADS, QUERIES, KEYS, DIM = 4, 3, 5, 7, 8
+BIASES = {
+    "none": None,
+    "valid": (BATCH, 1, 1, KEYS),
+    "relative": (1, HEADS, QUERIES, KEYS),
+    "both": (BATCH, HEADS, QUERIES, KEYS),
+}
+each_path = pytest.mark.parametrize("path", PATHS)
+each_bias = pytest.mark.parametrize("kind", BIASES)
+
+
+def _inputs(kind="none", dtype=np.float32):
+  random = np.random.default_rng(0)
+  draw = lambda *shape: random.normal(size=shape).astype(np.float32)
+  query, slope = (draw(BATCH, QUERIES, HEADS, DIM) for _ in range(2))
+  key, value = (draw(BATCH, KEYS, HEADS, DIM) for _ in range(2))
+  bias = None if BIASES[kind] is None else draw(*BIASES[kind])
+  if kind in ("valid", "both"):
+    valid = random.uniform(size=(BATCH, 1, 1, KEYS)) < 0.6
+    valid[..., 0] = True
+    bias = np.where(valid, bias, -np.inf).astype(np.float32)
+  arrays = (jnp.asarray(x, dtype) for x in (3 * query, key, value))
+  return (*arrays, bias), jnp.asarray(slope, dtype)
+
+
+def _equation(inputs, slope):
+  """Value and gradients in float64, by the derivative of the softmax."""
+  *arrays, slope = (np.asarray(x, np.float64) for x in (*inputs[:3], slope))
+  query, key, value = arrays
+  scale = DIM**-0.5
+  scores = np.einsum("bthd,bshd->bhts", query, key) * scale
+  if inputs[3] is not None:
+    scores = scores + inputs[3]
+  weights = np.exp(scores - scores.max(-1, keepdims=True))
+  weights /= weights.sum(-1, keepdims=True)
+  out = np.einsum("bhts,bshd->bthd", weights, value)
+  to_weights = np.einsum("bthd,bshd->bhts", slope, value)
+  mean = np.sum(weights * to_weights, -1, keepdims=True)
+  to_scores = weights * (to_weights - mean)
+  gradients = [
+      scale * np.einsum("bhts,bshd->bthd", to_scores, key),
+      scale * np.einsum("bhts,bthd->bshd", to_scores, query),
+      np.einsum("bhts,bthd->bshd", weights, slope),
+  ]
+  if inputs[3] is not None:
+    shape = inputs[3].shape
+    axes = tuple(i for i in range(4) if shape[i] < to_scores.shape[i])
+    gradients.append(to_scores.sum(axes, keepdims=True))
+  return out, gradients
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run(function, inputs, slope):
+  out, pull = jax.vjp(function, *inputs)
+  return out, [x for x in pull(slope) if x is not None]
+
+
+@each_path
+@each_bias
+def test_value_and_gradient_are_the_equation_of_the_paper(path, kind):
+  inputs, slope = _inputs(kind)
+  out, gradients = _run(PATHS[path], inputs, slope)
+  expected, slopes = _equation(inputs, slope)
+  np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+  assert len(gradients) == len(slopes)
+  for found, expected in zip(gradients, slopes):
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@each_path
+@each_bias
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_near(path, kind, dtype):
+  inputs, slope = _inputs(kind, dtype)
+  out, gradients = _run(PATHS[path], inputs, slope)
+  expected, slopes = _equation(inputs, slope)
+  assert [x.dtype for x in (out, *gradients[:3])] == [dtype] * 4
+  assert all(x.dtype == jnp.float32 for x in gradients[3:])
+  for found, exact in zip([out, *gradients], [expected, *slopes]):
+    found = np.asarray(found, np.float32)
+    error = np.linalg.norm(found - exact) / np.linalg.norm(exact)
+    assert error < (0.01 if dtype == jnp.bfloat16 else 0.002)
+
+
+@each_path
+def test_large_scores_do_not_overflow(path):
+  inputs, slope = _inputs()
+  inputs = (300 * inputs[0], *inputs[1:])
+  out, gradients = _run(PATHS[path], inputs, slope)
+  expected, _ = _equation(inputs, slope)
+  np.testing.assert_allclose(out, expected, rtol=1e-3, atol=1e-3)
+  assert all(np.all(np.isfinite(x)) for x in gradients)
+
+
+@each_path
+def test_tokens_that_are_not_valid_have_no_influence(path):
+  (query, key, value, _), slope = _inputs()
+  valid = np.random.default_rng(1).uniform(size=(BATCH, KEYS)) < 0.6
+  valid[:, 0] = True
+  bias = attention.bias_of(valid)
+  out, (*same, _) = _run(PATHS[path], (query, key, value, bias), slope)
+  kept = valid[..., None, None]
+  moved = [np.where(kept, x, 100 * x) for x in (key, value)]
+  again, (*others, _) = _run(PATHS[path], (query, *moved, bias), slope)
+  np.testing.assert_array_equal(out, again)
+  jax.tree.map(np.testing.assert_array_equal, same, others)
+  assert not np.any(same[1][~valid]) and not np.any(same[2][~valid])
+
+
+def test_biases_are_broadcast_and_added():
+  (query, key, value, relative), _ = _inputs("relative")
+  valid = np.random.default_rng(1).uniform(size=(BATCH, KEYS)) < 0.6
+  valid[:, 0] = True
+  expected = attention.attend(query, key, value, bias=relative)
+  found = attention.attend(query, key, value, bias=relative[0])
+  np.testing.assert_array_equal(found, expected)
+  bias = attention.bias_of(valid, relative)
+  assert bias.shape == (BATCH, HEADS, QUERIES, KEYS)
+  found = attention.attend(query, key, value, bias=bias)
+  own = np.where(valid, 0, -np.inf)[:, None, None]
+  arrays = (query, key, value, relative + own)
+  expected, _ = _equation(arrays, np.zeros_like(query))
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@each_path
+def test_it_can_be_mapped(path):
+  inputs, slope = _inputs("both")
+  parts = lambda x: x.reshape(2, BATCH // 2, *x.shape[1:])
+  run = functools.partial(_run, PATHS[path])
+  whole = run(inputs, slope)
+  mapped = jax.vmap(run)(jax.tree.map(parts, inputs), parts(slope))
+  for found, expected in zip(*map(jax.tree.leaves, (mapped, whole))):
+    found = found.reshape(expected.shape)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@each_bias
+def test_one_array_of_all_pairs_is_kept_in_half_precision(kind):
+  inputs, _ = _inputs(kind, jnp.bfloat16)
+  _, pull = jax.vjp(PATHS["default"], *inputs)
+  pairs = [
+      x for x in jax.tree.leaves(pull) if {*x.shape[2:]} == {QUERIES, KEYS}
+  ]
+  bias = kind == "both"  # It is as large, and the caller's.
+  assert len(pairs) == 1 + bias
+  assert sum(x.dtype == jnp.bfloat16 for x in pairs) == 1
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_the_path_is_chosen_where_the_program_is_lowered(platform):
+  (query, key, value, _), _ = _inputs()
+  exported = jax.export.export(jax.jit(attention.attend), platforms=[platform])
+  text = exported(query, key, value).mlir_module()
+  by_columns = f"{BATCH}x{HEADS}x{KEYS}x{QUERIES}xf32"
+  by_head = f"{BATCH}x{HEADS}x{QUERIES}x{KEYS}xf32"
+  assert (by_columns in text) == (platform != "cpu")
+  assert (by_head in text) == (platform == "cpu")
