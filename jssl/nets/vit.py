@@ -432,7 +432,7 @@ class Block(nn.Module):
     width = x.shape[-1]
     y = self._qkv(LayerNorm(dtype=self.dtype, name="norm_1")(x))
     heads = lambda z: z.reshape(*z.shape[:2], self.heads, -1)
-    q, k, v = map(heads, jnp.split(y, 3, axis=-1))  # [B, T, heads, D / heads]
+    q, k, v = map(heads, y)  # [B, T, heads, D / heads]
     y = attend(q, k, v, bias=bias).reshape(x.shape)
     y = self._dense(width, name="out", last=True)(y)
     x = x + self._scaled(1, y, scales)
@@ -442,22 +442,15 @@ class Block(nn.Module):
     return x + self._scaled(2, y, scales)
 
   def _qkv(self, x):
-    # One matrix and one bias, as optimizers treat parameters by dimension.
-    width = x.shape[-1]
-    dense = nn.Dense(
-        3 * width,
-        use_bias=self.key_bias,
-        dtype=self.dtype,
-        kernel_init=self.weight_init.qkv,
-        name="qkv",
-    )
-    if self.key_bias:
-      return dense(x)
-    zeros = nn.initializers.zeros
-    query = self.param("query_bias", zeros, (width,))
-    value = self.param("value_bias", zeros, (width,))
-    bias = jnp.concatenate([query, jnp.zeros_like(query), value])
-    return dense(x) + bias.astype(self.dtype)
+    """Projects tokens to queries, keys and values, `[B, T, D]` each."""
+    query, key, value = _Projections(
+        self.key_bias, self.weight_init.qkv, self.dtype, name="qkv"
+    )(x)
+    if not self.key_bias:
+      zeros = nn.initializers.zeros
+      query += self.param("query_bias", zeros, x.shape[-1:]).astype(self.dtype)
+      value += self.param("value_bias", zeros, x.shape[-1:]).astype(self.dtype)
+    return query, key, value
 
   def _dense(self, width, *, name, last=False):
     init = self.weight_init.linear
@@ -477,6 +470,30 @@ class Block(nn.Module):
       factor = scales[i - 1, :, None, None].astype(jnp.float32)
       x = (x.astype(jnp.float32) * factor).astype(self.dtype)
     return x
+
+
+class _Projections(nn.Module):
+  """Three linear layers of one kernel and one bias.
+
+  They are one parameter, as optimizers treat parameters by their dimension, but
+  three products: a TPU would have to cut a joint result, and join its gradient.
+  """
+
+  use_bias: bool
+  kernel_init: Callable[..., jax.Array]
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> list[jax.Array]:
+    """Maps `[..., D]` to three `[..., D]`."""
+    shape = (x.shape[-1], 3 * x.shape[-1])
+    kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+    products = [x @ part for part in jnp.split(kernel, 3, axis=1)]
+    if not self.use_bias:
+      return products
+    bias = self.param("bias", nn.initializers.zeros, shape[1:])
+    biases = jnp.split(bias.astype(self.dtype), 3)
+    return [product + part for product, part in zip(products, biases)]
 
 
 def weight_init_of(name: str) -> WeightInit:
