@@ -94,6 +94,44 @@ def test_a_batch_that_devices_do_not_divide_is_refused():
     compile.measure(config, device="v5e", devices=8)
 
 
+@pytest.mark.parametrize(
+    "bytes_of, expected, compilations",
+    [
+        # Linear, and a workspace that only small batches notice.
+        (lambda count: 2**30 + count * 2**25, 256, 2),
+        (lambda count: 2**30 + 2**32 + count * 2**24, 512, 3),
+        # Steeper than the first points say.
+        (lambda count: 2**30 + count**2 * 2**17, 256, 4),
+        # The first one is too large, and nothing fits.
+        (lambda count: 2**30 + count * 2**30, 8, 2),
+        (lambda count: 2**35 + count, 2, 3),
+    ],
+)
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_largest_batch_that_fits_is_found(
+    monkeypatch, bytes_of, expected, compilations, devices
+):
+  tried = []
+
+  def measure(config, *, device, devices):
+    tried.append(config.batch_size // devices)
+    used = bytes_of(tried[-1])
+    return dict(
+        fits=used <= compile.DEVICES[device].memory,
+        parameter_bytes=2**30,
+        memory_bytes=used,
+        batch_size=config.batch_size,
+    )
+
+  monkeypatch.setattr(compile, "measure", measure)
+  config = of_method("simclr", "cifar10")
+  found = compile.measure_largest(config, device="v5e", devices=devices)
+  assert found["batch_size"] == expected * devices
+  assert len(tried) <= compilations
+  if found["fits"]:
+    assert bytes_of(2 * expected) > compile.DEVICES["v5e"].memory
+
+
 def test_what_is_unknown_is_refused():
   config = of_method("simclr", "cifar10")
   with pytest.raises(ValueError, match="--device is 'v5'.*Did you mean 'v5e'"):

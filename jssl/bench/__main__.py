@@ -18,7 +18,8 @@ shows the fraction of the time spent outside the compiled step. `methods` trains
 every method with several seeds and compares them in a table and a chart.
 `compile` compiles a train step for a TPU or GPU, which need not be there, and
 shows its memory and, for a TPU, the time that the compiler estimates; with
---methods it prints a table, by default of their configs for ImageNet.
+--methods it prints a table, by default of their configs for ImageNet, and
+--largest looks for the largest batch that fits.
 
 The last line of the output is a JSON object.
 """
@@ -61,6 +62,9 @@ _DEVICE = flags.DEFINE_string(
 )
 _DEVICES = flags.DEFINE_integer(
     "devices", 1, "Number of devices to compile for.", lower_bound=1
+)
+_LARGEST = flags.DEFINE_bool(
+    "largest", False, "Whether compile looks for the largest batch that fits."
 )
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds, from 0.")
 _OUTPUT = flags.DEFINE_string(
@@ -235,13 +239,16 @@ def _methods() -> dict[str, Any]:
 def _compile() -> dict[str, Any] | list[dict[str, Any]]:
   device, devices = _DEVICE.value, _DEVICES.value
   if not flags.FLAGS["methods"].present:
-    return compile.measure(_random_config(), device=device, devices=devices)
+    measure = compile.measure_largest if _LARGEST.value else compile.measure
+    return measure(_random_config(), device=device, devices=devices)
   dataset = _DATASET.value or "imagenet2012"
   configs = []
   for name in _METHODS.value:
     configs.append(of_method(name, dataset, configs=_configs()))
     configs[-1].update_from_flattened_dict(_overrides())
-  return compile.table(configs, device=device, devices=devices)
+  return compile.table(
+      configs, device=device, devices=devices, largest=_LARGEST.value
+  )
 
 
 if __name__ == "__main__":

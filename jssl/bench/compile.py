@@ -29,6 +29,7 @@ from jssl.step import init_state
 _STEPS_PER_EPOCH = 1000  # Of the schedules; the program does not depend on it.
 _RESIDENT = 50_000  # Images of a resident set, as in CIFAR-10.
 _GROUPS = 12  # Groups of operations that are listed.
+_FIRST_BATCH = 64  # Images per device with which `measure_largest` starts.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +195,51 @@ def measure(
   return result
 
 
+def measure_largest(
+    config: ConfigDict, *, device: str, devices: int = 1
+) -> dict[str, Any]:
+  """Compiles with the largest batch that fits, a power of two per device.
+
+  Args:
+    config: See `measure`; its batch size is not used.
+    device: See `measure`.
+    devices: See `measure`.
+
+  Returns:
+    The result of `measure` with that batch, or with two images per device if
+    even these do not fit. Memory grows almost linearly with the batch, so two
+    or three compilations find it.
+
+  Raises:
+    ValueError: See `measure`.
+    ImportError: See `measure`.
+  """
+  limit = DEVICES[lookup("--device", device, DEVICES)].memory
+  config = config.copy_and_resolve_references()
+  results: dict[int, dict[str, Any]] = {}
+  memory = {}
+  count = _FIRST_BATCH
+  while count not in results:
+    config.batch_size = count * devices
+    results[count] = measure(config, device=device, devices=devices)
+    memory[0] = results[count]["parameter_bytes"]
+    memory[count] = results[count]["memory_bytes"]
+    count = _largest_power(memory, limit)
+  fitting = [x for x, result in results.items() if result["fits"]]
+  return results[max(fitting, default=min(results))]
+
+
+def _largest_power(memory, limit):
+  """Returns the largest power of two whose memory is within a limit, 2 or more.
+
+  Memory is a line through the two largest counts that are known.
+  """
+  low, high = sorted(memory)[-2:]
+  per_image = (memory[high] - memory[low]) / (high - low)
+  most = high + (limit - memory[high]) / per_image
+  return 2 ** max(math.floor(math.log2(max(most, 2))), 1)
+
+
 def _compile(call, arguments):
   """Compiles; returns the program, None if it does not fit, and its costs."""
   start, start_cpu = time.perf_counter(), time.process_time()
@@ -233,7 +279,11 @@ _COLUMNS = {
 
 
 def table(
-    configs: Iterable[ConfigDict], *, device: str, devices: int = 1
+    configs: Iterable[ConfigDict],
+    *,
+    device: str,
+    devices: int = 1,
+    largest: bool = False,
 ) -> list[dict[str, Any]]:
   """Compiles the train steps of configs and prints a row for each.
 
@@ -241,6 +291,7 @@ def table(
     configs: See `measure`.
     device: See `measure`.
     devices: See `measure`.
+    largest: Whether to look for the largest batch, see `measure_largest`.
 
   Returns:
     The results of `measure`.
@@ -249,8 +300,9 @@ def table(
   print("| " + " | ".join(name for name, _, _ in _COLUMNS.values()) + " |")
   print("| --- " * len(_COLUMNS) + "|")
   results = []
+  row = measure_largest if largest else measure
   for config in configs:
-    results.append(measure(config, device=device, devices=devices))
+    results.append(row(config, device=device, devices=devices))
     cells = [
         ""
         if (value := results[-1].get(key)) is None
