@@ -1,5 +1,6 @@
 """Steps compiled for devices that are not there, and what is read of them."""
 
+import ctypes
 import importlib.util
 import json
 import os
@@ -198,3 +199,73 @@ for steps in (1, 4):
   assert not done.returncode, done.stderr
   one, of_four = map(float, done.stdout.split())
   assert 0.7 * one < of_four < 1.3 * one
+
+
+def _has_cudnn():
+  try:
+    ctypes.CDLL("libcudnn.so.9")
+  except OSError:
+    return False
+  return importlib.util.find_spec("jax_cuda13_plugin") is not None
+
+
+_KERNEL = """
+import sys
+import jax
+import jax.numpy as jnp
+jax.config.update("jax_platforms", "cpu")
+from jssl.bench import compile
+from jssl.nets import attention
+
+device, implementation, *sizes = sys.argv[1:]
+tokens, heads, dim = map(int, sizes)
+
+def loss(query, key, value):
+  out = attention.attend(query, key, value, implementation=implementation)
+  return jnp.sum(out.astype(jnp.float32) ** 2)
+
+array = jax.ShapeDtypeStruct((1, 2, tokens, heads, dim), jnp.bfloat16)
+gradient = jax.pmap(
+    jax.grad(loss, argnums=(0, 1, 2)), devices=compile._targets(device, 1)
+)
+print(gradient.lower(array, array, array).compile().as_text())
+"""
+
+
+def _compiled_attention(*arguments):
+  done = subprocess.run(
+      [sys.executable, "-c", _KERNEL, *map(str, arguments)],
+      cwd=_ROOT,
+      env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "false"},
+      capture_output=True,
+      text=True,
+  )
+  assert not done.returncode, done.stderr
+  return done.stdout
+
+
+@_with_compiler
+@pytest.mark.parametrize("device", ["v5e", "v6e"])
+@pytest.mark.parametrize(
+    "tokens,heads,dim",
+    [
+        (197, 3, 64),
+        (50, 5, 32),
+        (37, 2, 40),
+        # The largest that `_short_attention.fits` lets through.
+        pytest.param(577, 6, 64, marks=pytest.mark.slow),
+        pytest.param(257, 16, 64, marks=pytest.mark.slow),
+    ],
+)
+def test_the_attention_kernel_is_compiled_for_tpus(device, tokens, heads, dim):
+  text = _compiled_attention(device, "pallas", tokens, heads, dim)
+  assert text.count('custom_call_target="tpu_custom_call"') == 2
+  assert f"[2,{heads},{tokens},{tokens}]" not in text
+
+
+@pytest.mark.skipif(not _has_cudnn(), reason="No compiler for GPU, or cuDNN.")
+@pytest.mark.parametrize("tokens", [196, 197])
+def test_attention_by_cudnn_is_compiled_for_a_gpu(tokens):
+  text = _compiled_attention("h100", "cudnn", tokens, 6, 64)
+  assert text.count('custom_call_target="__cudnn$fmha') == 2
+  assert f",{tokens},{tokens}]" not in text

@@ -103,8 +103,11 @@ def base(dataset: str) -> ConfigDict:
           # pooled: the class "token", or "mean" or "patches" (see
           # `jssl.nets.ViT`),
           "pooling": "token",
-          # the method whose code the initial weights follow.
+          # the method whose code the initial weights follow,
           "weight_init": "dino",
+          # "auto", "einsum", "cudnn" or "pallas" (see
+          # `jssl.nets.attention.attend`).
+          "attention": "auto",
           # Parts of a device's batch that the net computes in turn, to save
           # memory (see `jssl.nets.MicroBatched`).
           "micro_batches": 1,

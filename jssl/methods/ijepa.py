@@ -144,6 +144,7 @@ def ijepa(
       depth=predictor_depth,
       heads=predictor_heads,
       weight_init=net.weight_init,
+      attention=net.attention,
       dtype=net.dtype,
   )
   module = ContextPredictor(net, predictor)

@@ -80,6 +80,7 @@ class MaskedAutoencoder(nn.Module):
         depth=self.depth,
         heads=self.heads,
         weight_init=self.net.weight_init,
+        attention=self.net.attention,
         dtype=self.net.dtype,
         name="decoder",
     )

@@ -10,6 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jssl.nets import _short_attention
+
+IMPLEMENTATIONS = ("auto", "einsum", "cudnn", "pallas")
+
 
 def bias_of(valid: jax.Array, bias: jax.Array | None = None) -> jax.Array:
   """Makes a bias of the attention to valid tokens only.
@@ -32,8 +36,12 @@ def attend(
     value: jax.Array,
     *,
     bias: jax.Array | None = None,
+    implementation: str = "auto",
 ) -> jax.Array:
   """Averages values by the softmax of scaled products of queries and keys.
+
+  Kernels serve where they can, without a bias and with shapes that are known,
+  so not in an export with a symbolic batch; products of arrays do elsewhere.
 
   Args:
     query: `[B, T, heads, D]`.
@@ -41,20 +49,44 @@ def attend(
     value: `[B, S, heads, D]`.
     bias: Added to the scaled products, float32, broadcast to `[B, heads, T,
       S]`; None for none.
+    implementation: "einsum", without kernels; "cudnn", cuDNN's kernel on GPUs,
+      in half precision; "pallas", the one of `jssl.nets._short_attention` on
+      TPUs; or "auto", cuDNN's if all GPUs of this process support it. JAX
+      exports a program with a kernel for one platform only.
 
   Returns:
     `[B, T, heads, D]`, of the type of `value`; the softmax is in float32.
 
+  Raises:
+    ValueError: If the implementation is unknown.
+
   Reference:
     Vaswani et al., Attention Is All You Need, 2017, equation 1.
   """
+  check_implementation(implementation)
   if bias is not None:
     bias = bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
+  paths = {"cpu": _attend_by_head}
+  shapes_are_known = all(isinstance(n, int) for n in query.shape + key.shape)
+  if bias is None and shapes_are_known:
+    if _is_for_cudnn(query) and (
+        implementation == "cudnn"
+        or (implementation == "auto" and _gpus_have_cudnn_attention())
+    ):
+      paths["cuda"] = _attend_by_cudnn
+    if implementation == "pallas" and _short_attention.fits(query, key):
+      paths["tpu"] = _attend_by_pallas
   return jax.lax.platform_dependent(
-      *(query, key, value, bias),
-      cpu=_attend_by_head,
-      default=_attend_by_columns,
+      *(query, key, value, bias), default=_attend_by_columns, **paths
   )
+
+
+def check_implementation(name: str) -> None:
+  """Refuses an unknown implementation, with a ValueError; see `attend`."""
+  if name not in IMPLEMENTATIONS:
+    raise ValueError(
+        f"attention is {name!r}; expected one of {IMPLEMENTATIONS}."
+    )
 
 
 def _attend_by_head(query, key, value, bias):
@@ -120,6 +152,47 @@ def _backward(kept, slope):
 
 
 _attend_by_columns.defvjp(_forward, _backward)
+
+
+def _is_for_cudnn(query):
+  half = query.dtype in (jnp.bfloat16, jnp.float16)
+  return half and query.shape[-1] <= 128 and query.shape[-1] % 8 == 0
+
+
+def _gpus_have_cudnn_attention():
+  """Whether this process has GPUs, all of them Ampere or later."""
+  try:
+    devices = jax.local_devices(backend="cuda")
+  except RuntimeError:
+    return False
+  return all(float(x.compute_capability) >= 8 for x in devices)
+
+
+def _attend_by_cudnn(query, key, value, bias):
+  """For GPU: cuDNN's kernel, whose gradient needs an even number of tokens."""
+  del bias
+  batch, tokens = query.shape[:2]
+  odd = tokens % 2 or key.shape[1] % 2
+  lengths = {}
+  if odd:
+    lengths = {
+        "query_seq_lengths": jnp.full(batch, tokens, jnp.int32),
+        "key_value_seq_lengths": jnp.full(batch, key.shape[1], jnp.int32),
+    }
+    query, key, value = map(_pad_to_even, (query, key, value))
+  out = jax.nn.dot_product_attention(
+      query, key, value, implementation="cudnn", **lengths
+  )
+  return out[:, :tokens]
+
+
+def _pad_to_even(x):
+  return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
+
+
+def _attend_by_pallas(query, key, value, bias):
+  del bias
+  return _short_attention.attend(query, key, value)
 
 
 def _products(x, y):

@@ -111,6 +111,7 @@ class TransformerDecoder(nn.Module):
     heads: Number of attention heads.
     mlp_ratio: See `ViT`.
     weight_init: See `ViT`.
+    attention: See `ViT`.
     dtype: Type of the computation; parameters are float32.
 
   Reference:
@@ -140,6 +141,7 @@ class TransformerDecoder(nn.Module):
   heads: int = 16
   mlp_ratio: float = 4
   weight_init: str = "mae"
+  attention: str = "auto"
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -190,6 +192,7 @@ class TransformerDecoder(nn.Module):
           self.heads,
           mlp_ratio=self.mlp_ratio,
           weight_init=init,
+          attention=self.attention,
           index=i,
           dtype=self.dtype,
           name=f"{i}",

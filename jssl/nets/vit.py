@@ -11,7 +11,7 @@ import numpy as np
 import scipy.interpolate
 
 from jssl.augment import resampling
-from jssl.nets.attention import attend, bias_of
+from jssl.nets.attention import attend, bias_of, check_implementation
 from jssl.nets.backbone import stage_name
 from jssl.nets.norm import normalize_images
 from jssl.nets.patches import grid_of
@@ -122,6 +122,8 @@ class ViT(nn.Module):
       values are drawn separately and the class token at deviation 1e-6; or
       "simmim", normal of deviation 0.02 truncated at one deviation, and scaled
       by depth. In all of them biases start at 0.
+    attention: Implementation of the attention, see
+      `jssl.nets.attention.attend`.
     mean: Subtracted from images in [0, 1]: a number, or one per channel.
     std: Divides the result: a number, or one per channel.
     axis_name: Not used, since there are no batch statistics; all nets take it.
@@ -166,6 +168,7 @@ class ViT(nn.Module):
   layer_scale: float = 0.0
   key_bias: bool = True
   weight_init: str = "dino"
+  attention: str = "auto"
   mean: float | Sequence[float] = 0.5
   std: float | Sequence[float] = 0.25
   axis_name: str | None = None
@@ -178,6 +181,7 @@ class ViT(nn.Module):
       if value not in known:
         raise ValueError(f"{name} is {value!r}; expected one of {known}.")
     init = weight_init_of(self.weight_init)
+    check_implementation(self.attention)
     if self.width % self.heads:
       raise ValueError(
           f"A width of {self.width} is not divisible by {self.heads} heads;"
@@ -225,6 +229,7 @@ class ViT(nn.Module):
             layer_scale=self.layer_scale,
             key_bias=self.key_bias,
             weight_init=init,
+            attention=self.attention,
             index=i,
             dtype=self.dtype,
         )
@@ -398,6 +403,7 @@ class Block(nn.Module):
     layer_scale: See `ViT`.
     key_bias: See `ViT`.
     weight_init: Initialisers.
+    attention: See `ViT`.
     index: Number of the block, from 1.
     dtype: See `ViT`.
   """
@@ -407,6 +413,7 @@ class Block(nn.Module):
   layer_scale: float = 0.0
   key_bias: bool = True
   weight_init: WeightInit = WEIGHT_INITS["dino"]
+  attention: str = "auto"
   index: int = 1
   dtype: Any = jnp.float32
 
@@ -433,7 +440,8 @@ class Block(nn.Module):
     y = self._qkv(LayerNorm(dtype=self.dtype, name="norm_1")(x))
     heads = lambda z: z.reshape(*z.shape[:2], self.heads, -1)
     q, k, v = map(heads, y)  # [B, T, heads, D / heads]
-    y = attend(q, k, v, bias=bias).reshape(x.shape)
+    y = attend(q, k, v, bias=bias, implementation=self.attention)
+    y = y.reshape(x.shape)
     y = self._dense(width, name="out", last=True)(y)
     x = x + self._scaled(1, y, scales)
     y = LayerNorm(dtype=self.dtype, name="norm_2")(x)

@@ -1,6 +1,7 @@
 """Attention: each path against the paper's equation, in value and gradient."""
 
 import functools
+import types
 
 import jax
 import jax.export
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl.nets import attention
+from jssl import nets
+from jssl.nets import _short_attention, attention
 
 PATHS = {
     "cpu": attention._attend_by_head,
@@ -171,3 +173,182 @@ def test_the_path_is_chosen_where_the_program_is_lowered(platform):
   by_head = f"{BATCH}x{HEADS}x{QUERIES}x{KEYS}xf32"
   assert (by_columns in text) == (platform != "cpu")
   assert (by_head in text) == (platform == "cpu")
+
+
+# Kernels.
+
+_interpreted = functools.partial(_short_attention.attend, interpret=True)
+
+
+@pytest.mark.parametrize(
+    "queries,keys,heads,dim", [(197, 197, 3, 64), (50, 50, 5, 32), (5, 7, 2, 8)]
+)
+def test_the_kernel_for_tpu_agrees_in_value_and_gradient(
+    queries, keys, heads, dim
+):
+  random = np.random.default_rng(2)
+  draw = lambda *shape: random.normal(size=shape).astype(np.float32)
+  query, slope = (draw(2, queries, heads, dim) for _ in range(2))
+  inputs = (2 * query, *(draw(2, keys, heads, dim) for _ in range(2)))
+  columns = lambda *arrays: PATHS["default"](*arrays, None)
+  expected = _run(columns, inputs, slope)
+  for found, exact in zip(
+      *map(jax.tree.leaves, (_run(_interpreted, inputs, slope), expected))
+  ):
+    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-5)
+
+
+def test_the_kernel_for_tpu_is_near_in_half_precision():
+  (*inputs, _), slope = _inputs(dtype=jnp.bfloat16)
+  out, gradients = _run(_interpreted, tuple(inputs), slope)
+  expected, slopes = _equation((*inputs, None), slope)
+  for found, exact in zip([out, *gradients], [expected, *slopes]):
+    assert found.dtype == jnp.bfloat16
+    error = np.linalg.norm(np.asarray(found, np.float32) - exact)
+    assert error < 0.01 * np.linalg.norm(exact)
+
+
+def test_the_kernel_for_tpu_can_be_mapped():
+  (*inputs, _), slope = _inputs()
+  parts = lambda x: x.reshape(2, BATCH // 2, *x.shape[1:])
+  run = functools.partial(_run, _interpreted)
+  whole = run(tuple(inputs), slope)
+  mapped = jax.vmap(run)(tuple(map(parts, inputs)), parts(slope))
+  for found, exact in zip(*map(jax.tree.leaves, (mapped, whole))):
+    found = found.reshape(exact.shape)
+    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-6)
+
+
+def _exported(platform, shape, *, implementation, bias=None):
+  function = jax.jit(
+      functools.partial(
+          attention.attend, bias=bias, implementation=implementation
+      )
+  )
+  arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16)] * 3
+  return jax.export.export(function, platforms=[platform])(*arrays)
+
+
+def test_the_kernel_for_tpu_is_in_its_programs_only():
+  shape = (2, 197, 3, 64)
+  has_kernel = lambda *arguments, **others: (
+      "tpu_custom_call" in _exported(*arguments, **others).mlir_module()
+  )
+  assert has_kernel("tpu", shape, implementation="pallas")
+  assert not has_kernel("tpu", shape, implementation="auto")
+  assert not has_kernel("tpu", shape, implementation="einsum")
+  assert not has_kernel("cpu", shape, implementation="pallas")
+  assert not has_kernel("cuda", shape, implementation="pallas")
+  # Biases, symbolic batches and long sequences are left to products.
+  bias = np.zeros((1, 3, 197, 197), np.float32)
+  assert not has_kernel("tpu", shape, implementation="pallas", bias=bias)
+  (batch,) = jax.export.symbolic_shape("batch")
+  assert not has_kernel("tpu", (batch, *shape[1:]), implementation="pallas")
+  assert not has_kernel("tpu", (2, 577, 12, 64), implementation="pallas")
+
+
+@pytest.mark.parametrize("queries,keys", [(5, 7), (5, 6), (6, 7), (6, 6)])
+def test_an_odd_number_of_tokens_is_padded_for_cudnn(
+    monkeypatch, queries, keys
+):
+  original, lengths = jax.nn.dot_product_attention, []
+
+  def on_cpu(*arrays, implementation, **others):
+    assert implementation == "cudnn"
+    assert not any(x.shape[1] % 2 for x in arrays)
+    lengths.extend(others)
+    return original(*arrays, **others)
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", on_cpu)
+  (query, key, value, _), slope = _inputs()
+  inputs = (
+      jnp.concatenate([query, query[:, :1]], 1)[:, :queries],
+      *(x[:, :keys] for x in (key, value)),
+  )
+  slope = jnp.concatenate([slope, slope[:, :1]], 1)[:, :queries]
+  out, gradients = _run(attention._attend_by_cudnn, (*inputs, None), slope)
+  expected, slopes = _equation((*inputs, None), slope)
+  assert bool(lengths) == bool(queries % 2 or keys % 2)
+  for found, exact in zip([out, *gradients], [expected, *slopes]):
+    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-5)
+
+
+def test_cudnn_is_used_where_it_applies(monkeypatch):
+  def is_used(dim=64, dtype=jnp.bfloat16, bias=None, implementation="auto"):
+    used = []
+
+    def by_cudnn(query, *_):  # Another function each time: JAX caches traces.
+      used.append(query.shape)
+      return query
+
+    monkeypatch.setattr(attention, "_attend_by_cudnn", by_cudnn)
+    arrays = [jax.ShapeDtypeStruct((2, 6, 3, dim), dtype)] * 3
+    attend = functools.partial(attention.attend, implementation=implementation)
+    jax.eval_shape(attend, *arrays, bias=bias)
+    return bool(used)
+
+  monkeypatch.setattr(attention, "_gpus_have_cudnn_attention", lambda: True)
+  assert is_used() and is_used(dtype=jnp.float16)
+  assert is_used(implementation="cudnn")
+  assert not is_used(dtype=jnp.float32)
+  assert not is_used(dim=132) and not is_used(dim=20)
+  assert not is_used(bias=jnp.zeros((1, 1, 1, 6)))
+  assert not is_used(implementation="einsum")
+  assert not is_used(implementation="pallas")
+  monkeypatch.setattr(attention, "_gpus_have_cudnn_attention", lambda: False)
+  assert not is_used() and is_used(implementation="cudnn")
+
+
+def test_gpus_support_cudnn_attention_from_ampere_on(monkeypatch):
+  def none(backend):
+    raise RuntimeError(f"Unknown backend {backend}")
+
+  gpu = lambda x: types.SimpleNamespace(compute_capability=x)
+  monkeypatch.setattr(jax, "local_devices", none)
+  assert not attention._gpus_have_cudnn_attention()
+  for found, expected in (
+      (["7.5"], False),
+      (["8.0"], True),
+      (["10.0"], True),
+      (["9.0", "7.0"], False),
+  ):
+    devices = list(map(gpu, found))
+    monkeypatch.setattr(jax, "local_devices", lambda backend: devices)
+    assert attention._gpus_have_cudnn_attention() == expected
+
+
+@pytest.mark.parametrize("implementation", attention.IMPLEMENTATIONS)
+def test_nets_hand_on_the_implementation(monkeypatch, implementation):
+  seen = []
+
+  def attend(query, key, value, *, bias, implementation):
+    seen.append(implementation)
+    return value
+
+  monkeypatch.setattr(nets.vit, "attend", attend)
+  net = nets.ViT(
+      8,
+      depth=2,
+      heads=2,
+      patch_size=4,
+      image_size=8,
+      attention=implementation,
+  )
+  key = jax.random.key(0)
+  jax.eval_shape(net.init, key, jnp.zeros((1, 8, 8, 3)))
+  decoder = nets.TransformerDecoder(
+      12, width=8, depth=1, heads=2, attention=implementation
+  )
+  index = jnp.zeros((1, 2), int)
+  run = functools.partial(decoder.init, grid=(2, 2))
+  jax.eval_shape(run, key, jnp.zeros((1, 3, 8)), index, index)
+  assert seen == [implementation] * 3
+
+
+def test_an_unknown_implementation_is_refused():
+  inputs, _ = _inputs()
+  with pytest.raises(ValueError, match="attention is 'flash'.*'cudnn'"):
+    attention.attend(*inputs[:3], implementation="flash")
+  net = nets.vit_tiny(attention="flash")
+  with pytest.raises(ValueError, match="attention is 'flash'.*'pallas'"):
+    jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
