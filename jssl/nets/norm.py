@@ -95,7 +95,7 @@ class BatchNorm(nn.Module):
         for name, init in (("mean", jnp.zeros), ("var", jnp.ones))
     }
     if train and not self.is_initializing():
-      mean, var = self._statistics(x.astype(jnp.float32), views)
+      mean, var = self._statistics(x, views, running["mean"].value)
       for name, value in (("mean", mean), ("var", var)):
         old = running[name].value
         new = jax.lax.stop_gradient(jnp.mean(value, axis=0))
@@ -109,7 +109,7 @@ class BatchNorm(nn.Module):
     y = grouped * each(weight) + each(bias - mean * weight)
     return y.reshape(x.shape).astype(self.dtype)
 
-  def _statistics(self, x, views):
+  def _statistics(self, x, views, running_mean):
     """Returns mean and variance of local groups, `[V * local groups, C]`."""
     if self.groups < 1:
       raise ValueError(
@@ -138,7 +138,7 @@ class BatchNorm(nn.Module):
           f" {self.groups} groups at least 2 images: raise the batch size, or"
           " lower net.groups."
       )
-    mean, var = _moments(_grouped(x, views * here))
+    mean, var = _moments(_grouped(x, views * here), running_mean)
     if spread == 1:
       return mean, var
     # Means are gathered, since sums of large values lose the variance.
@@ -154,19 +154,27 @@ class BatchNorm(nn.Module):
     )
 
 
-def _moments(x):
+def _moments(x, running_mean):
   """Returns mean and variance of `[G, N, ..., C]` over all axes except G and C.
 
-  In one pass over deviations from the first image's mean: the mean of squares
-  minus the square of the mean loses a variance that is small relative to them.
+  In one pass over deviations from a value that is near the mean: the mean of
+  squares minus the square of the mean loses a variance that is small relative
+  to them. In float32 it is the mean of the first image. In half precision it is
+  the running mean, which is known before `x` is, so that a TPU can sum while it
+  computes `x`. It may be far from the mean at first, but where that would lose
+  the variance, the rounding of `x` has lost it already.
   """
   axes = tuple(range(1, x.ndim - 1))
-  near = jax.lax.stop_gradient(jnp.mean(x[:, :1], axes, keepdims=True))
-  deviation = x - near
+  if x.dtype == jnp.float32:
+    near = jnp.mean(x[:, :1], axes, keepdims=True)
+  else:
+    near = running_mean.reshape([1] * (x.ndim - 1) + [-1])
+  near = jax.lax.stop_gradient(near)
+  deviation = x.astype(jnp.float32) - near
   mean = jnp.mean(deviation, axes)
   square = jnp.mean(jnp.square(deviation), axes)
   var = jnp.maximum(square - jnp.square(mean), 0.0)
-  return near.reshape(mean.shape) + mean, var
+  return near.reshape(-1, x.shape[-1]) + mean, var
 
 
 def _grouped(x, count):

@@ -3,6 +3,7 @@
 import functools
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +48,7 @@ def _numpy(params, x, groups):
 
 def _evaluate(params, x, weights, *, groups, axis_name):
   """Value, output, statistics and gradients, as a train step takes them."""
-  norm = BatchNorm(groups, axis_name)
+  norm = BatchNorm(groups, axis_name, dtype=x.dtype)
 
   def loss(params, x):
     y, new = norm.apply(
@@ -189,6 +190,96 @@ def test_statistics_are_float32_when_the_result_is_bfloat16():
   np.testing.assert_allclose(
       new["batch_stats"]["var"], 1.8 + 0.1 * exact[2], rtol=TOLERANCE
   )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_values_gradients_and_statistics_are_those_of_flax(dtype):
+  params, x, weights = _inputs()
+  x = jnp.asarray(x, dtype)
+
+  def run(norm, **arguments):
+    def loss(params, x):
+      variables = {"params": params, "batch_stats": _statistics()}
+      y, new = norm.apply(variables, x, mutable=["batch_stats"], **arguments)
+      y = y.astype(jnp.float32)
+      return jnp.mean(weights * jnp.square(y)), (y, new["batch_stats"])
+
+    gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    return jax.jit(gradient)(params, x)
+
+  (value, (y, new)), gradients = run(BatchNorm(dtype=dtype), train=True)
+  reference = nn.BatchNorm(
+      False, momentum=0.9, dtype=dtype, use_fast_variance=False
+  )
+  (expected, (expected_y, expected_new)), wanted = run(reference)
+  rounding = 1e-5 if dtype == "float32" else 2e-2
+  close = functools.partial(np.testing.assert_allclose, rtol=TOLERANCE)
+  close(value, expected, rtol=rounding)
+  close(y, expected_y, rtol=rounding, atol=rounding)
+  jax.tree.map(close, new, expected_new)  # In float32 with either type.
+  jax.tree.map(
+      lambda a, b: close(
+          a.astype("f"), b.astype("f"), rtol=rounding, atol=rounding / 10
+      ),
+      gradients,
+      wanted,
+  )
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_groups_in_half_precision_do_not_depend_on_the_devices(groups):
+  params, x, weights = _inputs()
+  x = jnp.asarray(x, jnp.bfloat16)
+  run = lambda axis_name: functools.partial(
+      _evaluate, groups=groups, axis_name=axis_name
+  )
+  split = lambda x: x.reshape(4, -1, *x.shape[1:])
+  mapped = jax.vmap(run("shards"), in_axes=(None, 0, 0), axis_name="shards")
+  value, y, new, for_params, for_x = jax.jit(mapped)(
+      params, split(x), split(weights)
+  )
+  expected = jax.jit(run(None))(params, x, weights)
+  close = lambda a, b: np.testing.assert_allclose(
+      a.astype("f"), b.astype("f"), rtol=1e-2, atol=1e-3
+  )
+  close(y.reshape(x.shape), expected[1])
+  close(for_x.reshape(x.shape) / 4, expected[4])
+  for device in range(4):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            a[device], b, rtol=TOLERANCE, atol=TOLERANCE
+        ),
+        (value, new, for_params),
+        (expected[0], expected[2], expected[3]),
+    )
+
+
+def _variance(x, running_mean):
+  """The variance that the running one (0 before) is told, of one channel."""
+  norm = BatchNorm(momentum=0.0, dtype=x.dtype)
+  variables = norm.init(jax.random.key(0), x, train=True)
+  variables["batch_stats"]["mean"] = jnp.full(1, running_mean)
+  apply = functools.partial(norm.apply, train=True, mutable=["batch_stats"])
+  return jax.jit(apply)(variables, x)[1]["batch_stats"]["var"][0]
+
+
+def test_half_precision_sums_around_the_running_mean():
+  random = np.random.default_rng(0)
+  x = jnp.asarray(random.normal(1000, 4, (4096, 1)), jnp.bfloat16)
+  exact = np.asarray(x, "d").var()
+  np.testing.assert_allclose(_variance(x, 1000.0), exact, rtol=1e-6)
+  # From afar the sums are less exact, which shows that they are those.
+  assert abs(_variance(x, 0.0) / exact - 1) > 1e-5
+
+
+@pytest.mark.parametrize("mean", [1.0, 10.0, 100.0])
+def test_a_far_running_mean_costs_less_than_rounding_does(mean):
+  random = np.random.default_rng(0)
+  values = random.normal(mean, 1.0, (4096, 1))
+  x = jnp.asarray(values, jnp.bfloat16)
+  rounded = np.asarray(x, "d").var()
+  error = abs(_variance(x, 0.0) - rounded)
+  assert error <= max(abs(rounded - values.var()), 1e-5)
 
 
 def test_constant_features_become_the_bias():
