@@ -281,3 +281,32 @@ def test_nothing_is_unpickled_or_run_from_a_file():
     assert not list(_unsafe(ast.parse(path.read_text()))), path
   for text in ("import pickle", "np.load(x, allow_pickle=True)", "eval(x)"):
     assert list(_unsafe(ast.parse(text)))
+
+
+# Traced, or run in a trace: what they ask must not depend on the host, since
+# programs are lowered for other devices too.
+_TRACED = (
+    *("losses", "nets", "methods", "augment", "optim", "masking", "queue"),
+    *("embeddings", "ema", "method", "step"),
+)
+_OF_THE_HOST = {"default_backend", "devices", "local_devices", "platform"}
+# JAX does not tell which GPU a program is lowered for; without one at hand,
+# attention has no kernel of a GPU.
+_ASKED = {("attention.py", "local_devices")}
+
+
+def _questions(tree):
+  """Yields what of a module asks about the devices of this machine."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Attribute) and node.attr in _OF_THE_HOST:
+      yield node.attr
+
+
+def test_traced_code_does_not_ask_for_the_devices_of_the_host():
+  paths = [p for name, p in _modules() if name.split(".")[0] in _TRACED]
+  assert len(paths) > 50
+  for path in paths:
+    found = {(path.name, x) for x in _questions(ast.parse(path.read_text()))}
+    found -= _ASKED
+    assert not found, f"{path}: {found}; see jax.lax.platform_dependent"
+  assert list(_questions(ast.parse("if jax.default_backend() == 'cpu': f()")))

@@ -8,6 +8,8 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.extend.backend
 import pytest
 
 from jssl.bench import compile
@@ -131,6 +133,19 @@ def test_the_largest_batch_that_fits_is_found(
   assert len(tried) <= compilations
   if found["fits"]:
     assert bytes_of(2 * expected) > compile.DEVICES["v5e"].memory
+
+
+def test_what_the_host_is_does_not_matter(monkeypatch):
+  """For a TPU, a CPU host gets what a TPU host would get."""
+  config = of_method("mae", "digits")
+  for name in ("default_backend", "devices"):
+    monkeypatch.setattr(jax, name, lambda: pytest.fail("It asks the host."))
+  config = compile._for_device(config)
+  assert config.precision == "bfloat16"
+  targets = jax.extend.backend.get_backend("cpu").devices()[:1]
+  call, arguments = compile._step(config, targets, 1)
+  text = call.lower(*arguments).as_text()
+  assert "dot_general" in text and "bf16" in text
 
 
 def test_what_is_unknown_is_refused():

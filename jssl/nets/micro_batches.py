@@ -1,9 +1,12 @@
 """Large batches in little memory, with exact gradients."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
+
+from jssl.nets.vit import ViT
 
 
 class MicroBatched(nn.Module):
@@ -14,7 +17,7 @@ class MicroBatched(nn.Module):
   Its forward pass keeps only the features of a part; the loss sees those of the
   whole batch; the backward pass computes each part again and adds its gradient.
   Value and gradient are those of the whole batch, memory is that of one part,
-  and the cost is one more forward pass.
+  and the cost is one more forward pass. On CPU a ResNet saves no memory.
 
   Batch normalisation sees one part: `groups` of the net divide a part, and
   running statistics are updated once per part.
@@ -82,25 +85,52 @@ class MicroBatched(nn.Module):
           f" {self.parts} parts; change the batch size or net.micro_batches."
       )
 
-    def part(net, carry, images):
-      return carry, net(images, train=True, views=views)
-
-    # XLA's CPU backend is slow at convolutions inside a loop.
-    unrolled = jax.default_backend() == "cpu"
-    scan = nn.scan(
-        nn.remat(part, prevent_cse=unrolled),
-        variable_broadcast="params",
-        variable_carry="batch_stats",
-        split_rngs={"dropout": True},
-        unroll=self.parts if unrolled else 1,
-    )
     # From [V, parts, B / parts] to [parts, V, B / parts], and back.
     split = images.reshape(views, self.parts, -1, *images.shape[1:])
     split = split.swapaxes(0, 1).reshape(self.parts, -1, *images.shape[1:])
-    _, features = scan(self.net, None, split)
+    features, new = self._scan(split, views)
+    for name, value in new.items():
+      self.put_variable("batch_stats", name, value)
 
     def join(x):
       x = x.reshape(self.parts, views, -1, *x.shape[2:]).swapaxes(0, 1)
       return x.reshape(-1, *x.shape[3:])
 
     return jax.tree.map(join, features)
+
+  def _scan(self, images, views):
+    """Returns features of all parts, and the running statistics at last."""
+    net, variables = self.net.unbind()
+    stats = variables.pop("batch_stats", {})
+    mutable = ["batch_stats"] * self.is_mutable_collection("batch_stats")
+    keys = None
+    if self.has_rng("dropout"):
+      keys = jax.random.split(self.make_rng("dropout"), self.parts)
+
+    def run(variables, stats, keys, images, *, unrolled):
+
+      def part(stats, inputs):
+        key, images = inputs
+        features, new = net.apply(
+            {**variables, "batch_stats": stats},
+            images,
+            train=True,
+            views=views,
+            mutable=mutable,
+            rngs=None if key is None else {"dropout": key},
+        )
+        return new.get("batch_stats", stats), features
+
+      # In a loop nothing is shared with the backward pass in any case.
+      part = jax.checkpoint(part, prevent_cse=unrolled)
+      unroll = self.parts if unrolled else 1
+      return jax.lax.scan(part, stats, (keys, images), unroll=unroll)
+
+    # In a loop on CPU, ResNets take ten times as long and transformers half.
+    on_cpu = functools.partial(run, unrolled=not isinstance(net, ViT))
+    stats, features = jax.lax.platform_dependent(
+        *(variables, stats, keys, images),
+        cpu=on_cpu,
+        default=functools.partial(run, unrolled=False),
+    )
+    return features, stats if mutable else {}

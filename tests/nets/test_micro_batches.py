@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ import tiny
 BATCH, PARTS = 16, 4
 
 
-def _as_on_gpu(monkeypatch):
-  """In a loop, which on CPU is unrolled."""
-  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+def _as_on_tpu(monkeypatch):
+  """In a loop, which for a ResNet on CPU is unrolled."""
+  choose = lambda *operands, cpu, default: default(*operands)
+  monkeypatch.setattr(jax.lax, "platform_dependent", choose)
 
 
 def _images():
@@ -49,10 +51,10 @@ def _gradient(net):
   return run(_variables()["params"], _images())
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_value_and_gradient_are_those_of_the_whole_batch(backend, monkeypatch):
-  if backend == "gpu":
-    _as_on_gpu(monkeypatch)
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_value_and_gradient_are_those_of_the_whole_batch(platform, monkeypatch):
+  if platform == "tpu":
+    _as_on_tpu(monkeypatch)
   # Statistics of a part are those of a group of the whole batch.
   (value, _), gradient = _gradient(MicroBatched(tiny.resnet(), PARTS))
   (expected, _), whole = _gradient(tiny.resnet(groups=PARTS))
@@ -94,8 +96,32 @@ def test_parameters_and_features_are_those_of_the_net():
   )
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda"])
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_the_platform_that_a_program_is_lowered_for_decides(platform, kind):
+  """Whatever the host: a program for a TPU is lowered on a CPU too."""
+  net = {"resnet": tiny.resnet(), "vit": tiny.vit()}[kind]
+  parts = MicroBatched(net, PARTS)
+  images = jnp.zeros((BATCH, 8, 8, 3))
+
+  def loss(variables):
+    outputs, _ = parts.apply(
+        variables, images, train=True, mutable=["batch_stats"]
+    )
+    return jnp.sum(outputs["pooled"])
+
+  variables = jax.eval_shape(net.init, jax.random.key(0), images)
+  exported = jax.export.export(
+      jax.jit(jax.value_and_grad(loss)), platforms=[platform]
+  )(variables)
+  unrolled = platform == "cpu" and kind == "resnet"
+  # Forward and backward.
+  loops = exported.mlir_module().count("stablehlo.while")
+  assert loops == (0 if unrolled else 2)
+
+
 def test_memory_falls_with_the_number_of_parts(monkeypatch):
-  _as_on_gpu(monkeypatch)
+  _as_on_tpu(monkeypatch)
   images = jnp.ones((2, 64, 32, 32, 3))
 
   def temporary(net):
