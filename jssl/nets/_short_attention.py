@@ -95,12 +95,17 @@ def _call(kernel, arrays, like, interpret):
   return [x.reshape(y.shape) for x, y in zip(outputs, like)]
 
 
+# Scores are `[S, T]`: sums over a column need no exchange between lanes, and
+# only arrays of a head's width are transposed.
+
+
 def _forward_kernel(heads, query, key, value, out):
   for part in _parts(query, heads):
     q, k, v = (x[0, :, part] for x in (query, key, value))
+    q = q * _scale(q)
     weights, inverse = _softmax(q, k)
-    sums = _product(weights.astype(v.dtype), v, 1, 0)
-    out[0, :, part] = (sums * inverse).astype(out.dtype)
+    sums = _product(v, weights.astype(v.dtype), 0, 0)  # [D, T]
+    out[0, :, part] = (sums * inverse).T.astype(out.dtype)
 
 
 def _backward_kernel(
@@ -108,17 +113,19 @@ def _backward_kernel(
 ):
   for part in _parts(query, heads):
     q, k, v, g = (x[0, :, part] for x in (query, key, value, slope))
+    scale = _scale(q)
+    q = q * scale
     weights, inverse = _softmax(q, k)
     weights = weights * inverse
-    to_value[0, :, part] = _product(weights.astype(g.dtype), g, 0, 0).astype(
-        to_value.dtype
-    )
-    to_weights = _product(g, v, 1, 1)
-    mean = jnp.sum(weights * to_weights, axis=1, keepdims=True)
-    to_scores = weights * (to_weights - mean) * _scale(q)
-    to_scores = to_scores.astype(q.dtype)
-    to_query[0, :, part] = _product(to_scores, k, 1, 0).astype(to_query.dtype)
-    to_key[0, :, part] = _product(to_scores, q, 0, 0).astype(to_key.dtype)
+    sums = _product(weights.astype(g.dtype), g, 1, 0)
+    to_value[0, :, part] = sums.astype(to_value.dtype)
+    to_weights = _product(v, g, 1, 1)
+    mean = jnp.sum(weights * to_weights, axis=0, keepdims=True)
+    to_scores = (weights * (to_weights - mean)).astype(q.dtype)
+    sums = _product(to_scores, q, 1, 0)
+    to_key[0, :, part] = sums.astype(to_key.dtype)
+    sums = _product(k, to_scores, 0, 0) * scale.astype(np.float32)  # [D, T]
+    to_query[0, :, part] = sums.T.astype(to_query.dtype)
 
 
 def _parts(x, heads):
@@ -128,14 +135,14 @@ def _parts(x, heads):
 
 
 def _softmax(query, key):
-  """Returns unnormalised weights `[T, S]`, and 1 / their sums `[T, 1]`."""
-  scores = _product(query, key, 1, 1) * _scale(query)
-  weights = jnp.exp(scores - jnp.max(scores, axis=1, keepdims=True))
-  return weights, 1 / jnp.sum(weights, axis=1, keepdims=True)
+  """Returns unnormalised weights `[S, T]`, and 1 / their sums `[1, T]`."""
+  scores = _product(key, query, 1, 1)
+  weights = jnp.exp(scores - jnp.max(scores, axis=0, keepdims=True))
+  return weights, 1 / jnp.sum(weights, axis=0, keepdims=True)
 
 
 def _scale(query):
-  return np.float32(query.shape[-1] ** -0.5)
+  return np.float32(query.shape[-1] ** -0.5).astype(query.dtype)
 
 
 def _product(x, y, axis, other):

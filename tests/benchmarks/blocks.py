@@ -1,9 +1,10 @@
 """Estimates loss and gradient of two ViT-S blocks on a TPU, without one.
 
-  python tests/benchmarks/blocks.py v5e
+  python tests/benchmarks/blocks.py v5e auto
 
-prints what `jssl.bench.compile` reads of the compiled program. The estimate is
-the compiler's, not a measurement.
+prints, for an implementation of the attention (see `jssl.nets.attention`), what
+`jssl.bench.compile` reads of the compiled program. The estimate is the
+compiler's, not a measurement, and lacks kernels.
 """
 
 from absl import app
@@ -21,9 +22,11 @@ _BATCH, _TOKENS, _WIDTH = 256, 197, 384  # Images of 224 pixels.
 
 def main(argv: list[str]) -> None:
   """Prints the estimates for a key of `compile.DEVICES`."""
-  device = argv[1]
+  _, device, implementation = argv
   jax.config.update("jax_platforms", "cpu")
-  block = lambda i: vit.Block(6, dtype=jnp.bfloat16, name=f"block_{i}")
+  block = lambda i: vit.Block(
+      6, attention=implementation, dtype=jnp.bfloat16, name=f"block_{i}"
+  )
   blocks = nn.Sequential([lambda x, i=i: block(i)(x) for i in (1, 2)])
   tokens = jax.ShapeDtypeStruct((_BATCH, _TOKENS, _WIDTH), jnp.bfloat16)
   params = jax.eval_shape(blocks.init, jax.random.key(0), tokens)
@@ -45,4 +48,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=lambda argv: cli.parse(argv, words=1))
+  app.run(main, flags_parser=lambda argv: cli.parse(argv, words=2))
