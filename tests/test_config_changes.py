@@ -19,6 +19,7 @@ _FREE = {
     "eval.k": 3,
     "log.every_steps": 3,
     "max_skipped": 3,
+    "net.attention": "einsum",
     "optimizer.learning_rate": 1.0,
     "optimizer.schedule.warmup_epochs": 1.0,
     "optimizer.weight_decay": 1.0,
@@ -166,6 +167,7 @@ def test_the_number_of_steps_is_named():
             {"optimizer.schedule.warmup_epochs": 1.0},
             "schedule warmup epochs 0 -> 1",
         ),
+        ({"net.attention": "einsum"}, "attention auto -> einsum"),
         ({"precision": "bfloat16"}, "precision auto -> bfloat16"),
     ],
 )

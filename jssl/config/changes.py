@@ -24,6 +24,7 @@ _FREE = (
     "eval.",
     "log.",
     "max_skipped",
+    "net.attention",
     "optimizer.learning_rate",
     "optimizer.schedule.",
     "optimizer.weight_decay",
@@ -31,7 +32,7 @@ _FREE = (
     "steps_per_dispatch",
 )
 # Entries among them that change how the parameters are trained.
-_TRAINING = ("optimizer.", "precision")
+_TRAINING = ("net.attention", "optimizer.", "precision")
 
 
 def difference(old: ConfigDict, new: ConfigDict) -> list[tuple[str, Any, Any]]:

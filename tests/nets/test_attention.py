@@ -67,6 +67,10 @@ def _equation(inputs, slope):
   return out, gradients
 
 
+def _by_kernel(query, key, value, _):
+  return _short_attention.attend(query, key, value, interpret=True)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _run(function, inputs, slope):
   out, pull = jax.vjp(function, *inputs)
@@ -151,6 +155,42 @@ def test_it_can_be_mapped(path):
   for found, expected in zip(*map(jax.tree.leaves, (mapped, whole))):
     found = found.reshape(expected.shape)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*PATHS, "kernel"])
+@pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
+def test_devices_share_a_batch(name, mapping):
+  (*inputs, bias), slope = _inputs("both")
+  path = (PATHS | {"kernel": _by_kernel})[name]
+  bias = None if name == "kernel" else bias
+  run = functools.partial(_run, path)
+  whole = run((*inputs, bias), slope)
+  devices = jax.devices()[:2]
+  parts = lambda x: x.reshape(2, BATCH // 2, *x.shape[1:])
+  arguments = (*inputs, bias), slope
+  if mapping == "pmap":
+    run = jax.pmap(run, devices=devices)
+    arguments = jax.tree.map(parts, arguments)
+  else:
+    mesh = jax.make_mesh(
+        (2,),
+        ("data",),
+        devices=devices,
+        axis_types=(jax.sharding.AxisType.Auto,),
+    )
+    spec = jax.sharding.PartitionSpec("data")
+    run = jax.jit(
+        jax.shard_map(
+            run,
+            mesh=mesh,
+            in_specs=spec,
+            out_specs=spec,
+            check_vma=name != "kernel",  # Pallas cannot infer it.
+        )
+    )
+  for found, exact in zip(*map(jax.tree.leaves, (run(*arguments), whole))):
+    found = found.reshape(exact.shape)
+    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-6)
 
 
 @each_bias
