@@ -167,7 +167,7 @@ def test_the_number_of_steps_is_named():
             {"optimizer.schedule.warmup_epochs": 1.0},
             "schedule warmup epochs 0 -> 1",
         ),
-        ({"net.attention": "einsum"}, "attention auto -> einsum"),
+        ({"net.attention": "einsum"}, "net attention auto -> einsum"),
         ({"precision": "bfloat16"}, "precision auto -> bfloat16"),
     ],
 )
