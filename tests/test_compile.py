@@ -188,6 +188,8 @@ def test_a_step_is_compiled_for_a_tpu(devices):
   assert found["fits"] and found["parameter_bytes"] < found["memory_bytes"]
   assert 1e-5 < found["estimated_seconds"] < 1e-2
   assert 0 < found["estimated_views_seconds"] < found["estimated_seconds"]
+  # Parameters and the optimizer's state are read, and written.
+  assert found["traffic_bytes"] > 2 * found["parameter_bytes"]
   assert sum(found["dearest"].values()) <= found["estimated_seconds"] * 1.001
   assert (found["collective_bytes"] > 0) == (devices > 1)
 

@@ -137,7 +137,8 @@ def measure(
       "parameter_bytes" (parameters, optimizer and what the method carries),
       "data_bytes" and "activation_bytes"; where it does not fit, there is
       nothing that follows, except the time to find out;
-    - "flops", as the compiler counts them;
+    - "flops" and "traffic_bytes", what operations read and write, as the
+      compiler counts them;
     - "estimated_seconds", "estimated_images_per_second" of all devices, and
       "estimated_fraction_of_peak", of the data sheet's peak in bfloat16; None
       for a GPU, whose compiler does not estimate;
@@ -183,8 +184,10 @@ def measure(
     return result
   operations = _operations(compiled.as_text())
   # A loop counts once, whatever its number of rounds.
-  flops = (compiled.cost_analysis() or {}).get("flops")
-  result |= {"flops": flops, **_collectives(operations, steps)}
+  analysis = compiled.cost_analysis() or {}
+  flops, traffic = analysis.get("flops"), analysis.get("bytes accessed")
+  result |= {"flops": flops, "traffic_bytes": traffic}
+  result |= _collectives(operations, steps)
   if kind.clock:
     result |= _estimates(operations, kind.clock, steps)
     seconds = result["estimated_seconds"]
@@ -271,6 +274,7 @@ _COLUMNS = {
     "estimated_seconds": ("ms", 1e3, "{:.1f}"),
     "estimated_images_per_second": ("images/s", 1, "{:,.0f}"),
     "estimated_fraction_of_peak": ("of peak", 1, "{:.2f}"),
+    "traffic_bytes": ("traffic, GB", 1e-9, "{:.1f}"),
     "estimated_views_seconds": ("views, ms", 1e3, "{:.1f}"),
     "estimated_copy_seconds": ("copies, ms", 1e3, "{:.1f}"),
     "collective_bytes": ("collectives, MiB", 2**-20, "{:.1f}"),
