@@ -6,6 +6,9 @@ operations on float tensors; color operations also have TensorFlow's variant,
 which SimCLR and BYOL use.
 """
 
+from collections.abc import Sequence
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -123,7 +126,9 @@ def adjust_saturation(
   if image.shape[-1] == 1:
     return image
   if hsv:
-    return blend(image, largest_channel(image), hsv_factor(image, factor))
+    planes = channels(image)
+    largest, factor = largest_of(planes), hsv_factor(planes, factor)
+    return blend(image, largest[..., None], factor[..., None])
   return blend(image, luma(image), factor)
 
 
@@ -150,29 +155,7 @@ def adjust_hue(image: jax.Array, delta: float | jax.Array) -> jax.Array:
   checks.check_color(image)
   if image.shape[-1] == 1:
     return image
-  red, green, blue = image[..., 0], image[..., 1], image[..., 2]
-  value = jnp.maximum(jnp.maximum(red, green), blue)
-  chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
-  # The inner where keeps the division, and so the gradient, finite.
-  safe_chroma = jnp.where(chroma > _GRAY, chroma, 1.0)
-  sixths = jnp.where(
-      value == red,
-      (green - blue) / safe_chroma,
-      jnp.where(
-          value == green,
-          2.0 + (blue - red) / safe_chroma,
-          4.0 + (red - green) / safe_chroma,
-      ),
-  )
-  sixths += 6.0 * delta
-
-  def channel(offset: float) -> jax.Array:
-    # Each channel falls from value to value - chroma and back over the circle.
-    k = offset + sixths
-    k -= 6.0 * jnp.floor(k / 6.0)  # The operator % is many times slower.
-    return value - chroma * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
-
-  return jnp.stack([channel(5.0), channel(3.0), channel(1.0)], axis=-1)
+  return jnp.stack(rotate_hue(channels(image), delta), axis=-1)
 
 
 def to_grayscale(image: jax.Array) -> jax.Array:
@@ -360,35 +343,7 @@ def rotate90(image: jax.Array, turns: int | jax.Array) -> jax.Array:
 def luma(image: jax.Array) -> jax.Array:
   """Returns the BT.601 luma [H, W, 1] of an image of 1 or 3 channels."""
   checks.check_color(image)
-  if image.shape[-1] == 1:
-    return image
-  red, green, blue = image[..., 0:1], image[..., 1:2], image[..., 2:3]
-  # Elementwise operations fuse, a reduction of 3 channels does not.
-  return 0.2989 * red + 0.587 * green + 0.114 * blue
-
-
-def largest_channel(image: jax.Array) -> jax.Array:
-  """Returns the value of HSV, [H, W, 1]."""
-  if image.shape[-1] == 1:
-    return image
-  red, green, blue = image[..., 0:1], image[..., 1:2], image[..., 2:3]
-  return jnp.maximum(jnp.maximum(red, green), blue)
-
-
-def hsv_factor(image: jax.Array, factor: float | jax.Array) -> jax.Array:
-  """Returns `factor`, lowered where the saturation of HSV would exceed 1.
-
-  Args:
-    image: float [H, W, C] in [0, 1].
-    factor: Scalar, at least 0.
-
-  Returns:
-    [H, W, 1]: the factor of each channel's distance from the largest one.
-  """
-  value = largest_channel(image)
-  chroma = value + largest_channel(-image)
-  safe_chroma = jnp.where(chroma > _GRAY, chroma, 1.0)
-  return jnp.minimum(factor, jnp.where(chroma > _GRAY, value / safe_chroma, 1))
+  return luma_of(channels(image))[..., None]
 
 
 def channel_means(image: jax.Array) -> jax.Array:
@@ -401,3 +356,69 @@ def blend(
 ) -> jax.Array:
   """Returns factor * image + (1 - factor) * target, clipped to [0, 1]."""
   return jnp.clip(factor * image + (1.0 - factor) * target, 0.0, 1.0)
+
+
+# The channels of an image, each [H, W]: what is computed from one pixel's
+# channels fuses into one loop, which slices of [H, W, C] would interrupt.
+Channels = Sequence[jax.Array]
+
+
+def channels(image: jax.Array) -> Channels:
+  """Takes [H, W, C] apart."""
+  return [image[..., i] for i in range(image.shape[-1])]
+
+
+def luma_of(planes: Channels) -> jax.Array:
+  """Returns the BT.601 luma [H, W] of one or three channels."""
+  if len(planes) == 1:
+    return planes[0]
+  red, green, blue = planes
+  return 0.2989 * red + 0.587 * green + 0.114 * blue
+
+
+def largest_of(planes: Channels) -> jax.Array:
+  """Returns the value of HSV, [H, W]."""
+  return functools.reduce(jnp.maximum, planes)
+
+
+def hsv_factor(planes: Channels, factor: float | jax.Array) -> jax.Array:
+  """Returns `factor`, lowered where the saturation of HSV would exceed 1.
+
+  Args:
+    planes: Channels in [0, 1].
+    factor: Scalar, at least 0.
+
+  Returns:
+    [H, W]: the factor of each channel's distance from the largest one.
+  """
+  value = largest_of(planes)
+  chroma = value - functools.reduce(jnp.minimum, planes)
+  safe_chroma = jnp.where(chroma > _GRAY, chroma, 1.0)
+  return jnp.minimum(factor, jnp.where(chroma > _GRAY, value / safe_chroma, 1))
+
+
+def rotate_hue(planes: Channels, delta: float | jax.Array) -> Channels:
+  """Rotates the hue of three channels by `delta` turns; see `adjust_hue`."""
+  red, green, blue = planes
+  value = largest_of(planes)
+  chroma = value - functools.reduce(jnp.minimum, planes)
+  # The inner where keeps the division, and so the gradient, finite.
+  safe_chroma = jnp.where(chroma > _GRAY, chroma, 1.0)
+  sixths = jnp.where(
+      value == red,
+      (green - blue) / safe_chroma,
+      jnp.where(
+          value == green,
+          2.0 + (blue - red) / safe_chroma,
+          4.0 + (red - green) / safe_chroma,
+      ),
+  )
+  sixths += 6.0 * delta
+
+  def channel(offset: float) -> jax.Array:
+    # Each channel falls from value to value - chroma and back over the circle.
+    k = offset + sixths
+    k -= 6.0 * jnp.floor(k / 6.0)  # The operator % is many times slower.
+    return value - chroma * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
+
+  return [channel(5.0), channel(3.0), channel(1.0)]

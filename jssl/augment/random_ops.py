@@ -6,6 +6,7 @@ operations raise ValueError if it or another setting is out of its range.
 """
 
 from collections.abc import Callable
+import functools
 import math
 
 import jax
@@ -83,16 +84,27 @@ def random_color_jitter(
     )
 
   def jitter(key: jax.Array, image: jax.Array) -> jax.Array:
-    order, due_before_hue, factors, turn = _draw_jitter(
+    times, factors, turn = _draw_jitter(
         key, (brightness, contrast, saturation), hue
     )
     # Under vmap a switch would compute all four operations at each of four
-    # positions. Three are blends that differ in their target only: blend once
-    # before the hue and once after it, only at the positions that are due.
-    image = _blend_in_order(image, order, factors, due_before_hue, operations)
-    if hue > 0:
-      image = ops.adjust_hue(image, turn)
-    return _blend_in_order(image, order, factors, ~due_before_hue, operations)
+    # positions. Only contrast needs the whole image, its mean: what comes
+    # before it is one pass over the pixels, and what comes after it another.
+    adjust = functools.partial(
+        _adjust_pixels,
+        times=times,
+        factors=factors,
+        turn=turn if hue > 0 else None,
+        operations=operations,
+    )
+    before = times < times[1]
+    planes = adjust(ops.channels(image), due=before)
+    if operations == "torchvision":
+      means = [jnp.mean(ops.luma_of(planes))] * len(planes)
+    else:
+      means = [jnp.mean(x) for x in planes]
+    planes = [ops.blend(x, mean, factors[1]) for x, mean in zip(planes, means)]
+    return jnp.stack(adjust(planes, due=~before), axis=-1)
 
   return _sometimes(jitter, key, image, probability)
 
@@ -311,8 +323,8 @@ def _draw_affine(key, aspect, degrees, translate, scale, shear):
 
 def _draw_jitter(
     key: jax.Array, strengths: tuple[float, float, float], hue: float
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-  """Draws the order of the blends, the hue's place in it, and the amounts.
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Draws the order of the operations and their amounts.
 
   Args:
     key: A PRNG key.
@@ -320,59 +332,71 @@ def _draw_jitter(
     hue: Largest rotation of the hue.
 
   Returns:
-    order: int [3], brightness (0), contrast (1), saturation (2), shuffled.
-    due_before_hue: bool [3], the positions of `order` before the hue.
+    times: float [4], of brightness, contrast, saturation and hue; the earliest
+      comes first.
     factors: float [3], of brightness, contrast, saturation.
     turn: scalar, of the hue.
   """
   # One draw for all: each call of the generator is slow to compile.
   times, amounts = jax.random.uniform(key, (2, 4))
-  order = jnp.argsort(times[:3])
-  due_before_hue = times[order] < times[3]
   strength = jnp.array(strengths)
   lowest = jnp.maximum(0.0, 1.0 - strength)
   factors = lowest + amounts[:3] * (1.0 + strength - lowest)
   turn = hue * (2.0 * amounts[3] - 1.0)
-  return order, due_before_hue, factors, turn
+  return times, factors, turn
 
 
-def _blend_in_order(
-    image: jax.Array,
-    order: jax.Array,
+def _adjust_pixels(
+    planes: ops.Channels,
+    *,
+    times: jax.Array,
     factors: jax.Array,
+    turn: jax.Array | None,
     due: jax.Array,
     operations: str,
-) -> jax.Array:
-  """Adjusts brightness (0), contrast (1) and saturation (2) in an order.
+) -> ops.Channels:
+  """Adjusts brightness, saturation and hue in their order, if they are due.
 
   Args:
-    image: float [H, W, C] in [0, 1].
-    order: Int [3], the operation at each position.
-    factors: float [3], of brightness, contrast, saturation.
-    due: Bool [3], the positions to apply.
+    planes: Channels in [0, 1].
+    times: See `_draw_jitter`.
+    factors: See `_draw_jitter`.
+    turn: See `_draw_jitter`; None for no change of hue.
+    due: Bool [4], whether brightness, contrast (ignored), saturation and hue
+      are due.
     operations: See `random_color_jitter`.
 
   Returns:
-    float [H, W, C] in [0, 1].
+    The adjusted channels, in [0, 1].
   """
-  for position in range(3):
-    which = order[position]
-    factor = factors[which]
-    if operations == "torchvision":
-      gray = ops.luma(image)
-      colorless = jnp.where(which == 1, jnp.mean(gray), gray)
-    else:
-      means, largest = ops.channel_means(image), ops.largest_channel(image)
-      colorless = jnp.where(which == 1, means, largest)
-      saturation = ops.hsv_factor(image, factor)
-      factor = jnp.where(which == 2, saturation, factor)
-    target = jnp.where(which == 0, 0.0, colorless)
-    changed = ops.blend(image, target, factor)
+  brightness, _, saturation, hue = times
+
+  def choose(when, changed, planes):
+    return [jnp.where(when, new, x) for new, x in zip(changed, planes)]
+
+  def brighten(planes, when):
     if operations == "byol":
-      shifted = ops.shift_brightness(image, factors[0] - 1.0)
-      changed = jnp.where(which == 0, shifted, changed)
-    image = jnp.where(due[position], changed, image)
-  return image
+      change = lambda x: jnp.clip(x + (factors[0] - 1.0), 0.0, 1.0)
+    else:
+      change = lambda x: jnp.minimum(factors[0] * x, 1.0)
+    return choose(due[0] & when, map(change, planes), planes)
+
+  def saturate(planes, when):
+    gray, factor = ops.luma_of(planes), factors[2]
+    if operations != "torchvision":
+      gray, factor = ops.largest_of(planes), ops.hsv_factor(planes, factor)
+    changed = [ops.blend(x, gray, factor) for x in planes]
+    return choose(due[2] & when, changed, planes)
+
+  # One of the places of each operation is the one that its time asks for.
+  planes = brighten(planes, (brightness < saturation) & (brightness < hue))
+  planes = saturate(planes, saturation < hue)
+  planes = brighten(planes, (saturation <= brightness) & (brightness < hue))
+  if turn is not None and len(planes) == 3:
+    planes = choose(due[3], ops.rotate_hue(planes, turn), planes)
+  planes = brighten(planes, (hue <= brightness) & (brightness < saturation))
+  planes = saturate(planes, hue <= saturation)
+  return brighten(planes, (saturation <= brightness) & (hue <= brightness))
 
 
 def _sometimes(
