@@ -170,13 +170,22 @@ _with_compiler = pytest.mark.skipif(
 
 
 @_with_compiler
-@pytest.mark.parametrize("devices", [1, 8])
-def test_a_step_is_compiled_for_a_tpu(devices):
+@pytest.mark.parametrize(
+    "method,net,image_size,devices",
+    [
+        ("mae", "vit_micro", 16, 1),
+        ("mae", "vit_micro", 16, 8),
+        ("simclr", "resnet8", 32, 1),
+        ("moco_v2", "resnet8", 32, 8),
+    ],
+)
+def test_a_step_is_compiled_for_a_tpu(method, net, image_size, devices):
+  """Views, blocks of transformers and ResNets, optimizer and collectives."""
   done = subprocess.run(
       [
           *(sys.executable, "-m", "jssl.bench", "compile", "--device=v5e"),
-          *("--method=mae", "--net=vit_micro", f"--devices={devices}"),
-          *("--batch_size=64", "--image_size=16"),
+          *(f"--method={method}", f"--net={net}", f"--devices={devices}"),
+          *("--batch_size=64", f"--image_size={image_size}"),
       ],
       cwd=_ROOT,
       env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "false"},
