@@ -9,6 +9,7 @@ custom calls and collectives, as if memory and compute never waited.
 import collections
 from collections.abc import Iterable, Mapping
 import dataclasses
+import functools
 import importlib.util
 import math
 import os
@@ -20,7 +21,7 @@ import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
 
-from jssl import experiment, parallel
+from jssl import data, experiment, parallel
 from jssl.bench.step import planned_bytes
 from jssl.config import build, ConfigDict, lookup
 from jssl.encoder import example_batch
@@ -357,10 +358,9 @@ def _step(config, targets, steps):
   )
   shares = (len(targets), steps, config.batch_size // len(targets))
   if steps > 1:
-    resident, inputs = _batch_shapes(config, _RESIDENT), _array(shares, "int32")
-    batch_of = lambda resident, index: {
-        k: x[index] for k, x in resident.items()
-    }
+    images, inputs = _batch_shapes(config, _RESIDENT), _array(shares, "int32")
+    resident = jax.eval_shape(data.as_rows, images)
+    batch_of = functools.partial(data.take, shape=images["image"].shape[1:])
   else:
     resident, inputs = {}, _batch_shapes(config, *shares)
     batch_of = lambda resident, inputs: inputs

@@ -14,11 +14,13 @@ from jssl.data.images import (
 from jssl.data.loader import count_workers, stream
 from jssl.data.order import batch_indices, steps_per_epoch
 from jssl.data.pipeline import (
+    as_rows,
     Batches,
     load_images,
     Pipeline,
     resident_pipeline,
     streamed_pipeline,
+    take,
 )
 from jssl.data.reader import Geometry
 from jssl.data.source import fingerprint, Record, sample, Source
@@ -30,6 +32,7 @@ __all__ = (
     "Pipeline",
     "Record",
     "Source",
+    "as_rows",
     "batch_indices",
     "common_size",
     "count_workers",
@@ -47,4 +50,5 @@ __all__ = (
     "steps_per_epoch",
     "stream",
     "streamed_pipeline",
+    "take",
 )

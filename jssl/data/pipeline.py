@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 import contextlib
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -27,6 +28,8 @@ PyTree = Any
 # Broken pictures are counted as a share of at least this many.
 _FEW = 1000
 _NAMED = 5  # Broken pictures that an error names.
+# Largest images that are gathered as rows: of 96 pixels, in three colors.
+_LONGEST_ROW = 96 * 96 * 3
 # Share of the device's memory that resident images may take.
 _DEVICE_SHARE = 0.7
 
@@ -152,10 +155,30 @@ def resident_pipeline(
       size=size,
       shape=images.image.shape[1:],
       classes=images.classes,
-      resident=lambda: parallel.replicate(images.batch()),
-      batch=lambda resident, index: {k: x[index] for k, x in resident.items()},
+      resident=lambda: parallel.replicate(as_rows(images.batch())),
+      batch=functools.partial(take, shape=images.image.shape[1:]),
       batches=batches,
   )
+
+
+def as_rows(batch: dict) -> dict:
+  """Makes a row of each small image, `[N, H * W * C]`, to gather images from.
+
+  Of small images a TPU would copy the whole set at every call, to a layout that
+  pads each line to 128 pixels; gathering long rows would be slow.
+  """
+  image = batch["image"]
+  if math.prod(image.shape[1:]) > _LONGEST_ROW:
+    return batch
+  return {**batch, "image": image.reshape(len(image), -1)}
+
+
+def take(
+    rows: dict, index: jax.Array, *, shape: tuple[int, ...]
+) -> dict[str, jax.Array]:
+  """Returns images of this shape by index, from a set made by `as_rows`."""
+  batch = {name: x[index] for name, x in rows.items()}
+  return {**batch, "image": batch["image"].reshape(*index.shape, *shape)}
 
 
 def streamed_pipeline(

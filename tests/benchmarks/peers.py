@@ -66,7 +66,9 @@ def compare_views(config: ConfigDict) -> dict[str, Any]:
   """
   config.augment.operations = "torchvision"
   exp = bench_step.random_experiment(config)
-  batch = dict(exp.pipeline.resident())
+  batch = exp.pipeline.batch(
+      exp.pipeline.resident(), np.arange(config.batch_size)
+  )
   views = jax.jit(exp.method.views)
   ours, theirs = _in_turn(
       lambda: views(jax.random.key(0), batch),

@@ -1,6 +1,7 @@
 """Input pipelines: streamed and resident data train alike."""
 
 import dataclasses
+import functools
 import shutil
 
 import jax
@@ -257,3 +258,16 @@ def test_nothing_is_compiled_after_the_first_step(photos, stream):
     jax.block_until_ready(metrics)
     after.append(len(compiled))
   assert after[0] > 0 and after[-1] == after[0]
+
+
+@pytest.mark.parametrize("side,dimensions", [(8, 2), (96, 2), (128, 4)])
+def test_images_are_gathered_from_rows_where_they_are_small(side, dimensions):
+  random = np.random.default_rng(0)
+  image = random.integers(0, 256, (5, side, side, 3), np.uint8)
+  rows = data.as_rows({"image": image, "label": np.arange(5)})
+  assert rows["image"].ndim == dimensions
+  index = np.array([3, 0, 3])
+  take = jax.jit(functools.partial(data.take, shape=image.shape[1:]))
+  batch = take(rows, index)
+  np.testing.assert_array_equal(batch["image"], image[index])
+  np.testing.assert_array_equal(batch["label"], index)
