@@ -3,12 +3,14 @@
 import functools
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jssl import nets
+from jssl.nets import resnet
 import tiny
 
 # Of torchvision's models without the last linear layer.
@@ -141,6 +143,36 @@ def test_a_stage_is_the_equation_of_the_paper():
   np.testing.assert_allclose(
       features["pooled"], features["stage_2"].mean((1, 2)), rtol=1e-5, atol=1e-6
   )
+
+
+@pytest.mark.parametrize("side", [8, 7])
+def test_the_shortcut_is_a_strided_convolution(side):
+  """In value and gradient, on even and odd sides."""
+  random = np.random.default_rng(0)
+  x = random.normal(size=(2, side, side, 4)).astype(np.float32)
+  conv = functools.partial(nn.Conv, use_bias=False)
+  norm = lambda name, **_: lambda y, **_: y if "short" in name else 0 * y
+  block = resnet.Block(
+      8, stride=2, bottleneck=False, zero_init=False, conv=conv, norm=norm
+  )
+  apply = lambda variables, x: block.apply(variables, x, train=True, views=1)
+  variables = block.init(jax.random.key(0), x, train=True, views=1)
+  kernel = variables["params"]["shortcut"]["kernel"]
+  assert kernel.shape == (1, 1, 4, 8)
+  strided = lambda kernel, x: nn.relu(
+      jax.lax.conv_general_dilated(
+          x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+      )
+  )
+  np.testing.assert_allclose(
+      apply(variables, x), strided(kernel, x), rtol=1e-5, atol=1e-6
+  )
+  loss = lambda f: lambda *arguments: jnp.sum(f(*arguments) ** 3)
+  gradients = jax.grad(loss(apply), argnums=(0, 1))(variables, x)
+  expected = jax.grad(loss(strided), argnums=(0, 1))(kernel, x)
+  actual = gradients[0]["params"]["shortcut"]["kernel"], gradients[1]
+  for a, b in zip(actual, expected):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("net", [tiny.resnet, tiny.vit])
