@@ -12,8 +12,9 @@ import pytest
 
 from benchmarks import imports, peers, start
 import command
-from jssl.bench import augment, data, knn, methods, step
+from jssl.bench import _program, augment, data, knn, methods, step
 from jssl.config import base, of_method
+from jssl.experiment import initial_state, make_call
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _TINY = {"epochs": 3.0, "net.width": 8, "data.data_dir": ""}
@@ -299,6 +300,31 @@ def test_a_step_is_timed_and_counted(step_config, monkeypatch):
   larger.batch_size = 16
   twice = step.measure(larger)["flops_per_step"] / result["flops_per_step"]
   assert 1.6 < twice < 2.4
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_operations_of_micro_batches_are_those_of_the_whole(precision):
+  config = of_method("simclr", "cifar10")
+  config.update_from_flattened_dict({
+      "net.name": "vit_micro",
+      "net.depth": 1,
+      "batch_size": 8 * jax.device_count(),
+      "precision": precision,
+  })
+  results = []
+  for parts in (1, 4):
+    config.net.micro_batches = parts
+    exp = step.random_experiment(config)
+    call = make_call(exp)
+    batch = next(exp.pipeline.batches(0, 1, 1))
+    state = initial_state(exp)
+    compiled = call.lower(state, exp.pipeline.resident(), batch.inputs)
+    one = config.copy_and_resolve_references()
+    one.batch_size = 8
+    results.append(_program.count(one, compiled.compile()))
+  whole, micro = results
+  np.testing.assert_allclose(micro["flops"], whole["flops"], rtol=0.1)
+  assert whole["bytes accessed"] > 0 and micro["bytes accessed"] is None
 
 
 def test_views_are_timed(step_config):

@@ -12,7 +12,7 @@ import jax
 import jax.extend.backend
 import pytest
 
-from jssl.bench import compile
+from jssl.bench import _program, compile
 from jssl.config import of_method
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -140,10 +140,10 @@ def test_what_the_host_is_does_not_matter(monkeypatch):
   config = of_method("mae", "digits")
   for name in ("default_backend", "devices"):
     monkeypatch.setattr(jax, name, lambda: pytest.fail("It asks the host."))
-  config = compile._for_device(config)
+  config = _program.for_device(config)
   assert config.precision == "bfloat16"
   targets = jax.extend.backend.get_backend("cpu").devices()[:1]
-  call, arguments = compile._step(config, targets, 1)
+  call, arguments = _program.make_call(config, targets)
   text = call.lower(*arguments).as_text()
   assert "dot_general" in text and "bf16" in text
 
@@ -208,7 +208,7 @@ def test_several_steps_are_estimated_as_each_of_them():
   code = """
 import jax
 jax.config.update("jax_platforms", "cpu")
-from jssl.bench import compile
+from jssl.bench import _program, compile
 from jssl.config import of_method
 for steps in (1, 4):
   config = of_method("mae", "digits")
@@ -240,7 +240,7 @@ import sys
 import jax
 import jax.numpy as jnp
 jax.config.update("jax_platforms", "cpu")
-from jssl.bench import compile
+from jssl.bench import _program, compile
 from jssl.nets import attention
 
 device, implementation, *sizes = sys.argv[1:]

@@ -9,7 +9,6 @@ custom calls and collectives, as if memory and compute never waited.
 import collections
 from collections.abc import Iterable, Mapping
 import dataclasses
-import functools
 import importlib.util
 import math
 import os
@@ -21,14 +20,9 @@ import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
 
-from jssl import data, experiment, parallel
-from jssl.bench.step import planned_bytes
-from jssl.config import build, ConfigDict, lookup
-from jssl.encoder import example_batch
-from jssl.step import init_state
+from jssl.bench import _program
+from jssl.config import ConfigDict, lookup
 
-_STEPS_PER_EPOCH = 1000  # Of the schedules; the program does not depend on it.
-_RESIDENT = 50_000  # Images of a resident set, as in CIFAR-10.
 _GROUPS = 12  # Groups of operations that are listed.
 _FIRST_BATCH = 64  # Images per device with which `measure_largest` starts.
 
@@ -139,7 +133,8 @@ def measure(
       "data_bytes" and "activation_bytes"; where it does not fit, there is
       nothing that follows, except the time to find out;
     - "flops" and "traffic_bytes", what operations read and write, as the
-      compiler counts them;
+      compiler counts them; for micro-batches "flops" are those of the whole
+      batch, and the traffic is None;
     - "estimated_seconds", "estimated_images_per_second" of all devices, and
       "estimated_fraction_of_peak", of the data sheet's peak in bfloat16; None
       for a GPU, whose compiler does not estimate;
@@ -157,14 +152,14 @@ def measure(
     ImportError: If its compiler is not installed.
   """
   kind = DEVICES[lookup("--device", device, DEVICES)]
-  config = _for_device(config)
+  config = _program.for_device(config)
   if config.batch_size % devices:
     raise ValueError(
         f"config.batch_size is {config.batch_size}; expected a multiple of"
         f" --devices={devices}."
     )
   steps = max(config.steps_per_dispatch, 1)
-  call, arguments = _step(config, _targets(device, devices), steps)
+  call, arguments = _program.make_call(config, _targets(device, devices), steps)
   compiled, costs = _compile(call, arguments)
   state, *batch = arguments
   result = {
@@ -184,9 +179,9 @@ def measure(
   if compiled is None:
     return result
   operations = _operations(compiled.as_text())
-  # A loop counts once, whatever its number of rounds.
-  analysis = compiled.cost_analysis() or {}
-  flops, traffic = analysis.get("flops"), analysis.get("bytes accessed")
+  one = config.copy_and_resolve_references()
+  one.batch_size //= devices
+  flops, traffic = _program.count(one, compiled).values()
   result |= {"flops": flops, "traffic_bytes": traffic}
   result |= _collectives(operations, steps)
   if kind.clock:
@@ -251,7 +246,7 @@ def _compile(call, arguments):
     compiled = call.lower(*arguments).compile()
     plan = compiled.memory_analysis()
     costs = {
-        "memory_bytes": planned_bytes(compiled),
+        "memory_bytes": _program.planned_bytes(compiled),
         "activation_bytes": plan and plan.temp_size_in_bytes,
     }
   except jax.errors.JaxRuntimeError as error:
@@ -341,54 +336,6 @@ def _targets(name, count):
   return topologies.get_topology_desc(
       platform=kind.platform, **kind.topologies[count]
   ).devices
-
-
-def _step(config, targets, steps):
-  """Returns the mapped steps of a config, and the shapes of their arguments."""
-  method = build.method(
-      config,
-      steps_per_epoch=_STEPS_PER_EPOCH,
-      axis_name=parallel.AXIS_NAME,
-  )
-  optimizer = build.optimizer(config, steps_per_epoch=_STEPS_PER_EPOCH)
-  example = example_batch(config)
-  state = jax.eval_shape(
-      lambda key: init_state(method, optimizer, key, example),
-      jax.random.key(0),
-  )
-  shares = (len(targets), steps, config.batch_size // len(targets))
-  if steps > 1:
-    images, inputs = _batch_shapes(config, _RESIDENT), _array(shares, "int32")
-    resident = jax.eval_shape(data.as_rows, images)
-    batch_of = functools.partial(data.take, shape=images["image"].shape[1:])
-  else:
-    resident, inputs = {}, _batch_shapes(config, *shares)
-    batch_of = lambda resident, inputs: inputs
-  call = experiment.map_steps(method, optimizer, batch_of, devices=targets)
-  return call, (state, resident, inputs)
-
-
-def _batch_shapes(config, *shape):
-  """Returns the shapes of a batch of a canvas, or of images of one size."""
-  canvas = config.data.canvas
-  side = canvas or config.image_size
-  batch = {
-      "image": _array((*shape, side, side, 3), "uint8"),
-      "label": _array(shape, "int32"),
-  }
-  return batch | ({"extent": _array((*shape, 2), "int32")} if canvas else {})
-
-
-_array = jax.ShapeDtypeStruct
-
-
-def _for_device(config):
-  """Copies a config, with what "auto" means on a TPU or GPU."""
-  config = ConfigDict(config.to_dict())
-  if config.precision == "auto":
-    config.precision = "bfloat16"
-  config.resolved = dict(channels=3, classes=["first", "second"])
-  return config
 
 
 def _size(tree):

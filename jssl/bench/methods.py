@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jssl import encoder, experiment, parallel
-from jssl.bench.step import planned_bytes
+from jssl.bench._program import planned_bytes
 from jssl.config import build, of_method
 from jssl.data import Batches, Pipeline, resident_pipeline
 from jssl.evals import quality

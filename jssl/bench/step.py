@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jssl import data, experiment
+from jssl.bench import _program
 from jssl.bench._timing import median_seconds, seconds_of
 from jssl.config import build, ConfigDict
 
@@ -42,7 +43,8 @@ def measure(
     - "images_per_second": median over five windows, each synchronized;
       "seconds_per_step", and their "spread", (largest - smallest) / median;
     - "flops_per_step", "bytes_per_step": of one device, as the compiler counts
-      them; "fraction_of_peak" and "fraction_of_bandwidth" of what this device
+      them (for micro-batches the operations of the whole batch, and no bytes);
+      "fraction_of_peak" and "fraction_of_bandwidth" of what this device
       reaches in a large matrix product and a large copy (above 1 where caches
       serve repeated reads); "bound" names the larger one;
     - "peak_memory_bytes" of a device; "memory" is "measured" or "planned";
@@ -61,15 +63,16 @@ def measure(
   memory = _memory(compiled)  # Before the arrays of the limits are allocated.
   steps = exp.steps_per_call
   seconds = statistics.median(windows) / steps
-  cost = compiled.cost_analysis()
-  flops, traffic = cost.get("flops"), cost.get("bytes accessed")
+  one = config.copy_and_resolve_references()
+  one.batch_size //= jax.device_count()
+  flops, traffic = _program.count(one, compiled).values()
   dtype = build.precision(config.precision)
   peak, bandwidth = _limits(dtype)
   fractions = {
       "fraction_of_peak": flops / seconds / peak,
-      "fraction_of_bandwidth": traffic / seconds / bandwidth,
+      "fraction_of_bandwidth": traffic and traffic / seconds / bandwidth,
   }
-  bound = max(fractions, key=lambda name: fractions[name])
+  bound = max(fractions, key=lambda name: fractions[name] or 0.0)
   return {
       "images_per_second": config.batch_size / seconds,
       "seconds_per_step": seconds,
@@ -135,19 +138,6 @@ def make_calls(
     return state, metrics
 
   return run
-
-
-def planned_bytes(compiled: Any) -> int | None:
-  """Returns the bytes a compiled program needs; None if they are not known."""
-  plan = compiled.memory_analysis()
-  if plan is None:
-    return None
-  return (
-      plan.argument_size_in_bytes
-      + plan.output_size_in_bytes
-      + plan.temp_size_in_bytes
-      - plan.alias_size_in_bytes
-  )
 
 
 def _compile(exp, dispatch):
@@ -228,5 +218,5 @@ def _memory(compiled):
   if "peak_bytes_in_use" in stats:
     peak, source = stats["peak_bytes_in_use"], "measured"
   else:
-    peak, source = planned_bytes(compiled), "planned"
+    peak, source = _program.planned_bytes(compiled), "planned"
   return {"peak_memory_bytes": peak, "memory": source}
