@@ -47,6 +47,7 @@ ORDER = (
     "optim",
     "step",
     "config",
+    "weights",
     "checkpoint",
     "encoder",
     "experiment",

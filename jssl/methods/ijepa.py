@@ -238,7 +238,7 @@ def _features(net, params, images):
     patches = net.embed(images)
     tokens = patches.reshape(len(images), -1, patches.shape[-1])
     tokens = net.blocks(tokens, grid=patches.shape[1:3], train=False)[-1]
-    return tokens[:, int(net.has_class_token) :]
+    return tokens[:, net.first_patch :]
 
   x = net.apply({"params": params}, images, method=last).astype(jnp.float32)
   return embeddings.standardize(x)

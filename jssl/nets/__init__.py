@@ -20,6 +20,8 @@ from jssl.nets.resnet import (
 from jssl.nets.vit import (
     ViT,
     vit_base,
+    vit_giant,
+    vit_huge,
     vit_large,
     vit_micro,
     vit_small,
@@ -37,6 +39,8 @@ NETS = {
     "vit_small": vit_small,
     "vit_base": vit_base,
     "vit_large": vit_large,
+    "vit_huge": vit_huge,
+    "vit_giant": vit_giant,
 }
 
 __all__ = [
@@ -55,6 +59,8 @@ __all__ = [
     "resnet101",
     "stage_names",
     "vit_base",
+    "vit_giant",
+    "vit_huge",
     "vit_large",
     "vit_micro",
     "vit_small",

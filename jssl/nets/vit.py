@@ -18,6 +18,7 @@ from jssl.nets.patches import grid_of
 
 _POOLINGS = ("token", "mean", "patches")
 _POSITIONS = ("learned", "sincos", "relative")
+_RESIZES = ("dino", "bicubic", "antialias")
 
 
 class WeightInit(NamedTuple):
@@ -106,6 +107,13 @@ class ViT(nn.Module):
       "sincos", the fixed one of `sincos_2d`, made for the size at hand; or
       "relative", only a bias of the attention by the distance of two patches,
       from one table for all blocks, resized for other image sizes.
+    position_resize: How a learned table is resized for other image sizes:
+      "dino", as in DINO's code, bicubically to sides that are longer by a tenth
+      of a patch; "bicubic", to the sides themselves, as in MAE's code; or
+      "antialias", the same with a low-pass filter, as in timm and in DINOv2
+      with registers.
+    registers: Number of register tokens: they follow the class token and are
+      not part of the features.
     image_size: Side of the images that the tables are made for.
     drop_path: Drop path rate of the last block in training (stochastic depth);
       it grows linearly from 0 at the first block. Both branches of a block are
@@ -124,6 +132,11 @@ class ViT(nn.Module):
       by depth. In all of them biases start at 0.
     attention: Implementation of the attention, see
       `jssl.nets.attention.attend`.
+    activation: Of the hidden layer of a block: "gelu"; "tanh_gelu" or
+      "quick_gelu", x sigmoid(1.702 x), two approximations of it; or "swiglu",
+      a gated layer of two thirds of the width, rounded up to a multiple of 8.
+    epsilon: Added to the variance by normalisations.
+    pre_norm: Whether a normalisation comes before the first block, too.
     mean: Subtracted from images in [0, 1]: a number, or one per channel.
     std: Divides the result: a number, or one per channel.
     axis_name: Not used, since there are no batch statistics; all nets take it.
@@ -135,7 +148,10 @@ class ViT(nn.Module):
     Transformers, 2021 (DINO); the fixed one as in Chen et al., An Empirical
     Study of Training Self-Supervised Vision Transformers, 2021 (MoCo v3);
     relative positions, layer scale and keys without bias as in Bao et al.,
-    BEiT: BERT Pre-Training of Image Transformers, 2022, and in SimMIM's code.
+    BEiT: BERT Pre-Training of Image Transformers, 2022, and in SimMIM's code;
+    registers as in Darcet et al., Vision Transformers Need Registers, 2024;
+    the gated layer as in Oquab et al., DINOv2, 2024; the first normalisation
+    and the quick GELU as in Radford et al., CLIP, 2021.
 
   Example:
     >>> import jax
@@ -163,12 +179,17 @@ class ViT(nn.Module):
   mlp_ratio: float = 4
   pooling: str = "token"
   positions: str = "learned"
+  position_resize: str = "dino"
+  registers: int = 0
   image_size: int = 224
   drop_path: float = 0.0
   layer_scale: float = 0.0
   key_bias: bool = True
   weight_init: str = "dino"
   attention: str = "auto"
+  activation: str = "gelu"
+  epsilon: float = 1e-6
+  pre_norm: bool = False
   mean: float | Sequence[float] = 0.5
   std: float | Sequence[float] = 0.25
   axis_name: str | None = None
@@ -176,7 +197,12 @@ class ViT(nn.Module):
 
   def setup(self) -> None:
     """Checks the arguments and makes the layers."""
-    for name, known in (("pooling", _POOLINGS), ("positions", _POSITIONS)):
+    for name, known in (
+        ("pooling", _POOLINGS),
+        ("positions", _POSITIONS),
+        ("position_resize", _RESIZES),
+        ("activation", tuple(ACTIVATIONS)),
+    ):
       value = getattr(self, name)
       if value not in known:
         raise ValueError(f"{name} is {value!r}; expected one of {known}.")
@@ -222,6 +248,12 @@ class ViT(nn.Module):
         self.class_relative_positions = self.param(
             "class_relative_positions", zeros, (3, self.heads)
         )
+    if self.registers:
+      self.register_tokens = self.param(
+          "register_tokens", init.other, (self.registers, self.width)
+      )
+    if self.pre_norm:
+      self.norm_0 = LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
     self.block = {
         str(i): Block(
             self.heads,
@@ -230,18 +262,25 @@ class ViT(nn.Module):
             key_bias=self.key_bias,
             weight_init=init,
             attention=self.attention,
+            activation=self.activation,
+            epsilon=self.epsilon,
             index=i,
             dtype=self.dtype,
         )
         for i in range(1, self.depth + 1)
     }
     # In float32, as the pooled features are.
-    self.norm = LayerNorm()
+    self.norm = LayerNorm(epsilon=self.epsilon)
 
   @property
   def has_class_token(self) -> bool:
     """Whether a class token comes before the patch tokens."""
     return self.pooling != "mean"
+
+  @property
+  def first_patch(self) -> int:
+    """Index of the first patch token, after the class token and registers."""
+    return int(self.has_class_token) + self.registers
 
   def __call__(
       self, images: jax.Array, *, train: bool = False, views: int = 1
@@ -269,7 +308,7 @@ class ViT(nn.Module):
     tokens = patches.reshape(patches.shape[0], -1, self.width)
     _, rows, columns, _ = patches.shape
     stages = self.blocks(tokens, grid=(rows, columns), train=train)
-    first = int(self.has_class_token)  # Index of the first patch token.
+    first = self.first_patch
     features = {
         stage_name(i): x[:, first:].astype(self.dtype).reshape(patches.shape)
         for i, x in enumerate(stages, start=1)
@@ -301,7 +340,7 @@ class ViT(nn.Module):
     else:
       table = self.patch_positions
       if table.shape[:2] != grid:
-        table = _resize_positions(table, grid)
+        table = _resize_positions(table, grid, self.position_resize)
     return table.astype(self.dtype)
 
   def attention_bias(self, grid: tuple[int, int]) -> jax.Array | None:
@@ -329,6 +368,11 @@ class ViT(nn.Module):
     apart = places[:, :, None] - places[:, None]  # [2, T, T]
     apart += np.asarray(grid)[:, None, None] - 1
     bias = table[tuple(apart)]
+    if self.registers:
+      raise ValueError(
+          f"registers is {self.registers}, and relative positions have none for"
+          " them; set registers to 0, or positions to 'learned'."
+      )
     if self.has_class_token:
       to_patches, to_class, to_itself = self.class_relative_positions
       count = bias.shape[0]
@@ -357,8 +401,9 @@ class ViT(nn.Module):
       train: Whether `drop_path` applies.
 
     Returns:
-      All tokens after each stage, the class token first where there is one:
-      `[B, T, D]` or `[B, 1 + T, D]`; the last after the final normalisation.
+      All tokens after each stage, class token and registers first where there
+      are any: `[B, first_patch + T, D]`; the last after the final
+      normalisation.
 
     Raises:
       ValueError: If relative positions are given a part of an image.
@@ -369,12 +414,12 @@ class ViT(nn.Module):
           " set net.positions to 'sincos' or 'learned'."
       )
     x = tokens.astype(self.dtype)
-    if self.has_class_token:
-      token = self.class_token
-      if self.positions == "learned":
-        token = token + self.class_position
-      token = jnp.broadcast_to(token, (x.shape[0], 1, self.width))
-      x = jnp.concatenate([token.astype(self.dtype), x], axis=1)
+    if self.first_patch:
+      first = jnp.concatenate(self._first_tokens())
+      first = jnp.broadcast_to(first, (x.shape[0], *first.shape))
+      x = jnp.concatenate([first.astype(self.dtype), x], axis=1)
+    if self.pre_norm:
+      x = self.norm_0(x)
     bias = None if grid is None else self.attention_bias(grid)
     if valid is not None:
       first = jnp.ones((len(valid), x.shape[1] - valid.shape[1]), bool)
@@ -393,6 +438,17 @@ class ViT(nn.Module):
     stages[-1] = self.norm(x)
     return stages
 
+  def _first_tokens(self):
+    """Returns the class token and the registers, those that there are."""
+    tokens = []
+    if self.has_class_token:
+      tokens.append(self.class_token)
+      if self.positions == "learned":
+        tokens[0] = tokens[0] + self.class_position
+    if self.registers:
+      tokens.append(self.register_tokens)
+    return tokens
+
 
 class Block(nn.Module):
   """A pre-norm transformer block: attention, then two linear layers.
@@ -404,6 +460,8 @@ class Block(nn.Module):
     key_bias: See `ViT`.
     weight_init: Initialisers.
     attention: See `ViT`.
+    activation: See `ViT`.
+    epsilon: See `ViT`.
     index: Number of the block, from 1.
     dtype: See `ViT`.
   """
@@ -414,6 +472,8 @@ class Block(nn.Module):
   key_bias: bool = True
   weight_init: WeightInit = WEIGHT_INITS["dino"]
   attention: str = "auto"
+  activation: str = "gelu"
+  epsilon: float = 1e-6
   index: int = 1
   dtype: Any = jnp.float32
 
@@ -437,15 +497,15 @@ class Block(nn.Module):
       `[B, T, D]`.
     """
     width = x.shape[-1]
-    y = self._qkv(LayerNorm(dtype=self.dtype, name="norm_1")(x))
+    norm = functools.partial(LayerNorm, epsilon=self.epsilon, dtype=self.dtype)
+    y = self._qkv(norm(name="norm_1")(x))
     heads = lambda z: z.reshape(*z.shape[:2], self.heads, -1)
     q, k, v = map(heads, y)  # [B, T, heads, D / heads]
     y = attend(q, k, v, bias=bias, implementation=self.attention)
     y = y.reshape(x.shape)
     y = self._dense(width, name="out", last=True)(y)
     x = x + self._scaled(1, y, scales)
-    y = LayerNorm(dtype=self.dtype, name="norm_2")(x)
-    y = gelu(self._dense(int(width * self.mlp_ratio), name="mlp_1")(y))
+    y = self._hidden(norm(name="norm_2")(x))
     y = self._dense(width, name="mlp_2", last=True)(y)
     return x + self._scaled(2, y, scales)
 
@@ -459,6 +519,15 @@ class Block(nn.Module):
       query += self.param("query_bias", zeros, x.shape[-1:]).astype(self.dtype)
       value += self.param("value_bias", zeros, x.shape[-1:]).astype(self.dtype)
     return query, key, value
+
+  def _hidden(self, x):
+    """The hidden layer, `[B, T, mlp_ratio * D]` unless it is gated."""
+    width = int(x.shape[-1] * self.mlp_ratio)
+    if self.activation != "swiglu":
+      return ACTIVATIONS[self.activation](self._dense(width, name="mlp_1")(x))
+    width = -(-(2 * width // 3) // 8) * 8
+    gate, y = jnp.split(self._dense(2 * width, name="mlp_1")(x), 2, axis=-1)
+    return nn.silu(gate) * y
 
   def _dense(self, width, *, name, last=False):
     init = self.weight_init.linear
@@ -578,6 +647,20 @@ def gelu(x: jax.Array) -> jax.Array:
   return 0.5 * x * (1 + jax.lax.erf(x * np.asarray(2**-0.5, x.dtype)))
 
 
+def quick_gelu(x: jax.Array) -> jax.Array:
+  """CLIP's approximation of the GELU, x sigmoid(1.702 x)."""
+  return x * nn.sigmoid(1.702 * x)
+
+
+# "swiglu" is a layer of its own.
+ACTIVATIONS: dict[str, Any] = {
+    "gelu": gelu,
+    "tanh_gelu": functools.partial(nn.gelu, approximate=True),
+    "quick_gelu": quick_gelu,
+    "swiglu": None,
+}
+
+
 def sincos_2d(dim: int, grid: tuple[int, int]) -> jax.Array:
   """Makes a table of positions in two dimensions.
 
@@ -616,15 +699,20 @@ def sincos_2d(dim: int, grid: tuple[int, int]) -> jax.Array:
   return jnp.asarray(np.concatenate(parts, axis=1), jnp.float32)
 
 
-def _resize_positions(table, grid):
-  """Resizes a table `[h, w, D]` as DINO's code does.
+def _resize_positions(table, grid, how):
+  """Resizes a table `[h, w, D]`; see `ViT.position_resize`.
 
-  It asks for sides longer by a tenth of a patch and gets whole patches, so that
-  entries are slightly denser than those of a resized image.
+  DINO's code asks for sides longer by a tenth of a patch and gets whole
+  patches, so that entries are slightly denser than those of a resized image.
   """
-  box = [old * new / (new + 0.1) for old, new in zip(table.shape, grid)]
+  more = 0.1 if how == "dino" else 0.0
+  box = [old * new / (new + more) for old, new in zip(table.shape, grid)]
   return resampling.resized_crop(
-      table, (0.0, 0.0, *box), grid, method="bicubic", antialias=False
+      table,
+      (0.0, 0.0, *box),
+      grid,
+      method="bicubic",
+      antialias=how == "antialias",
   )
 
 
@@ -660,3 +748,6 @@ vit_tiny = functools.partial(ViT, 192, depth=12, heads=3)
 vit_small = functools.partial(ViT, 384, depth=12, heads=6)
 vit_base = functools.partial(ViT, 768, depth=12, heads=12)
 vit_large = functools.partial(ViT, 1024, depth=24, heads=16)
+vit_huge = functools.partial(ViT, 1280, depth=32, heads=16)
+# DINOv2's, whose layers are gated: activation="swiglu".
+vit_giant = functools.partial(ViT, 1536, depth=40, heads=24)
