@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import numpy as np
 
 from jssl.bench import step
 from jssl.bench._timing import median_seconds
@@ -19,7 +20,9 @@ def measure(config: ConfigDict) -> dict[str, Any]:
     "seconds" per batch (median of five), "images_per_second", "views".
   """
   exp = step.random_experiment(config)
-  batch = dict(exp.pipeline.resident())
+  batch = exp.pipeline.batch(
+      exp.pipeline.resident(), np.arange(config.batch_size)
+  )
   views = jax.jit(exp.method.views)
   draw = lambda: views(jax.random.key(0), batch)
   seconds = median_seconds(draw)
