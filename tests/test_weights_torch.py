@@ -97,12 +97,20 @@ def _compare(model, net, variables, size):
   )
   random = np.random.default_rng(0)
   images = random.random((5, size, size, 3), np.float32)
-  normalized = ((images - _MEAN) / _STD).transpose(0, 3, 1, 2)
-  x = torch.tensor(normalized, requires_grad=True)
-  expected = features_of(model, x)
-  slope = random.normal(size=expected["pooled"].shape).astype(np.float32)
-  (expected["pooled"] * torch.tensor(slope)).sum().backward()
-  wanted = x.grad.numpy().transpose(0, 2, 3, 1) / _STD
+  slope = None
+
+  def run(dtype):
+    nonlocal slope
+    normalized = ((images.astype(dtype) - _MEAN) / _STD).transpose(0, 3, 1, 2)
+    x = torch.tensor(normalized, requires_grad=True)
+    features = features_of(model.to(x.dtype), x)
+    if slope is None:
+      slope = random.normal(size=features["pooled"].shape).astype(np.float32)
+    (features["pooled"] * torch.tensor(slope.astype(dtype))).sum().backward()
+    return features, x.grad.numpy().transpose(0, 2, 3, 1) / _STD
+
+  _, exact = run("float64")
+  expected, wanted = run("float32")
 
   def loss(images):
     features = net.apply(variables, images)
@@ -114,10 +122,10 @@ def _compare(model, net, variables, size):
     theirs = theirs.detach().numpy()
     error = np.abs(found[name] - theirs).max() / np.abs(theirs).max()
     assert error < 1e-5, name
-  # In some images, rounding decides whether a ReLU passes a gradient.
+  # Rounding decides at some ReLUs whether a gradient passes, there as here.
   norms = lambda x: np.linalg.norm(np.reshape(x, (len(x), -1)), axis=1)
-  errors = norms(gradient - wanted) / norms(wanted)
-  assert np.median(errors) < 1e-5, errors
+  ours, theirs = (norms(x - exact) / norms(exact) for x in (gradient, wanted))
+  assert np.median(ours) < max(1e-5, 3 * np.median(theirs)), (ours, theirs)
 
 
 @pytest.mark.slow
