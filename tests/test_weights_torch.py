@@ -29,6 +29,25 @@ def _resnet(name):
 _timm = functools.partial(timm.create_model, num_classes=0)
 _vit = functools.partial(_timm, dynamic_img_size=True)
 _small = functools.partial(_vit, img_size=98)
+
+
+def _gated():
+  """A small one with the layers of DINOv2's giant."""
+  return timm.models.vision_transformer.VisionTransformer(
+      img_size=64,
+      patch_size=16,
+      embed_dim=192,
+      depth=12,
+      num_heads=3,
+      num_classes=0,
+      mlp_ratio=2 * 512 / 192,
+      mlp_layer=timm.layers.SwiGLUPacked,
+      act_layer=torch.nn.SiLU,
+      init_values=0.1,
+      dynamic_img_size=True,
+  )
+
+
 # What makes each model, and two sizes of images.
 _MODELS = {
     "resnet18": (lambda: _resnet("resnet18"), (64, 97)),
@@ -39,6 +58,7 @@ _MODELS = {
     "vit_tiny": (lambda: _vit("vit_tiny_patch16_224"), (224, 160)),
     "vit_small": (lambda: _vit("vit_small_patch32_224"), (224, 256)),
     "dinov2": (lambda: _small("vit_small_patch14_dinov2"), (98, 140)),
+    "gated": (_gated, (64, 96)),
     "registers": (lambda: _small("vit_small_patch14_reg4_dinov2"), (98, 70)),
 }
 
@@ -90,7 +110,7 @@ def _features_of_vit(model, x):
   return features | {"pooled": last[:, 0]}
 
 
-def _compare(model, net, variables, size):
+def _assert_same(model, net, variables, size):
   """Compares features of all stages, and gradients of the images."""
   features_of = (
       _features_of_vit if hasattr(model, "blocks") else _features_of_resnet
@@ -137,7 +157,7 @@ def test_features_and_gradients_are_those_of_the_source(name, tmp_path):
   torch.save({"state_dict": model.state_dict(), "epoch": 100}, path)
   net, variables = weights.load(path)
   for size in sizes:
-    _compare(model, net, variables, size)
+    _assert_same(model, net, variables, size)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny", "registers"])

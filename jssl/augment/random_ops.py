@@ -378,7 +378,7 @@ def _adjust_pixels(
     if operations == "byol":
       change = lambda x: jnp.clip(x + (factors[0] - 1.0), 0.0, 1.0)
     else:
-      change = lambda x: jnp.minimum(factors[0] * x, 1.0)
+      change = lambda x: ops.blend(x, 0.0, factors[0])
     return choose(due[0] & when, map(change, planes), planes)
 
   def saturate(planes, when):

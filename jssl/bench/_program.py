@@ -76,27 +76,30 @@ def _batch_shapes(config, *shape):
   return batch | ({"extent": _array((*shape, 2), "int32")} if canvas else {})
 
 
-def count(config: ConfigDict, compiled: Any) -> dict[str, float | None]:
-  """Counts what a compiled step does.
+def count(
+    config: ConfigDict, compiled: Any, *, devices: int = 1
+) -> tuple[float | None, float | None]:
+  """Counts what a compiled step does on each device.
 
   Args:
-    config: See `for_device`, of one device.
+    config: See `for_device`.
     compiled: Its compiled program.
+    devices: Number of devices that share the batch.
 
   Returns:
-    "flops", operations, and "bytes accessed", what they read and write; None
-    where it is not known. The compiler counts a loop once, whatever its number
-    of rounds. So micro-batches are counted as the whole batch, without what
-    they compute twice and without bytes.
+    Operations, and the bytes that they read and write; None where it is not
+    known. The compiler counts a loop once, whatever its number of rounds. So
+    micro-batches are counted as the whole batch, without what they compute
+    twice and without bytes.
   """
   if config.net.micro_batches == 1:
     found = compiled.cost_analysis() or {}
-    return {name: found.get(name) for name in ("flops", "bytes accessed")}
+    return found.get("flops"), found.get("bytes accessed")
   whole = for_device(config)
+  whole.update(batch_size=config.batch_size // devices)
   whole.net.micro_batches = 1
   call, arguments = make_call(whole, jax.devices("cpu")[:1])
-  found = call.lower(*arguments).cost_analysis() or {}
-  return {"flops": found.get("flops"), "bytes accessed": None}
+  return (call.lower(*arguments).cost_analysis() or {}).get("flops"), None
 
 
 def planned_bytes(compiled: Any) -> int | None:

@@ -179,9 +179,7 @@ def measure(
   if compiled is None:
     return result
   operations = _operations(compiled.as_text())
-  one = config.copy_and_resolve_references()
-  one.batch_size //= devices
-  flops, traffic = _program.count(one, compiled).values()
+  flops, traffic = _program.count(config, compiled, devices=devices)
   result |= {"flops": flops, "traffic_bytes": traffic}
   result |= _collectives(operations, steps)
   if kind.clock:

@@ -63,9 +63,8 @@ def measure(
   memory = _memory(compiled)  # Before the arrays of the limits are allocated.
   steps = exp.steps_per_call
   seconds = statistics.median(windows) / steps
-  one = config.copy_and_resolve_references()
-  one.batch_size //= jax.device_count()
-  flops, traffic = _program.count(one, compiled).values()
+  devices = jax.device_count()
+  flops, traffic = _program.count(config, compiled, devices=devices)
   dtype = build.precision(config.precision)
   peak, bandwidth = _limits(dtype)
   fractions = {
@@ -93,7 +92,7 @@ def measure(
       "batch_size": config.batch_size,
       "precision": dtype.name,
       "micro_batches": config.net.micro_batches,
-      "devices": jax.device_count(),
+      "devices": devices,
       "device": jax.devices()[0].device_kind,
       "jax": jax.__version__,
   }

@@ -1,29 +1,17 @@
-"""The backbone's arrays as one `.safetensors` file.
-
-Arrays have the names that Flax gives them, joined by slashes:
-`params/stage_1_block_1/conv_1/kernel`, `batch_stats/stem_norm/mean`. Kernels of
-convolutions are `[h, w, in, out]`, those of linear layers `[in, out]`.
-"""
+"""The backbone's arrays as one `.safetensors` file; see `jssl.weights.own`."""
 
 import json
 import os
 from typing import Any
 
-from flax import traverse_util
 import flax.linen as nn
-import jax
-import numpy as np
-import safetensors
-import safetensors.numpy
 
-from jssl import files
+from jssl import weights
 from jssl.config import build, ConfigDict
 from jssl.encoder import backbone, Encoder
+from jssl.weights import own
 
 PyTree = Any
-
-_CONFIG = "config"
-_FORMAT = "jssl backbone 1"
 
 
 def save_safetensors(encoder: Encoder, path: str | os.PathLike) -> None:
@@ -39,23 +27,16 @@ def save_safetensors(encoder: Encoder, path: str | os.PathLike) -> None:
     path: The file to write.
   """
   config, net = encoder.config, backbone(encoder)
-  arrays = {
-      name: np.ascontiguousarray(x)
-      for name, x in traverse_util.flatten_dict(
-          jax.device_get(net.variables), sep="/"
-      ).items()
-  }
   kept = {"net": config.net.to_dict()}
   kept |= {key: config[key] for key in ("image_size", "precision")}
-  metadata = {
-      "format": _FORMAT,
-      "config": json.dumps(kept),
-      "input_shape": json.dumps(net.input_shape),
-      "method": config.method.name,
-      "step": str(encoder.step),
-  }
-  with files.atomic(path) as temporary:
-    safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
+  own.write(
+      path,
+      net.variables,
+      kept,
+      input_shape=json.dumps(net.input_shape),
+      method=config.method.name,
+      step=str(encoder.step),
+  )
 
 
 def load_safetensors(path: str | os.PathLike) -> tuple[nn.Module, PyTree]:
@@ -74,19 +55,5 @@ def load_safetensors(path: str | os.PathLike) -> tuple[nn.Module, PyTree]:
     FileNotFoundError: If there is no such file.
     ValueError: If it is not such a file.
   """
-  try:
-    with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
-      metadata = file.metadata() or {}
-      arrays = {name: file.get_tensor(name) for name in file.keys()}
-  except safetensors.SafetensorError as error:
-    raise ValueError(
-        f"{path} is not a .safetensors file ({error}); make one with python -m"
-        " jssl.export."
-    ) from error
-  if metadata.get("format") != _FORMAT:
-    raise ValueError(
-        f"{path} has the format {metadata.get('format')!r}; expected"
-        f" {_FORMAT!r}, which python -m jssl.export writes."
-    )
-  net = build.net(ConfigDict(json.loads(metadata[_CONFIG])))
-  return net, traverse_util.unflatten_dict(arrays, sep="/")
+  config, variables = own.decode(path, *weights.read_arrays(path))
+  return build.net(ConfigDict(config)), variables

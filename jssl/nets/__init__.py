@@ -4,6 +4,8 @@ A backbone maps images `[B, H, W, C]` in [0, 1] to a dict of features, a map of
 every stage and "pooled", `[B, D]`; see `jssl.nets.backbone`.
 """
 
+import functools
+
 from jssl.nets.backbone import stage_names
 from jssl.nets.decoders import ConvDecoder, TransformerDecoder
 from jssl.nets.heads import MLP
@@ -28,7 +30,7 @@ from jssl.nets.vit import (
     vit_tiny,
 )
 
-NETS = {
+NETS: dict[str, functools.partial] = {
     "resnet8": resnet8,
     "resnet18": resnet18,
     "resnet34": resnet34,

@@ -102,7 +102,7 @@ def _call(kernel, arrays, like, interpret):
 def _forward_kernel(heads, query, key, value, out):
   for part in _parts(query, heads):
     q, k, v = (x[0, :, part] for x in (query, key, value))
-    q = q * _scale(q)
+    q = q * scale(q)
     weights, inverse = _softmax(q, k)
     sums = _product(v, weights.astype(v.dtype), 0, 0)  # [D, T]
     out[0, :, part] = (sums * inverse).T.astype(out.dtype)
@@ -113,8 +113,8 @@ def _backward_kernel(
 ):
   for part in _parts(query, heads):
     q, k, v, g = (x[0, :, part] for x in (query, key, value, slope))
-    scale = _scale(q)
-    q = q * scale
+    factor = scale(q)
+    q = q * factor
     weights, inverse = _softmax(q, k)
     weights = weights * inverse
     sums = _product(weights.astype(g.dtype), g, 1, 0)
@@ -124,7 +124,7 @@ def _backward_kernel(
     to_scores = (weights * (to_weights - mean)).astype(q.dtype)
     sums = _product(to_scores, q, 1, 0)
     to_key[0, :, part] = sums.astype(to_key.dtype)
-    sums = _product(k, to_scores, 0, 0) * scale.astype(np.float32)  # [D, T]
+    sums = _product(k, to_scores, 0, 0) * factor.astype(np.float32)  # [D, T]
     to_query[0, :, part] = sums.T.astype(to_query.dtype)
 
 
@@ -141,7 +141,8 @@ def _softmax(query, key):
   return weights, 1 / jnp.sum(weights, axis=0, keepdims=True)
 
 
-def _scale(query):
+def scale(query: jax.Array) -> np.ndarray:
+  """Returns the factor of the scores, `D ** -0.5`, of the type of `query`."""
   return np.float32(query.shape[-1] ** -0.5).astype(query.dtype)
 
 

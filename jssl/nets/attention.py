@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jssl.nets import _short_attention
 
@@ -94,7 +93,7 @@ def _attend_by_head(query, key, value, bias):
 
   It takes two thirds of the time of `jax.nn.dot_product_attention` there.
   """
-  query = query * _scale(query)
+  query = query * _short_attention.scale(query)
   q, k, v = (x.swapaxes(1, 2) for x in (query, key, value))
   scores = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
   if bias is not None:
@@ -117,7 +116,7 @@ def _attend_by_columns(query, key, value, bias):
 
 
 def _forward(query, key, value, bias):
-  scores = _products(query * _scale(query), key)
+  scores = _products(query * _short_attention.scale(query), key)
   if bias is not None:
     scores = scores + bias.swapaxes(-1, -2)
   weights = jnp.exp(scores - jnp.max(scores, axis=-2, keepdims=True))
@@ -132,7 +131,7 @@ def _forward(query, key, value, bias):
 
 def _backward(kept, slope):
   query, key, value, bias, weights, inverse, out = kept
-  scale = _scale(query)
+  scale = _short_attention.scale(query)
   wide = slope.astype(jnp.float32)
   scaled = (wide * _per_token(inverse)).astype(value.dtype)
   to_value = jnp.einsum("bhst,bthd->bshd", weights, scaled)
@@ -198,10 +197,6 @@ def _attend_by_pallas(query, key, value, bias):
 def _products(x, y):
   """Products of `[B, T, heads, D]` with `[B, S, heads, D]`, a column per x."""
   return jnp.einsum("bthd,bshd->bhst", x, y, preferred_element_type=jnp.float32)
-
-
-def _scale(query):
-  return np.float32(query.shape[-1] ** -0.5).astype(query.dtype)
 
 
 def _per_token(x):

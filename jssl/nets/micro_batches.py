@@ -126,7 +126,7 @@ class MicroBatched(nn.Module):
       unroll = self.parts if unrolled else 1
       return jax.lax.scan(part, stats, (keys, images), unroll=unroll)
 
-    # In a loop on CPU, ResNets take ten times as long and transformers half.
+    # In a loop on CPU, ResNets take 15 times as long and transformers half.
     on_cpu = functools.partial(run, unrolled=not isinstance(net, ViT))
     stats, features = jax.lax.platform_dependent(
         *(variables, stats, keys, images),

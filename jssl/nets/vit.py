@@ -18,6 +18,7 @@ from jssl.nets.patches import grid_of
 
 _POOLINGS = ("token", "mean", "patches")
 _POSITIONS = ("learned", "sincos", "relative")
+_ACTIVATIONS = ("gelu", "swiglu")
 _RESIZES = ("dino", "bicubic", "antialias")
 
 
@@ -132,11 +133,8 @@ class ViT(nn.Module):
       by depth. In all of them biases start at 0.
     attention: Implementation of the attention, see
       `jssl.nets.attention.attend`.
-    activation: Of the hidden layer of a block: "gelu"; "tanh_gelu" or
-      "quick_gelu", x sigmoid(1.702 x), two approximations of it; or "swiglu",
-      a gated layer of two thirds of the width, rounded up to a multiple of 8.
-    epsilon: Added to the variance by normalisations.
-    pre_norm: Whether a normalisation comes before the first block, too.
+    activation: Of the hidden layer of a block: "gelu", or "swiglu", a gated
+      layer of two thirds of the width, rounded up to a multiple of 8.
     mean: Subtracted from images in [0, 1]: a number, or one per channel.
     std: Divides the result: a number, or one per channel.
     axis_name: Not used, since there are no batch statistics; all nets take it.
@@ -150,8 +148,7 @@ class ViT(nn.Module):
     relative positions, layer scale and keys without bias as in Bao et al.,
     BEiT: BERT Pre-Training of Image Transformers, 2022, and in SimMIM's code;
     registers as in Darcet et al., Vision Transformers Need Registers, 2024;
-    the gated layer as in Oquab et al., DINOv2, 2024; the first normalisation
-    and the quick GELU as in Radford et al., CLIP, 2021.
+    the gated layer as in Oquab et al., DINOv2, 2024.
 
   Example:
     >>> import jax
@@ -188,8 +185,6 @@ class ViT(nn.Module):
   weight_init: str = "dino"
   attention: str = "auto"
   activation: str = "gelu"
-  epsilon: float = 1e-6
-  pre_norm: bool = False
   mean: float | Sequence[float] = 0.5
   std: float | Sequence[float] = 0.25
   axis_name: str | None = None
@@ -201,7 +196,7 @@ class ViT(nn.Module):
         ("pooling", _POOLINGS),
         ("positions", _POSITIONS),
         ("position_resize", _RESIZES),
-        ("activation", tuple(ACTIVATIONS)),
+        ("activation", _ACTIVATIONS),
     ):
       value = getattr(self, name)
       if value not in known:
@@ -252,8 +247,6 @@ class ViT(nn.Module):
       self.register_tokens = self.param(
           "register_tokens", init.other, (self.registers, self.width)
       )
-    if self.pre_norm:
-      self.norm_0 = LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
     self.block = {
         str(i): Block(
             self.heads,
@@ -263,14 +256,13 @@ class ViT(nn.Module):
             weight_init=init,
             attention=self.attention,
             activation=self.activation,
-            epsilon=self.epsilon,
             index=i,
             dtype=self.dtype,
         )
         for i in range(1, self.depth + 1)
     }
     # In float32, as the pooled features are.
-    self.norm = LayerNorm(epsilon=self.epsilon)
+    self.norm = LayerNorm()
 
   @property
   def has_class_token(self) -> bool:
@@ -418,8 +410,6 @@ class ViT(nn.Module):
       first = jnp.concatenate(self._first_tokens())
       first = jnp.broadcast_to(first, (x.shape[0], *first.shape))
       x = jnp.concatenate([first.astype(self.dtype), x], axis=1)
-    if self.pre_norm:
-      x = self.norm_0(x)
     bias = None if grid is None else self.attention_bias(grid)
     if valid is not None:
       first = jnp.ones((len(valid), x.shape[1] - valid.shape[1]), bool)
@@ -461,7 +451,6 @@ class Block(nn.Module):
     weight_init: Initialisers.
     attention: See `ViT`.
     activation: See `ViT`.
-    epsilon: See `ViT`.
     index: Number of the block, from 1.
     dtype: See `ViT`.
   """
@@ -473,7 +462,6 @@ class Block(nn.Module):
   weight_init: WeightInit = WEIGHT_INITS["dino"]
   attention: str = "auto"
   activation: str = "gelu"
-  epsilon: float = 1e-6
   index: int = 1
   dtype: Any = jnp.float32
 
@@ -497,15 +485,14 @@ class Block(nn.Module):
       `[B, T, D]`.
     """
     width = x.shape[-1]
-    norm = functools.partial(LayerNorm, epsilon=self.epsilon, dtype=self.dtype)
-    y = self._qkv(norm(name="norm_1")(x))
+    y = self._qkv(LayerNorm(dtype=self.dtype, name="norm_1")(x))
     heads = lambda z: z.reshape(*z.shape[:2], self.heads, -1)
     q, k, v = map(heads, y)  # [B, T, heads, D / heads]
     y = attend(q, k, v, bias=bias, implementation=self.attention)
     y = y.reshape(x.shape)
     y = self._dense(width, name="out", last=True)(y)
     x = x + self._scaled(1, y, scales)
-    y = self._hidden(norm(name="norm_2")(x))
+    y = self._hidden(LayerNorm(dtype=self.dtype, name="norm_2")(x))
     y = self._dense(width, name="mlp_2", last=True)(y)
     return x + self._scaled(2, y, scales)
 
@@ -523,8 +510,8 @@ class Block(nn.Module):
   def _hidden(self, x):
     """The hidden layer, `[B, T, mlp_ratio * D]` unless it is gated."""
     width = int(x.shape[-1] * self.mlp_ratio)
-    if self.activation != "swiglu":
-      return ACTIVATIONS[self.activation](self._dense(width, name="mlp_1")(x))
+    if self.activation == "gelu":
+      return gelu(self._dense(width, name="mlp_1")(x))
     width = -(-(2 * width // 3) // 8) * 8
     gate, y = jnp.split(self._dense(2 * width, name="mlp_1")(x), 2, axis=-1)
     return nn.silu(gate) * y
@@ -645,20 +632,6 @@ def gelu(x: jax.Array) -> jax.Array:
     Hendrycks and Gimpel, Gaussian Error Linear Units, 2016, equation 1.
   """
   return 0.5 * x * (1 + jax.lax.erf(x * np.asarray(2**-0.5, x.dtype)))
-
-
-def quick_gelu(x: jax.Array) -> jax.Array:
-  """CLIP's approximation of the GELU, x sigmoid(1.702 x)."""
-  return x * nn.sigmoid(1.702 * x)
-
-
-# "swiglu" is a layer of its own.
-ACTIVATIONS: dict[str, Any] = {
-    "gelu": gelu,
-    "tanh_gelu": functools.partial(nn.gelu, approximate=True),
-    "quick_gelu": quick_gelu,
-    "swiglu": None,
-}
 
 
 def sincos_2d(dim: int, grid: tuple[int, int]) -> jax.Array:

@@ -12,7 +12,7 @@ import safetensors.numpy
 SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin")
 
 
-def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
+def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
   """Reads all arrays of a file.
 
   Args:

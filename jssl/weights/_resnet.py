@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from jssl.nets import ResNet
+from jssl import nets
 from jssl.weights import _names
 
 ANCHORS = ("layer1.0.conv1.weight", "4.0.conv1.weight")
@@ -29,11 +29,11 @@ _NUMBERED = {"0": "conv1", "1": "bn1"} | {
     str(3 + i): f"layer{i}" for i in range(1, 5)
 }
 _BLOCK = re.compile(r"layer(\d+)\.(\d+)\.conv1\.weight")
-_SIZES = {
-    (1, 1, 1): "resnet8",
-    (2, 2, 2, 2): "resnet18",
-    (3, 4, 6, 3): "resnet34",
-    (3, 4, 23, 3): "resnet101",
+# From the numbers of blocks, and whether they are bottlenecks.
+_NAMES = {
+    (make.args[0], make.args[1:] == (True,)): name
+    for name, make in nets.NETS.items()
+    if make.func is nets.ResNet
 }
 
 
@@ -74,18 +74,15 @@ def section(
     blocks[stage] = max(blocks.get(stage, 0), int(match[2]) + 1)
   sizes = tuple(blocks[i] for i in sorted(blocks))
   bottleneck = "layer1.0.conv3.weight" in arrays
-  name = _SIZES.get(sizes, "")
-  if bottleneck:
-    name = {"resnet34": "resnet50", "resnet101": "resnet101"}.get(name, "")
-  if not name or (name == "resnet101" and not bottleneck):
+  if (sizes, bottleneck) not in _NAMES:
     kind = "bottleneck" if bottleneck else "basic"
     raise ValueError(
-        f"The ResNet has {sizes} {kind} blocks; expected a ResNet-18, 34, 50 or"
-        " 101."
+        f"The ResNet has {sizes} {kind} blocks; expected one of"
+        f" {', '.join(_NAMES.values())}."
     )
   width, _, side, _ = arrays["conv1.weight"].shape
   stem = "imagenet" if side == 7 else "cifar"
-  return {"name": name, "width": width, "stem": stem}
+  return {"name": _NAMES[sizes, bottleneck], "width": width, "stem": stem}
 
 
 def finish(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -93,7 +90,7 @@ def finish(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   return arrays
 
 
-def rows(net: ResNet) -> list[_names.Row]:
+def rows(net: nets.ResNet) -> list[_names.Row]:
   """Returns the table of a net's arrays."""
   table = _names.conv("conv1", "stem") + _names.batch_norm("bn1", "stem_norm")
   for stage, blocks in enumerate(net.stage_sizes, start=1):

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from jssl.nets import ViT
+from jssl import nets
 from jssl.nets.vit import sincos_2d
 from jssl.weights import _names
 
@@ -40,12 +40,9 @@ REQUIRED = {
 IGNORED = r"(head|head_dist|fc_norm|pre_logits)\..*|mask_token|masked_embed"
 # From the width and the number of blocks to the name of a net.
 _NETS = {
-    (192, 12): "vit_tiny",
-    (384, 12): "vit_small",
-    (768, 12): "vit_base",
-    (1024, 24): "vit_large",
-    (1280, 32): "vit_huge",
-    (1536, 40): "vit_giant",
+    (make.args[0], make.keywords["depth"]): name
+    for name, make in nets.NETS.items()
+    if make.func is nets.ViT
 }
 _CHUNK = re.compile(r"^blocks\.\d+\.(?=\d)")
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
@@ -110,7 +107,7 @@ def image_shape(arrays: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
   return size, size, channels
 
 
-def rows(net: ViT) -> list[_names.Row]:
+def rows(net: nets.ViT) -> list[_names.Row]:
   """Returns the table of a net's arrays."""
   table = _names.conv("patch_embed.proj", "patch", bias=True)
   if net.has_class_token:

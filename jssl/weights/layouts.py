@@ -20,8 +20,8 @@ class Layout(NamedTuple):
     marker: Regular expression of the start of some name in the file, without
       which the layout is not recognised but has to be named; empty for none.
     architecture: "resnet" or "vit"; empty for both.
-    images: "mean" and "std" per channel of the images that the encoder expects.
-    net: More entries of `config.net`, of ViTs.
+    net: Entries of `config.net` that the arrays do not show: "mean" and "std"
+      of the images that the encoder expects, and how positions are resized.
     heads: Number of attention heads by the width of a ViT, where it differs
       from that of `jssl.nets`.
     ignored: Regular expression of names after the prefix that are not part of
@@ -32,8 +32,7 @@ class Layout(NamedTuple):
   prefix: str
   marker: str = ""
   architecture: str = ""
-  images: Mapping[str, Any] = _IMAGENET
-  net: Mapping[str, Any] = {}
+  net: Mapping[str, Any] = _IMAGENET
   heads: Mapping[int, int] = {}
   ignored: str = _NEVER
 
@@ -54,26 +53,26 @@ LAYOUTS = {
         "facebookresearch/mae",
         r"(model\.)?",
         marker=r"(model\.)?decoder_embed\.",
-        net={"position_resize": "bicubic"},
+        net=_IMAGENET | {"position_resize": "bicubic"},
         ignored=r"decoder_.*",
     ),
     "dinov2_registers": Layout(
         "facebookresearch/dinov2, with registers",
         f"{_STATE}|{_TEACHER}",
         marker=f"({_STATE}|{_TEACHER})register_tokens$",
-        net={"position_resize": "antialias"},
+        net=_IMAGENET | {"position_resize": "antialias"},
     ),
     "dinov2": Layout(
         "facebookresearch/dinov2",
         f"{_STATE}|{_TEACHER}",
         marker=f"({_STATE}|{_TEACHER})mask_token$",
-        net={"position_resize": "dino"},
+        net=_IMAGENET | {"position_resize": "dino"},
     ),
     "dino": Layout("facebookresearch/dino, bytedance/ibot", _TEACHER),
     "ijepa": Layout(
         "facebookresearch/ijepa",
         r"target_encoder\.(module\.)?",
-        net={"position_resize": "bicubic"},
+        net=_IMAGENET | {"position_resize": "bicubic"},
     ),
     "barlow_twins": Layout(
         "facebookresearch/barlowtwins, facebookresearch/vicreg",
@@ -103,7 +102,7 @@ LAYOUTS = {
         "tonylins/simclr-converter",
         _STATE,
         marker=_NEVER,
-        images=_UNIT,
+        net=_UNIT,
     ),
     "torchvision": Layout(
         "torchvision, and timm's ResNets", _STATE, architecture="resnet"
@@ -112,6 +111,6 @@ LAYOUTS = {
         "timm's ViTs",
         _STATE,
         architecture="vit",
-        net={"position_resize": "antialias"},
+        net=_IMAGENET | {"position_resize": "antialias"},
     ),
 }

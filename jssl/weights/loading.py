@@ -16,7 +16,7 @@ import safetensors.numpy
 
 from jssl import files, nets
 from jssl.config import build, ConfigDict, lookup
-from jssl.weights import _files, _jssl, _resnet, _vit
+from jssl.weights import _files, _resnet, _vit, own
 from jssl.weights.layouts import LAYOUTS
 
 PyTree = Any
@@ -31,8 +31,8 @@ class Weights(NamedTuple):
   Attributes:
     layout: A key of `LAYOUTS`.
     section: Entries of `config.net` that describe its net.
-    image_size: Side of the images that its positions are for; for a ResNet
-      that of ImageNet, 224.
+    image_size: Side of the images that its positions are for; for a ResNet 224
+      with the stem for ImageNet, else 32.
     variables: Its "params" and, if it has them, "batch_stats", float32.
   """
 
@@ -74,9 +74,9 @@ def read(path: str | os.PathLike, *, layout: str | None = None) -> Weights:
   """Reads an encoder and the config of its net; see `load`."""
   if layout is not None:
     lookup("The layout", layout, LAYOUTS)
-  arrays, metadata = _files.read(path)
-  if metadata.get("format") == _jssl.FORMAT:
-    config, variables = _jssl.decode(arrays, metadata)
+  arrays, metadata = _files.read_arrays(path)
+  if metadata.get("format") == own.FORMAT:
+    config, variables = own.decode(path, arrays, metadata)
     return Weights("jssl", config["net"], config["image_size"], variables)
   family, name, prefix = _recognise(path, arrays, layout)
   kind = LAYOUTS[name]
@@ -95,9 +95,7 @@ def read(path: str | os.PathLike, *, layout: str | None = None) -> Weights:
   ]
   _check(path, name, {"missing": missing, "of another shape": misshapen})
   try:
-    section = {**family.section(inner, kind.heads), **kind.images}
-    if family is _vit:
-      section |= kind.net
+    section = family.section(inner, kind.heads) | dict(kind.net)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
   size = family.image_shape(inner)[0]
@@ -135,7 +133,7 @@ def save(
   if layout == "jssl":
     size = getattr(net, "image_size", 224)
     config = {"net": _section_of(net), "image_size": size}
-    _jssl.write(path, variables, config | {"precision": "float32"})
+    own.write(path, variables, config | {"precision": "float32"})
     return
   if layout not in ("torchvision", "timm"):
     raise ValueError(
@@ -162,16 +160,17 @@ def save(
 
 def _section_of(net):
   """Returns the section of `config.net` that makes a net."""
-  own = {
+  fields = {
       field.name: getattr(net, field.name)
       for field in dataclasses.fields(net)
       if field.name not in ("parent", "name", "dtype", "axis_name")
   }
-  own.pop("image_size", None)
+  fields.pop("image_size", None)
   for name, make in nets.NETS.items():
-    bound = list(own)[: len(make.args)]
-    if make.func is type(net) and [own[x] for x in bound] == list(make.args):
-      rest = {key: value for key, value in own.items() if key not in bound}
+    bound = list(fields)[: len(make.args)]
+    values = tuple(fields[x] for x in bound)
+    if make.func is type(net) and values == make.args:
+      rest = {key: value for key, value in fields.items() if key not in bound}
       return {"name": name, **rest}
   raise ValueError(
       f"The layout 'jssl' needs a net that has a name: {', '.join(nets.NETS)}."

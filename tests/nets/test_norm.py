@@ -255,7 +255,7 @@ def test_groups_in_half_precision_do_not_depend_on_the_devices(groups):
 
 
 def _variance(x, running_mean):
-  """The variance that the running one (0 before) is told, of one channel."""
+  """The variance of a batch of one channel, as a training step computes it."""
   norm = BatchNorm(momentum=0.0, dtype=x.dtype)
   variables = norm.init(jax.random.key(0), x, train=True)
   variables["batch_stats"]["mean"] = jnp.full(1, running_mean)

@@ -369,6 +369,96 @@ def test_positions_are_resized_as_by_dino(grid):
   np.testing.assert_allclose(_resized(table, grid), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("grid", [(7, 7), (3, 8)])
+def test_positions_are_resized_as_by_timm(grid):
+  table = np.random.default_rng(0).normal(size=(5, 5, 3)).astype("f")
+  net = vit.ViT(
+      3,
+      1,
+      1,
+      patch_size=1,
+      image_size=5,
+      pooling="mean",
+      position_resize="antialias",
+  )
+  found = net.apply(
+      {"params": {"patch_positions": table}}, grid, method="positions_of"
+  )
+  # JAX has the same kernel, that of Keys with a = -0.5, which also widens.
+  expected = jax.image.resize(table, (*grid, 3), "cubic", antialias=True)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("how, side", [("bicubic", 16), ("dino", 16.1)])
+def test_positions_are_resized_to_the_sides_or_a_tenth_more(how, side):
+  random = np.random.default_rng(0)
+  table = random.normal(size=8).astype("f")
+  net = vit.ViT(
+      1, 1, 1, patch_size=1, image_size=8, pooling="mean", position_resize=how
+  )
+  square = np.broadcast_to(table[:, None, None], (8, 8, 1))
+  found = net.apply(
+      {"params": {"patch_positions": square}}, (16, 16), method="positions_of"
+  )
+  inside = np.arange(4, 12)  # Whose taps are all in the table.
+  place = (inside[:, None] + 0.5) * 8 / side - 0.5
+  x = np.abs(place - np.arange(8))
+  near = 1.25 * x**3 - 2.25 * x**2 + 1  # PyTorch's kernel, a = -0.75.
+  far = -0.75 * (x**3 - 5 * x**2 + 8 * x - 4)
+  weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+  np.testing.assert_allclose(found[4:12, 8, 0], weights @ table, atol=1e-5)
+
+
+def test_registers_attend_and_are_not_part_of_the_features():
+  net = vit.ViT(8, 2, 2, patch_size=4, image_size=8, registers=3)
+  images = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
+  variables = net.init(jax.random.key(1), images)
+  tokens = variables["params"]["register_tokens"]
+  assert tokens.shape == (3, 8) and net.first_patch == 4
+  apply = jax.jit(net.apply)
+  features = apply(variables, images)
+  assert features["stage_2"].shape == (2, 2, 2, 8)
+  blocks = functools.partial(
+      net.apply, variables, grid=(2, 2), train=False, method="blocks"
+  )
+  patches = net.apply(variables, images, method="embed").reshape(2, 4, 8)
+  last = blocks(patches)[-1]
+  assert last.shape == (2, 1 + 3 + 4, 8)
+  np.testing.assert_allclose(features["pooled"], last[:, 0], atol=1e-5)
+  np.testing.assert_allclose(
+      features["stage_2"].reshape(2, 4, 8), last[:, 4:], atol=1e-5
+  )
+  changed = {**variables["params"], "register_tokens": 100 * tokens}
+  other = apply({"params": changed}, images)
+  assert np.abs(other["pooled"] - features["pooled"]).max() > 1e-3
+
+
+def test_registers_have_no_relative_positions():
+  net = vit.ViT(
+      8, 1, 2, patch_size=4, image_size=8, registers=1, positions="relative"
+  )
+  with pytest.raises(ValueError, match="registers is 1.*set registers to 0"):
+    net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+
+
+def test_a_gated_layer_is_that_of_dinov2():
+  block = vit.Block(2, mlp_ratio=4, activation="swiglu")
+  x = jax.random.normal(jax.random.key(0), (1, 3, 12))
+  variables = block.init(jax.random.key(1), x)
+  params = variables["params"]
+  assert params["mlp_1"]["kernel"].shape == (12, 2 * 32)  # 32, of 4 x 12.
+  # Without attention, what is left is the second branch.
+  zero = jax.tree.map(jnp.zeros_like, params["out"])
+  found = block.apply({"params": {**params, "out": zero}}, x)[0] - x[0]
+  mean, std = x[0].mean(-1, keepdims=True), x[0].std(-1, keepdims=True)
+  hidden = (x[0] - mean) / std @ params["mlp_1"]["kernel"]
+  gate, value = np.split(np.asarray(hidden), 2, axis=-1)
+  gated = gate / (1 + np.exp(-gate)) * value
+  np.testing.assert_allclose(
+      found, gated @ params["mlp_2"]["kernel"], atol=1e-5
+  )
+
+
 @pytest.mark.parametrize("positions", ["learned", "sincos"])
 @pytest.mark.parametrize("side", [16, 24])
 def test_the_position_of_the_class_token_is_its_own(positions, side):

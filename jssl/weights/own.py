@@ -46,8 +46,19 @@ def write(
 
 
 def decode(
-    arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+    path: str | os.PathLike,
+    arrays: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
 ) -> tuple[dict[str, Any], PyTree]:
-  """Returns the config and the variables of a file's content."""
+  """Returns the config and the variables of a file's content.
+
+  Raises:
+    ValueError: If the file has another layout.
+  """
+  if metadata.get("format") != FORMAT:
+    raise ValueError(
+        f"{path} has the format {metadata.get('format')!r}; expected"
+        f" {FORMAT!r}, which python -m jssl.export writes."
+    )
   config = json.loads(metadata["config"])
   return config, traverse_util.unflatten_dict(dict(arrays), sep="/")
